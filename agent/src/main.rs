@@ -1,0 +1,3 @@
+//! The program's entry; everything else is in the library.
+
+fn main() {}

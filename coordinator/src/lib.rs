@@ -1,0 +1,1 @@
+//! The coordinator of the drover build farm, and its operators' command line.

@@ -1,0 +1,1 @@
+//! Guix's store formats: base32, store paths, derivations, nars, narinfos, s-expressions, signatures.

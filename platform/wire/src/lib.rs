@@ -1,0 +1,1 @@
+//! What agents, clients and coordinator say to each other: types, routes, version.

@@ -1,0 +1,1 @@
+//! End-to-end tests, test grounds, the demonstration graph and the benches of drover.
