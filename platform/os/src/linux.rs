@@ -1,0 +1,173 @@
+//! What is Linux's own. Another system gets a module with the same functions.
+
+use std::collections::HashMap;
+use std::ffi::c_int;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use crate::machine::Memory;
+
+/// An unconnected Unix stream socket: non-blocking, closed on exec.
+pub(crate) fn unix_socket() -> io::Result<OwnedFd> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    Ok(socket(AddressFamily::Unix, SockType::Stream, flags, None)?)
+}
+
+/// A pipe, its reading end first: non-blocking at both ends, closed on exec.
+pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut ends: [RawFd; 2] = [-1; 2];
+    // SAFETY: `ends` has room for the two descriptors that the call writes.
+    if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, so both are open, fresh and owned by nobody else.
+    Ok(unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) })
+}
+
+/// Probes a silent TCP peer after `idle`, then every quarter of it, and gives it up after four probes.
+pub(crate) fn set_keepalive(socket: BorrowedFd<'_>, idle: Duration) -> io::Result<()> {
+    let seconds = c_int::try_from(idle.as_secs()).unwrap_or(c_int::MAX).max(1);
+    set_option(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, seconds)?;
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, (seconds / 4).max(1))?;
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 4)
+}
+
+fn set_option(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    #[allow(clippy::cast_possible_truncation)] // four
+    let size = size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: the value lives on the stack during the call and `size` is its size; nothing is kept.
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Makes the calling process inherit the orphans among its descendants.
+///
+/// Safe to call between fork and exec: one system call.
+pub(crate) fn adopt_orphans() {
+    // SAFETY: takes and writes no memory. Kernels without it (before 3.4) say EINVAL, and orphans then go to init.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
+}
+
+/// Closes every descriptor of the calling process but one.
+///
+/// Safe to call between fork and exec: system calls only.
+pub(crate) fn close_all_but(keep: RawFd) {
+    let keep = libc::c_uint::try_from(keep).unwrap_or(0);
+    let range = |first: libc::c_uint, last: libc::c_uint| {
+        // SAFETY: a system call without memory. Its caller gives up these descriptors for good.
+        unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) == 0 }
+    };
+    if (keep == 0 || range(0, keep - 1)) && range(keep + 1, libc::c_uint::MAX) {
+        return;
+    }
+    // Kernels before 5.9: one by one, as far as descriptors go here.
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is ours and of the type that the call fills.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
+    let end = if known { limit.rlim_cur.min(1 << 20) } else { 1024 };
+    for descriptor in 0..c_int::try_from(end).unwrap_or(1024) {
+        if libc::c_uint::try_from(descriptor) != Ok(keep) {
+            // SAFETY: as above; a number that is not open is refused without effect.
+            unsafe { libc::close(descriptor) };
+        }
+    }
+}
+
+/// The living descendants of a process, itself not included. Zombies do not live.
+pub(crate) fn descendants(root: u32) -> io::Result<Vec<u32>> {
+    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
+    let mut dead = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let Ok(entry) = entry else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        // One that ends while we look is no descendant any more.
+        let Ok(stat) = fs::read(format!("/proc/{pid}/stat")) else { continue };
+        let Some((state, parent)) = state_and_parent(&stat) else { continue };
+        children.entry(parent).or_default().push(pid);
+        if matches!(state, b'Z' | b'X' | b'x') {
+            dead.push(pid);
+        }
+    }
+    let mut found = Vec::new();
+    let mut next = vec![root];
+    while let Some(parent) = next.pop() {
+        for child in children.remove(&parent).unwrap_or_default() {
+            found.push(child);
+            next.push(child);
+        }
+    }
+    found.retain(|pid| !dead.contains(pid));
+    Ok(found)
+}
+
+/// The third and fourth field of a /proc/PID/stat line. The second is the program's name in parentheses, which
+/// may itself hold parentheses and blanks.
+fn state_and_parent(stat: &[u8]) -> Option<(u8, u32)> {
+    let end = stat.iter().rposition(|&byte| byte == b')')?;
+    let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = *fields.next()?.as_bytes().first()?;
+    Some((state, fields.next()?.parse().ok()?))
+}
+
+/// Memory as /proc/meminfo tells it.
+pub(crate) fn memory() -> Option<Memory> {
+    parse_memory(&fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+fn parse_memory(text: &str) -> Option<Memory> {
+    let bytes = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    };
+    Some(Memory { total: bytes("MemTotal")?, available: bytes("MemAvailable").or_else(|| bytes("MemFree"))? })
+}
+
+/// Time since the machine's start, sleep included.
+pub(crate) fn uptime() -> Option<Duration> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is ours and of the type that the call fills.
+    if unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) } != 0 {
+        return None;
+    }
+    Some(Duration::new(u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_nsec).ok()?))
+}
+
+/// What systemd and others write at a machine's installation: 32 hex digits.
+pub(crate) fn machine_id() -> Option<String> {
+    ["/etc/machine-id", "/var/lib/dbus/machine-id"].into_iter().find_map(|path| {
+        let id = fs::read_to_string(path).ok()?;
+        let id = id.trim();
+        (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| id.to_ascii_lowercase())
+    })
+}
+
+/// Guix's name for the kernel: the second half of a system's name.
+pub(crate) const KERNEL: &str = "linux";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_name_with_blanks_and_parentheses_confuses_nobody() {
+        assert_eq!(state_and_parent(b"12 (a) R 9 (b) S 7 12 12 0"), Some((b'S', 7)));
+        assert_eq!(state_and_parent(b"12 (unfinished"), None);
+        assert_eq!(state_and_parent(b"12 (x) S"), None);
+    }
+
+    #[test]
+    fn memory_is_read_in_bytes() {
+        let text = "MemTotal:       24000000 kB\nMemFree:  5 kB\nMemAvailable:   22000000 kB\n";
+        let memory = parse_memory(text).unwrap();
+        assert_eq!((memory.total, memory.available), (24_000_000 * 1024, 22_000_000 * 1024));
+        assert!(parse_memory("MemTotal: many kB\n").is_none());
+    }
+}

@@ -1,0 +1,134 @@
+//! What this machine is and how busy it is. What a system does not tell is `None`.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::sys;
+
+/// The numbers of runnable programs, averaged over three spans.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Load {
+    /// Over the last minute.
+    pub one: f64,
+    /// Over the last five minutes.
+    pub five: f64,
+    /// Over the last fifteen minutes.
+    pub fifteen: f64,
+}
+
+/// Main memory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// All of it.
+    pub total: u64,
+    /// What programs could still get without swapping.
+    pub available: u64,
+}
+
+/// A file system, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Disk {
+    /// All of it.
+    pub total: u64,
+    /// What we may still write: root's reserve is not counted.
+    pub free: u64,
+}
+
+/// The load averages.
+pub fn load() -> Option<Load> {
+    let mut averages = [0.0; 3];
+    // SAFETY: the array has room for the three numbers that the call is told to write.
+    if unsafe { libc::getloadavg(averages.as_mut_ptr(), 3) } != 3 {
+        return None;
+    }
+    Some(Load { one: averages[0], five: averages[1], fifteen: averages[2] })
+}
+
+/// The processors that this process may use, limits of its container included.
+pub fn processors() -> Option<u32> {
+    u32::try_from(std::thread::available_parallelism().ok()?.get()).ok()
+}
+
+/// Main memory.
+pub fn memory() -> Option<Memory> {
+    sys::memory()
+}
+
+/// The file system that holds `path`.
+pub fn disk(path: &Path) -> Option<Disk> {
+    let stat = nix::sys::statvfs::statvfs(path).ok()?;
+    // The types of these fields differ between systems.
+    #[allow(clippy::useless_conversion, clippy::unnecessary_fallible_conversions)]
+    let (unit, blocks, free) = (
+        u64::try_from(stat.fragment_size()).ok()?,
+        u64::try_from(stat.blocks()).ok()?,
+        u64::try_from(stat.blocks_available()).ok()?,
+    );
+    Some(Disk { total: blocks.checked_mul(unit)?, free: free.checked_mul(unit)? })
+}
+
+/// The machine's own name, as far as it is text.
+pub fn host_name() -> Option<String> {
+    let mut name = [0_u8; 256];
+    // SAFETY: the buffer is ours, and the length given leaves its last byte, which stays zero.
+    if unsafe { libc::gethostname(name.as_mut_ptr().cast(), name.len() - 1) } != 0 {
+        return None;
+    }
+    let name = name.split(|&byte| byte == 0).next()?;
+    (!name.is_empty()).then(|| String::from_utf8(name.to_vec()).ok())?
+}
+
+/// Time since the machine's start, where the system tells it.
+pub fn uptime() -> Option<Duration> {
+    sys::uptime()
+}
+
+/// When the machine started, on the clock of deadlines; with [`uptime`] it tells a restart from a long silence.
+pub fn started() -> Option<Instant> {
+    Instant::now().checked_sub(uptime()?)
+}
+
+/// A name that this installation keeps over restarts and shares with no other machine: 32 hex digits.
+pub fn id() -> Option<String> {
+    sys::machine_id()
+}
+
+/// Guix's name for what this program was compiled for, such as `x86_64-linux`; the machine can run that, and
+/// whether it runs more is for its operator to say. `None` for a processor that Guix does not know.
+pub fn system() -> Option<String> {
+    let processor = match std::env::consts::ARCH {
+        known @ ("x86_64" | "aarch64" | "riscv64") => known,
+        "x86" if sys::KERNEL == "gnu" => "i586",
+        "x86" => "i686",
+        "arm" => "armhf",
+        "loongarch64" => "loongarch64",
+        "powerpc" => "powerpc",
+        "powerpc64" if cfg!(target_endian = "little") => "powerpc64le",
+        _ => return None,
+    };
+    Some(format!("{processor}-{}", sys::KERNEL))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_tells_what_it_is() {
+        assert!(load().unwrap().one >= 0.0);
+        assert!(processors().unwrap() >= 1);
+        let memory = memory().unwrap();
+        assert!(memory.available <= memory.total && memory.total > 0);
+        assert!(uptime().unwrap() > Duration::ZERO);
+        assert!(host_name().is_some_and(|name| !name.is_empty() && !name.contains('\0')));
+        assert!(system().is_some_and(|system| system.ends_with("-linux")));
+        assert!(id().is_none_or(|id| id.len() == 32));
+    }
+
+    #[test]
+    fn free_disk_is_part_of_the_whole_and_unknown_for_no_path() {
+        let disk = disk(Path::new("/")).unwrap();
+        assert!(disk.free <= disk.total && disk.total > 0);
+        assert!(super::disk(Path::new("/no/such/folder")).is_none());
+    }
+}

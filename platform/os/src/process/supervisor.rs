@@ -1,0 +1,113 @@
+//! The process between us and a program: it outlives the program until nothing of it is left, and reports.
+//!
+//! It is a fork of ours that never runs a program of its own. Another thread may have held any lock at the fork,
+//! so everything here is system calls on its own stack, up to and including its end.
+
+use std::io;
+use std::os::fd::RawFd;
+
+use super::Exit;
+use crate::sys;
+
+/// The bytes of a report.
+pub(super) const RECORD: usize = 8;
+const STARTED: i32 = 1;
+const CODE: i32 = 2;
+const SIGNAL: i32 = 3;
+
+/// What the supervisor reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Record {
+    /// The program's process id.
+    Started(u32),
+    /// How the program ended.
+    Ended(Exit),
+}
+
+impl Record {
+    pub(super) fn parse(bytes: [u8; RECORD]) -> io::Result<Self> {
+        let [a, b, c, d, e, f, g, h] = bytes;
+        let value = i32::from_ne_bytes([e, f, g, h]);
+        match (i32::from_ne_bytes([a, b, c, d]), u32::try_from(value)) {
+            (STARTED, Ok(pid)) => Ok(Self::Started(pid)),
+            (CODE, _) => Ok(Self::Ended(Exit::Code(value))),
+            (SIGNAL, _) => Ok(Self::Ended(Exit::Signal(value))),
+            _ => Err(io::Error::other("the supervisor sent something that is no report")),
+        }
+    }
+}
+
+/// Runs in the forked child: forks again, returns in the grandchild, which goes on to become the program, and
+/// never returns in the child, which becomes the supervisor.
+pub(super) fn split(report_to: RawFd) -> io::Result<()> {
+    // SAFETY: changes this process' session only; cannot fail in a process just forked.
+    unsafe { libc::setsid() };
+    sys::adopt_orphans();
+    // SAFETY: this process has one thread, itself a fresh fork; neither side needs a lock from before.
+    let program = unsafe { libc::fork() };
+    match program {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            // SAFETY: as above: a session and process group of the program's own, apart from the supervisor.
+            unsafe { libc::setsid() };
+            Ok(())
+        }
+        _ => supervise(program, report_to),
+    }
+}
+
+fn supervise(program: libc::pid_t, report_to: RawFd) -> ! {
+    // Reported first: once the program runs, the spawning side asks.
+    report(report_to, STARTED, program);
+    // What we hold open here would never end for those who read from the program, nor for the spawning side, which
+    // waits for the closing of a pipe of its own until the program runs.
+    sys::close_all_but(report_to);
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
+        // SAFETY: installs no code of ours. Requests to stop are for those who started us: they end the tree.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` is ours; the call waits for any child.
+        let ended = unsafe { libc::waitpid(-1, &raw mut status, 0) };
+        if ended == program {
+            if libc::WIFSIGNALED(status) {
+                report(report_to, SIGNAL, libc::WTERMSIG(status));
+            } else {
+                report(report_to, CODE, libc::WEXITSTATUS(status));
+            }
+        } else if ended < 0 && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            // No children are left: no program, and no orphan of it.
+            // SAFETY: ends this process without running anything that was registered for its end.
+            unsafe { libc::_exit(0) };
+        }
+    }
+}
+
+fn report(to: RawFd, kind: i32, value: i32) {
+    let (kind, value) = (kind.to_ne_bytes(), value.to_ne_bytes());
+    let bytes = [kind[0], kind[1], kind[2], kind[3], value[0], value[1], value[2], value[3]];
+    // SAFETY: the bytes are on our stack for the call. The pipe has room for our two records, and if nobody reads
+    // it any more there is nobody to tell.
+    unsafe { libc::write(to, bytes.as_ptr().cast(), bytes.len()) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_are_read_as_they_were_meant() {
+        let bytes = |kind: i32, value: i32| {
+            let mut bytes = [0; RECORD];
+            bytes[..4].copy_from_slice(&kind.to_ne_bytes());
+            bytes[4..].copy_from_slice(&value.to_ne_bytes());
+            bytes
+        };
+        assert_eq!(Record::parse(bytes(STARTED, 12)).unwrap(), Record::Started(12));
+        assert_eq!(Record::parse(bytes(CODE, 3)).unwrap(), Record::Ended(Exit::Code(3)));
+        assert_eq!(Record::parse(bytes(SIGNAL, 9)).unwrap(), Record::Ended(Exit::Signal(9)));
+        assert!(Record::parse(bytes(9, 9)).is_err());
+        assert!(Record::parse(bytes(STARTED, -1)).is_err());
+    }
+}
