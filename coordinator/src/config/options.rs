@@ -1,0 +1,106 @@
+//! The options: one definition each.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+macro_rules! options {
+    ($($(#[$attribute:meta])* $name:ident: $type:ty = $default:expr, $shown:literal, $help:literal;)+) => {
+        /// What was given of the options, by flags or by a file; the two have the same names.
+        #[derive(Debug, Clone, Default, clap::Args, Deserialize)]
+        #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+        pub struct Options {
+            $(
+                #[doc = $help]
+                #[arg(long, help = concat!($help, " [default: ", $shown, "]"))]
+                $(#[$attribute])*
+                pub $name: Option<$type>,
+            )+
+        }
+
+        /// The configuration of a coordinator.
+        #[derive(Debug, Clone)]
+        pub struct Config {
+            $(
+                #[doc = $help]
+                pub $name: $type,
+            )+
+        }
+
+        impl Options {
+            /// These, and where nothing was given those.
+            #[must_use]
+            pub fn over(self, those: Self) -> Self {
+                Self { $($name: self.$name.or(those.$name)),+ }
+            }
+
+            /// These, and where nothing was given the defaults.
+            #[must_use]
+            pub fn resolve(self) -> Config {
+                Config { $($name: self.$name.unwrap_or_else(|| $default)),+ }
+            }
+        }
+    };
+}
+
+options! {
+    #[arg(value_name = "FOLDER")]
+    state: PathBuf = PathBuf::from("/var/lib/drover"), "/var/lib/drover",
+        "The folder that everything is kept in";
+    #[arg(value_name = "ADDRESS:PORT")]
+    agents_listen: SocketAddr = loopback(8745), "127.0.0.1:8745",
+        "Where agents are listened to";
+    #[arg(value_name = "ADDRESS:PORT")]
+    clients_listen: SocketAddr = loopback(8746), "127.0.0.1:8746",
+        "Where clients are listened to";
+    #[arg(value_name = "SECONDS")]
+    lease_seconds: u64 = 900, "900",
+        "How long an agent that is not heard of keeps its builds";
+    #[arg(value_name = "SECONDS")]
+    heartbeat_seconds: u64 = 30, "30",
+        "How often agents are to say that they are there";
+    #[arg(value_name = "SECONDS")]
+    poll_seconds: u64 = 50, "50",
+        "How long an agent's question for work stays open; keep it below the timeout of a proxy in between";
+    #[arg(value_name = "SECONDS")]
+    timeout_seconds: u64 = 0, "0: the agents' own",
+        "How long a build may take, unless its submission says so";
+    #[arg(value_name = "SECONDS")]
+    max_silent_seconds: u64 = 0, "0: the agents' own",
+        "How long a build may be silent, unless its submission says so";
+    #[arg(value_name = "URL", value_delimiter = ',', num_args = 1)]
+    substitute_servers: Vec<String> = Vec::new(), "none",
+        "Servers that agents can fetch inputs from, which need not be built here then";
+    #[arg(value_name = "SECONDS")]
+    substitute_seconds: u64 = 10, "10",
+        "How long a substitute server may take to answer";
+    #[arg(value_name = "COUNT")]
+    setup_failures: u32 = 5, "5",
+        "How often a build may fail to be set up before it is given up";
+    #[arg(value_name = "MIB")]
+    max_nar_mib: u64 = 64 * 1024, "65536",
+        "The largest output that is accepted, uncompressed";
+    #[arg(value_name = "MIB")]
+    max_log_mib: u64 = 4096, "4096",
+        "The longest log that is accepted for one try at a build";
+    #[arg(value_name = "MIB")]
+    disk_reserve_mib: u64 = 1024, "1024",
+        "The free disk space below which no uploads are taken";
+    #[arg(value_name = "LEVELS")]
+    log: String = "info".to_owned(), "info",
+        "What is logged: error, warn, info, debug or trace, also by part as in info,drover=debug";
+    #[arg(value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    log_json: bool = false, "false",
+        "Whether the log is written as JSON, a line for each event";
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Options::default().resolve()
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
+}
