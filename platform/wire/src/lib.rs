@@ -1,1 +1,38 @@
-//! What agents, clients and coordinator say to each other: types, routes, version.
+//! What agents, clients and coordinator say to each other: one place to read the whole protocol.
+//!
+//! Everything goes over HTTP/1.1. Messages are JSON (the types of [`agent`] and [`client`]), bulk data are bytes
+//! ([`bundle`] for derivations and sources, zstd-compressed nars for store items, raw bytes for logs), refusals are a
+//! [`Problem`]. [`route`] is the table of every address. Two listeners speak it: one for agents, one for clients.
+
+pub mod agent;
+pub mod bundle;
+pub mod client;
+mod id;
+mod item;
+mod problem;
+pub mod route;
+mod state;
+
+pub use id::{AgentId, BuildId, IdError, LeaseId};
+pub use item::ItemInfo;
+pub use problem::{Code, Problem};
+pub use state::{BuildState, Phase, StateError};
+
+/// The version of this protocol. Agent and coordinator say theirs in the first message; a coordinator speaks with
+/// agents of its own version and refuses others in words ([`Code::ProtocolVersion`]).
+pub const PROTOCOL: u32 = 1;
+
+/// The header in which an agent that uses a dynamic token says its name.
+pub const AGENT_NAME_HEADER: &str = "drover-agent-name";
+
+/// The media type of a [`bundle`], which is always zstd-compressed as a whole.
+pub const BUNDLE_TYPE: &str = "application/x-drover-bundle+zstd";
+
+/// The media type of a zstd-compressed nar.
+pub const NAR_TYPE: &str = "application/x-nix-nar+zstd";
+
+/// The most bytes that a single log chunk may have.
+pub const LOG_CHUNK_LIMIT: usize = 256 * 1024;
+
+/// Milliseconds since 1970-01-01 00:00 UTC, by the coordinator's clock.
+pub type Timestamp = u64;

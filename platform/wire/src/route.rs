@@ -1,0 +1,140 @@
+//! The one table of routes: which listener, which method, which address, what it is for.
+
+use std::fmt::Display;
+
+/// Who speaks there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Listener {
+    /// Agents, with their own password or a dynamic token. Port 8745 by default.
+    Agents,
+    /// Clients, with a client token. Port 8746 by default.
+    Clients,
+}
+
+/// The methods in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// Reads.
+    Get,
+    /// Asks or changes; may be sent again.
+    Post,
+    /// Appends bytes at an offset.
+    Patch,
+}
+
+/// One route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// Where.
+    pub listener: Listener,
+    /// How.
+    pub method: Method,
+    /// The address, with `{name}` for each variable part.
+    pub pattern: &'static str,
+    /// What it is for, with the types that it reads and answers.
+    pub purpose: &'static str,
+}
+
+impl Route {
+    /// The address with its variable parts filled in, in their order. Parts are identifiers and base names of store
+    /// paths, which need no escaping.
+    #[must_use]
+    pub fn path(&self, parts: &[&dyn Display]) -> String {
+        let mut parts = parts.iter();
+        let mut path = String::with_capacity(self.pattern.len() + 40);
+        for segment in self.pattern.split('/').skip(1) {
+            path.push('/');
+            match parts.next_if_variable(segment) {
+                Some(part) => path.push_str(&part.to_string()),
+                None => path.push_str(segment),
+            }
+        }
+        path
+    }
+}
+
+trait NextIfVariable<'a> {
+    fn next_if_variable(&mut self, segment: &str) -> Option<&'a dyn Display>;
+}
+
+impl<'a> NextIfVariable<'a> for std::slice::Iter<'a, &'a dyn Display> {
+    fn next_if_variable(&mut self, segment: &str) -> Option<&'a dyn Display> {
+        if segment.starts_with('{') { self.next().copied() } else { None }
+    }
+}
+
+macro_rules! routes {
+    ($listener:ident { $($name:ident $method:ident $pattern:literal $purpose:literal;)+ }) => {
+        use super::{Listener, Method, Route};
+        $(
+            #[doc = concat!("`", $pattern, "`: ", $purpose)]
+            pub const $name: Route = Route {
+                listener: Listener::$listener,
+                method: Method::$method,
+                pattern: $pattern,
+                purpose: $purpose,
+            };
+        )+
+        /// All routes of this listener.
+        pub const ALL: &[Route] = &[$($name),+];
+    };
+}
+
+/// What agents ask.
+pub mod agents {
+    routes!(Agents {
+        HELLO Post "/v1/hello" "`Hello` → `Welcome`";
+        POLL Post "/v1/poll" "`Poll` → `Orders`, held open";
+        HEARTBEAT Post "/v1/heartbeat" "`Heartbeat` → `Orders`";
+        CLOSURE Get "/v1/leases/{lease}/closure" "→ `Closure`";
+        BUNDLE Post "/v1/bundle" "`BundleRequest` → a bundle of derivations and sources";
+        NAR Get "/v1/nars/{item}" "→ the zstd-compressed nar of a store item, named by its base name; ranges";
+        LOG Patch "/v1/leases/{lease}/log" "bytes at `?offset=` → `Received`";
+        DECLARE Post "/v1/leases/{lease}/outputs" "`Output` → `Received`: where to go on";
+        UPLOAD Patch "/v1/leases/{lease}/outputs/{item}" "bytes of the zstd-compressed nar at `?offset=`, to its end → `Received`";
+        REPORT Post "/v1/leases/{lease}/report" "`Report` → `Reported`";
+        KEY Get "/v1/key" "→ the coordinator's public Guix key, an s-expression";
+    });
+}
+
+/// What clients ask.
+pub mod clients {
+    routes!(Clients {
+        MISSING Post "/v1/missing" "`MissingQuestion` → `MissingAnswer`";
+        UPLOAD Post "/v1/bundle" "a bundle of derivations and sources → `Uploaded`";
+        SUBMIT Post "/v1/builds" "`Submission` → `Submitted`";
+        BUILDS Get "/v1/builds" "`BuildFilter` as the query → `BuildList`";
+        WAIT Post "/v1/wait" "`WaitQuestion` → `WaitAnswer`, held open";
+        BUILD Get "/v1/builds/{build}" "→ `BuildDetails`";
+        LOG Get "/v1/builds/{build}/log" "`LogQuery` as the query → the log's bytes";
+        CANCEL Post "/v1/builds/{build}/cancel" "→ `BuildDetails`";
+        ITEM Get "/v1/items/{item}" "→ `ItemInfo`";
+        NAR Get "/v1/nars/{item}" "→ the zstd-compressed nar of a store item; ranges";
+        AGENTS Get "/v1/agents" "→ a list of `AgentSummary`";
+        NEW_AGENT Post "/v1/agents" "`NewAgent` → `AgentSummary`";
+        PASSWORD Post "/v1/agents/{agent}/passwords" "→ `Secret`: one more password";
+        AGENT_TOKEN Post "/v1/agent-tokens" "`NewToken` → `Secret`: a dynamic token, with which agents enrol themselves";
+        KEY Get "/v1/key" "→ the coordinator's public Guix key, an s-expression";
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn variable_parts_are_filled_in_their_order() {
+        assert_eq!(agents::UPLOAD.path(&[&7, &"abc-hello"]), "/v1/leases/7/outputs/abc-hello");
+        assert_eq!(agents::HELLO.path(&[]), "/v1/hello");
+    }
+
+    #[test]
+    fn no_route_is_there_twice() {
+        for all in [agents::ALL, clients::ALL] {
+            let mut seen = HashSet::new();
+            assert!(all.iter().all(|r| seen.insert((r.method, r.pattern))));
+        }
+    }
+}
