@@ -164,9 +164,16 @@ impl<W: Write> Writer<W> {
     }
 
     /// Writes one entry; `contents` must have `size` bytes, and fewer are an error.
-    pub fn entry(&mut self, kind: Kind, path: &StorePath, size: u64, mut contents: impl Read) -> io::Result<()> {
+    pub fn entry(
+        &mut self,
+        kind: Kind,
+        path: &StorePath,
+        size: u64,
+        mut contents: impl Read,
+    ) -> io::Result<()> {
         let name = path.base_name().as_bytes();
-        let name_size = u16::try_from(name.len()).map_err(|_| io::Error::other("a name too long for a bundle"))?;
+        let name_size =
+            u16::try_from(name.len()).map_err(|_| io::Error::other("a name too long for a bundle"))?;
         self.inner.write_all(&[if kind == Kind::Derivation { b'D' } else { b'S' }])?;
         self.inner.write_all(&name_size.to_be_bytes())?;
         self.inner.write_all(&size.to_be_bytes())?;

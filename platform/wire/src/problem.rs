@@ -97,7 +97,10 @@ impl Code {
     /// Whether the same request may succeed later without anybody changing it.
     #[must_use]
     pub fn is_temporary(self) -> bool {
-        matches!(self, Self::RequestTimeout | Self::TooMany | Self::Internal | Self::Unavailable | Self::StorageFull)
+        matches!(
+            self,
+            Self::RequestTimeout | Self::TooMany | Self::Internal | Self::Unavailable | Self::StorageFull
+        )
     }
 }
 
