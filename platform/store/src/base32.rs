@@ -17,7 +17,9 @@ pub enum Error {
         bytes: usize,
     },
     /// A byte that is no base32 digit.
-    #[error("byte {byte:#04x} at offset {offset} is no base32 digit (digits are 0-9 and a-z without e, o, t, u)")]
+    #[error(
+        "byte {byte:#04x} at offset {offset} is no base32 digit (digits are 0-9 and a-z without e, o, t, u)"
+    )]
     Digit {
         /// The byte that is there.
         byte: u8,

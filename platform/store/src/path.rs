@@ -163,11 +163,7 @@ pub fn text(name: &str, contents: &[u8], references: &[StorePath]) -> Result<Sto
 ///
 /// # Errors
 /// As [`text`].
-pub fn text_of_hash(
-    name: &str,
-    contents: &Sha256Hash,
-    references: &[StorePath],
-) -> Result<StorePath, Error> {
+pub fn text_of_hash(name: &str, contents: &Sha256Hash, references: &[StorePath]) -> Result<StorePath, Error> {
     if references.windows(2).any(|pair| pair[0] >= pair[1]) {
         return Err(Error::Unsorted(shortened(name)));
     }

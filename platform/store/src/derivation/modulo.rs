@@ -83,7 +83,9 @@ impl Derivation {
         }
         let hash = inputs.hash(self, true, buffer);
         let outputs = self.outputs.iter();
-        outputs.map(|output| Ok((output.name.clone(), path::output(&output.name, &hash, drv_name)?))).collect()
+        outputs
+            .map(|output| Ok((output.name.clone(), path::output(&output.name, &hash, drv_name)?)))
+            .collect()
     }
 }
 

@@ -23,7 +23,8 @@ pub(super) fn parse(text: &[u8]) -> Result<Derivation, ParseError> {
     if outputs.windows(2).any(|pair| pair[0].name >= pair[1].name) {
         return parser.fail("outputs in ascending order before this, each name once");
     }
-    if outputs.iter().any(|output| output.fixed.is_some()) && (outputs.len() > 1 || outputs[0].name != "out") {
+    if outputs.iter().any(|output| output.fixed.is_some()) && (outputs.len() > 1 || outputs[0].name != "out")
+    {
         return parser.fail("a fixed output to be the only one and named 'out' before this");
     }
     parser.token(b",", "','")?;

@@ -1,3 +1,1 @@
-use proptest::prelude::*;
 
-use super::*;

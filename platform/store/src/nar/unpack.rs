@@ -1,0 +1,148 @@
+//! From a nar to a tree on disk.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use super::{BUFFER, Error, Limits, Visitor, parse};
+
+/// What was unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unpacked {
+    /// Bytes of the nar.
+    pub nar_size: u64,
+    /// Files, links and directories that were made.
+    pub nodes: u64,
+}
+
+/// Makes the tree of the nar that `from` holds, all of it and nothing else, at `dest`, which must not exist.
+/// Modes are 0666 and 0777 less the umask. After an error nothing is left of the tree. For progress, count
+/// what is read from `from`.
+///
+/// Nothing outside `dest` is touched: names are single components, each is made once by this call, files are
+/// created and never opened, and a link that was made is never walked through. This supposes that nobody else
+/// can write to the folder that `dest` is in.
+///
+/// # Errors
+/// When `dest` exists, the nar is not canonical or beyond the limits or not alone, or the disk refuses.
+pub fn unpack(from: impl Read, dest: &Path, limits: Limits) -> Result<Unpacked, Error> {
+    let mut from = BufReader::with_capacity(BUFFER, from);
+    let mut unpacker = Unpacker::new(dest);
+    let result = parse(&mut from, limits, &mut unpacker).and_then(|nar_size| {
+        let rest = from.fill_buf().map_err(|error| Error::Io { action: "read", error })?;
+        if !rest.is_empty() {
+            return Err(Error::Trailing { offset: nar_size });
+        }
+        Ok(Unpacked { nar_size, nodes: unpacker.nodes })
+    });
+    if result.is_err() {
+        unpacker.remove();
+    }
+    result
+}
+
+/// Makes a tree on disk from what it is told as a [`Visitor`], at a place that must not exist. See [`unpack`].
+#[derive(Debug)]
+pub struct Unpacker {
+    dest: PathBuf,
+    path: PathBuf,
+    depth: usize,
+    file: Option<File>,
+    nodes: u64,
+}
+
+impl Unpacker {
+    /// Will make the tree at `dest`.
+    pub fn new(dest: &Path) -> Self {
+        Self { dest: dest.to_owned(), path: dest.to_owned(), depth: 0, file: None, nodes: 0 }
+    }
+
+    /// Files, links and directories made so far.
+    pub fn nodes(&self) -> u64 {
+        self.nodes
+    }
+
+    /// Removes what was made so far, as well as that goes.
+    pub fn remove(&mut self) {
+        self.file = None;
+        if self.nodes == 0 {
+            // Whatever is there was there before.
+            return;
+        }
+        let is_directory = fs::symlink_metadata(&self.dest).is_ok_and(|metadata| metadata.is_dir());
+        // The error that led here says more than one of tidying up would.
+        let _ = if is_directory { fs::remove_dir_all(&self.dest) } else { fs::remove_file(&self.dest) };
+    }
+
+    fn made(&mut self, action: &'static str, result: io::Result<()>) -> Result<(), Error> {
+        result.map_err(|error| Error::Tree { action, path: self.path.clone(), error })?;
+        self.nodes += 1;
+        Ok(())
+    }
+
+    fn up(&mut self) {
+        if self.depth > 0 {
+            self.path.pop();
+        }
+    }
+}
+
+impl Visitor for Unpacker {
+    fn regular(&mut self, executable: bool, _size: u64) -> Result<(), Error> {
+        let mode = if executable { 0o777 } else { 0o666 };
+        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&self.path);
+        let result = file.map(|file| self.file = Some(file));
+        self.made("create", result)
+    }
+
+    fn contents(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        file.write_all(bytes).map_err(|error| Error::Tree {
+            action: "write to",
+            path: self.path.clone(),
+            error,
+        })
+    }
+
+    fn end_regular(&mut self) -> Result<(), Error> {
+        self.file = None;
+        self.up();
+        Ok(())
+    }
+
+    fn symlink(&mut self, target: &[u8]) -> Result<(), Error> {
+        let result = symlink(OsStr::from_bytes(target), &self.path);
+        self.made("create the link", result)?;
+        self.up();
+        Ok(())
+    }
+
+    fn directory(&mut self) -> Result<(), Error> {
+        let result = fs::create_dir(&self.path);
+        self.made("create the folder", result)?;
+        self.depth += 1;
+        Ok(())
+    }
+
+    fn entry(&mut self, name: &[u8]) -> Result<(), Error> {
+        // The parser lets single components through only; this type can be told things by others too.
+        if name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') {
+            return Err(Error::Name {
+                offset: 0,
+                name: super::shown(name),
+                problem: "would lead out of its directory",
+            });
+        }
+        self.path.push(OsStr::from_bytes(name));
+        Ok(())
+    }
+
+    fn leave(&mut self) -> Result<(), Error> {
+        self.depth = self.depth.saturating_sub(1);
+        self.up();
+        Ok(())
+    }
+}
