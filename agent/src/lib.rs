@@ -1,1 +1,18 @@
 //! The agent of the drover build farm: one small static program on every build machine.
+
+pub mod config;
+pub mod coordinator;
+pub mod http;
+pub mod logging;
+mod options;
+pub mod retry;
+
+use std::process::ExitCode;
+
+use config::Config;
+
+/// Works until asked to stop.
+pub fn run(config: Config) -> ExitCode {
+    drop(config);
+    ExitCode::SUCCESS
+}

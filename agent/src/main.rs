@@ -1,3 +1,25 @@
-//! The program's entry; everything else is in the library.
+//! The program's entry: reads the configuration, everything else is in the library.
 
-fn main() {}
+use std::io::Write;
+use std::process::ExitCode;
+
+use drover_agent::config::{self, EXIT_REFUSED, Request, Surroundings};
+
+fn main() -> ExitCode {
+    drover_os::signal::ignore_broken_pipes();
+    match config::read(std::env::args_os().skip(1), &Surroundings::here()) {
+        Ok(Request::Print(text)) => {
+            // A reader that has seen enough is no failure.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Ok(Request::Run(config)) => {
+            drover_agent::logging::start(config.log);
+            drover_agent::run(*config)
+        }
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "drover-agent: {error}");
+            ExitCode::from(EXIT_REFUSED)
+        }
+    }
+}

@@ -48,6 +48,11 @@ pub(super) enum Socket {
 pub struct Canceller(Weak<Shared>);
 
 impl Canceller {
+    /// Whether the connection still has an owner.
+    pub fn is_open(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+
     /// Shuts the connection down: blocked and later reads and writes of all clones fail with
     /// [`io::ErrorKind::ConnectionAborted`]. Does nothing when the connection is closed already.
     pub fn cancel(&self) {
@@ -354,7 +359,9 @@ mod tests {
     fn a_canceller_does_not_keep_the_connection_open() {
         let (here, mut there) = Stream::pair().unwrap();
         let canceller = here.canceller();
+        assert!(canceller.is_open());
         drop(here);
+        assert!(!canceller.is_open());
         assert_eq!(there.read(&mut [0; 8]).unwrap(), 0);
         canceller.cancel();
     }

@@ -1,0 +1,10 @@
+//! HTTP over drover-os's sockets: ureq with a transport of our own, so that every wait is a poll with a deadline.
+
+mod client;
+mod roots;
+#[cfg(test)]
+pub(crate) mod testing;
+mod transport;
+
+pub use client::{Client, Patience, SendError};
+pub use roots::Roots;

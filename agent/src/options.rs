@@ -1,0 +1,120 @@
+//! Every option there is: the one table from which command line, configuration file and `--help` are made.
+
+use crate::config::Draft;
+
+/// Reads a value into the configuration; the error says what is wrong with the value, without naming the option.
+pub(crate) type Apply = fn(&mut Draft, &str) -> Result<(), String>;
+
+/// One option.
+pub(crate) struct Definition {
+    /// On the command line `--name`, in the file `name = value`.
+    pub(crate) name: &'static str,
+    /// What the value is, in capitals.
+    pub(crate) argument: &'static str,
+    /// What is taken without it, for `--help`; empty if that needs no mention.
+    pub(crate) default: &'static str,
+    /// What it is for, for `--help`.
+    pub(crate) help: &'static str,
+    /// Whether it may be given more than once.
+    pub(crate) repeatable: bool,
+    /// Options of one group are alternatives: only one of them may be given, and one on the command line replaces
+    /// whichever the file has.
+    pub(crate) group: &'static str,
+    /// Whether the value may be left out on the command line, meaning `true`.
+    pub(crate) switch: bool,
+    /// Reads its value.
+    pub(crate) apply: Apply,
+}
+
+const fn option(
+    name: &'static str,
+    argument: &'static str,
+    default: &'static str,
+    help: &'static str,
+    apply: Apply,
+) -> Definition {
+    Definition { name, argument, default, help, repeatable: false, group: name, switch: false, apply }
+}
+
+/// All options but `--config`, `--help` and `--version`, which a file cannot hold. In the order of `--help`.
+#[rustfmt::skip]
+pub(crate) static OPTIONS: &[Definition] = &[
+    option("coordinator", "URL", "http://localhost:8745", "the coordinator", Draft::coordinator),
+    option("ca-file", "FILE", "", "trust these certificates (PEM) only", Draft::ca_file),
+    option("uuid", "UUID", "", "who this is; goes with a password", Draft::uuid),
+    Definition { group: "password", ..option("password", "TEXT", "", "the password (better in a file)", Draft::password) },
+    Definition { group: "password", ..option("password-file", "FILE", "", "a file that holds the password", Draft::password_file) },
+    option("name", "NAME", "host name", "the name to go with a token", Draft::name),
+    Definition { group: "token", ..option("dynamic-auth-token", "TEXT", "", "the token (better in a file)", Draft::token) },
+    Definition { group: "token", ..option("dynamic-auth-token-file", "FILE", "", "a file that holds the token", Draft::token_file) },
+    Definition { repeatable: true, ..option("system", "SYSTEM", "this one's", "build for it; repeatable", Draft::system) },
+    option("max-parallel-builds", "N", "1", "builds that run at a time", Draft::max_parallel_builds),
+    option("max-parallel-uploads", "N", "1", "outputs sent at a time", Draft::max_parallel_uploads),
+    option("max-allocated-builds", "N", "those + 1", "builds held at a time", Draft::max_allocated_builds),
+    option("max-1min-load-average", "N", "processors", "start no build above it", Draft::max_load),
+    option("derivation-substitute-urls", "URLS", "", "servers for derivations", Draft::derivation_urls),
+    option("non-derivation-substitute-urls", "URLS", "", "servers for inputs of builds", Draft::non_derivation_urls),
+    option("timeout", "TIME", "none", "for builds that bring none", Draft::timeout),
+    option("max-silent-time", "TIME", "none", "for builds that bring none", Draft::max_silent_time),
+    option("drain-time", "TIME", "10m", "SIGTERM waits so long for builds", Draft::drain_time),
+    option("state-dir", "FOLDER", "/var/lib/drover-agent", "its memory", Draft::state_dir),
+    option("daemon-socket", "SOCKET", "Guix's own", "where guix-daemon listens", Draft::daemon_socket),
+    Definition { switch: true, ..option("timestamp-log-output", "BOOL", "true", "begin log lines with the time", Draft::timestamps) },
+    option("log-level", "LEVEL", "info", "error, warn, info, debug, trace", Draft::log_level),
+];
+
+/// The option of this name.
+pub(crate) fn find(name: &str) -> Option<&'static Definition> {
+    OPTIONS.iter().find(|option| option.name == name)
+}
+
+/// What `--help` prints: one line for each option, within 80 columns.
+pub(crate) fn help() -> String {
+    let mut text = String::from(
+        "Usage: drover-agent [OPTION]...\n\
+         Builds what a drover coordinator allocates, with this machine's guix-daemon.\n\n",
+    );
+    for option in OPTIONS {
+        let what = if option.default.is_empty() {
+            option.help.to_owned()
+        } else {
+            format!("{} [{}]", option.help, option.default)
+        };
+        let (before, after) = if option.switch { ("[=", "]") } else { (" ", "") };
+        line(&mut text, &format!("{}{before}{}{after}", option.name, option.argument), &what);
+    }
+    line(&mut text, "config FILE", &format!("name = value [{}]", crate::config::DEFAULT_FILE));
+    line(&mut text, "help, --version", "print this, or the version");
+    text.push_str(
+        "\nTIME: 90, 90s, 10m, 2h. What is given here wins over the file, whose lines are\n\
+         “name = value”.\n\
+         Exit codes: 0 stopped as asked, 1 failed, 2 configuration refused.\n",
+    );
+    text
+}
+
+fn line(text: &mut String, option: &str, what: &str) {
+    text.push_str(&format!("  --{option:<35} {what}\n"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn help_fits_a_screen_and_names_every_option() {
+        let help = help();
+        assert!(help.lines().count() <= 32, "{} lines", help.lines().count());
+        for line in help.lines() {
+            assert!(line.chars().count() <= 80, "too wide: {line}");
+        }
+        assert!(OPTIONS.iter().all(|option| help.contains(&format!("--{}", option.name))));
+    }
+
+    #[test]
+    fn no_option_is_there_twice() {
+        let mut seen = HashSet::new();
+        assert!(OPTIONS.iter().all(|option| seen.insert(option.name)));
+    }
+}
