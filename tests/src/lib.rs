@@ -1,1 +1,12 @@
 //! End-to-end tests, test grounds, the demonstration graph and the benches of drover.
+
+use std::path::{Path, PathBuf};
+
+pub mod demo;
+pub mod graph;
+
+/// The top folder of the workspace.
+#[must_use]
+pub fn top() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
+}
