@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod coordinator;
+pub mod daemon;
 pub mod http;
 pub mod logging;
 mod options;
