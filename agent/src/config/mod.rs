@@ -189,3 +189,6 @@ pub fn read(
     let draft = Draft::from_given(&sources::merge(line.given, file)?)?;
     draft.finish(surroundings).map(Box::new).map(Request::Run)
 }
+
+#[cfg(test)]
+mod tests;

@@ -153,3 +153,6 @@ impl Coordinator {
         self.calls.get_text(&routes::KEY, "ask for the coordinator's key", SMALL)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, Body, Error, RequestExt, SendBody};
 
 use super::Roots;
+use super::eager::EagerConnector;
 use super::transport::{NameResolver, OpenConnections, SocketConnector};
 
 /// The bytes of each buffer of a connection; a connection has two, with TLS four. As long as a TLS record.
@@ -77,7 +78,7 @@ impl Client {
             .timeout_recv_response(Some(patience.answer))
             .build();
         let open = OpenConnections::default();
-        let connector = SocketConnector(open.clone()).chain(RustlsConnector::default());
+        let connector = SocketConnector(open.clone()).chain(RustlsConnector::default()).chain(EagerConnector);
         let agent = Agent::with_parts(config, connector, NameResolver);
         Self { agent, open, patience }
     }
@@ -166,5 +167,206 @@ impl io::Read for Source<'_> {
                 read => return read,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::testing::{Authority, Server};
+    use drover_os::net::Listener;
+    use std::io::Read;
+    use std::sync::Mutex;
+    use std::sync::mpsc;
+    use std::thread;
+    use ureq::Timeout;
+
+    const SHORT: Duration = Duration::from_millis(50);
+
+    fn client() -> Client {
+        Client::new(&Roots::Bundled, Patience::default())
+    }
+
+    fn get(client: &Client, url: &str) -> Result<String, Error> {
+        let mut answer = client.fetch(Request::get(url).body(()).unwrap())?;
+        answer.body_mut().read_to_string()
+    }
+
+    /// A sender that the server can be made to wait on, shared between its threads.
+    fn gate() -> (mpsc::Sender<()>, Mutex<mpsc::Receiver<()>>) {
+        let (open, wait) = mpsc::channel();
+        (open, Mutex::new(wait))
+    }
+
+    #[test]
+    fn a_connection_is_used_again() {
+        let (count, connections) = mpsc::channel();
+        let server = Server::start(move |exchange| {
+            count.send(thread::current().id()).unwrap();
+            exchange.respond(200, "", b"hello");
+        });
+        let client = client();
+        for _ in 0..3 {
+            assert_eq!(get(&client, server.url()).unwrap(), "hello");
+        }
+        let threads: Vec<_> = connections.try_iter().collect();
+        assert_eq!(threads.len(), 3);
+        assert!(threads.iter().all(|thread| *thread == threads[0]));
+    }
+
+    #[test]
+    fn a_connection_that_the_server_closed_is_replaced() {
+        let server = Server::start(|mut exchange| {
+            exchange.raw(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+        });
+        let client = client();
+        for _ in 0..3 {
+            assert_eq!(get(&client, server.url()).unwrap(), "ok");
+        }
+    }
+
+    #[test]
+    fn headers_that_do_not_come_end_in_a_timeout() {
+        let (open, wait) = gate();
+        let server = Server::start(move |_exchange| {
+            let _ = wait.lock().unwrap().recv();
+        });
+        let client = Client::new(&Roots::Bundled, Patience { answer: SHORT, ..Patience::default() });
+        let error = get(&client, server.url()).unwrap_err();
+        assert!(matches!(error, Error::Timeout(Timeout::RecvResponse)), "{error:?}");
+        drop(open);
+    }
+
+    #[test]
+    fn a_body_that_stands_still_ends_in_a_timeout() {
+        let (open, wait) = gate();
+        let server = Server::start(move |mut exchange| {
+            exchange.raw(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nsome");
+            let _ = wait.lock().unwrap().recv();
+        });
+        let client = Client::new(&Roots::Bundled, Patience { silence: SHORT, ..Patience::default() });
+        let error = get(&client, server.url()).unwrap_err();
+        assert!(matches!(error, Error::Timeout(Timeout::PerRead)), "{error:?}");
+        drop(open);
+    }
+
+    #[test]
+    fn a_question_that_is_held_open_has_more_patience() {
+        let server = Server::start(|mut exchange| {
+            let body = exchange.body().unwrap();
+            exchange.respond(200, "", &body);
+        });
+        let patience = Patience { answer: Duration::ZERO, silence: Duration::ZERO, ..Patience::default() };
+        let client = Client::new(&Roots::Bundled, patience);
+        let request = || Request::post(server.url()).body(&b"late"[..]).unwrap();
+        assert!(matches!(client.send(request()), Err(Error::Timeout(_))));
+        let mut answer = client.send_and_wait(request(), Duration::from_secs(60)).unwrap();
+        assert_eq!(answer.body_mut().read_to_string().unwrap(), "late");
+    }
+
+    #[test]
+    fn a_connection_that_is_cut_in_mid_body_is_an_error_and_no_end() {
+        for head in ["content-length: 100", "transfer-encoding: chunked"] {
+            let server = Server::start(move |mut exchange| {
+                exchange.raw(format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n4\r\nsome\r\n").as_bytes());
+            });
+            let answer = client().fetch(Request::get(server.url()).body(()).unwrap()).unwrap();
+            let mut reader = answer.into_body().into_with_config().limit(u64::MAX).reader();
+            assert!(reader.read_to_end(&mut Vec::new()).is_err(), "{head}");
+        }
+    }
+
+    #[test]
+    fn a_body_of_unknown_length_is_sent_in_chunks() {
+        let server = Server::start(|mut exchange| {
+            assert_eq!(exchange.header("transfer-encoding"), "chunked");
+            let body = exchange.body().unwrap();
+            let sum: u64 = body.iter().map(|&byte| u64::from(byte)).sum();
+            exchange.respond(200, "", format!("{} {sum}", body.len()).as_bytes());
+        });
+        let bytes: Vec<u8> = (0..1_000_000_u32).map(|i| (i % 251) as u8).collect();
+        let request = Request::patch(server.url()).body(()).unwrap();
+        let mut answer = client().stream(request, &mut &bytes[..]).unwrap();
+        let sum: u64 = bytes.iter().map(|&byte| u64::from(byte)).sum();
+        assert_eq!(answer.body_mut().read_to_string().unwrap(), format!("1000000 {sum}"));
+    }
+
+    #[test]
+    fn a_body_that_cannot_be_read_is_told_from_a_broken_connection() {
+        struct Broken(bool);
+        impl Read for Broken {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                if std::mem::replace(&mut self.0, true) {
+                    return Err(io::Error::other("disk gone"));
+                }
+                buffer[0] = b'x';
+                Ok(1)
+            }
+        }
+        let server = Server::start(|mut exchange| assert!(exchange.body().is_err()));
+        let request = Request::patch(server.url()).body(()).unwrap();
+        match client().stream(request, &mut Broken(false)).unwrap_err() {
+            SendError::Body(error) => assert_eq!(error.to_string(), "disk gone"),
+            SendError::Http(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn cancelling_ends_what_is_under_way_and_nothing_later() {
+        let (came, coming) = mpsc::channel();
+        let server = Server::start(move |mut exchange| {
+            if exchange.target.contains("hold") {
+                came.send(()).unwrap();
+                // Until the client goes away.
+                exchange.some_of_the_body(1);
+            } else {
+                exchange.respond(200, "", b"hello");
+            }
+        });
+        let client = client();
+        let (asking, url) = (client.clone(), format!("{}/hold", server.url()));
+        let asking = thread::spawn(move || get(&asking, &url));
+        coming.recv().unwrap();
+        client.cancel();
+        assert!(asking.join().unwrap().is_err());
+        assert_eq!(get(&client, server.url()).unwrap(), "hello");
+    }
+
+    #[test]
+    fn https_works_with_the_authority_that_is_configured_and_fails_without() {
+        let authority = Authority::new();
+        let server = Server::start_tls(&authority, |mut exchange| {
+            let body = exchange.body().unwrap();
+            exchange.respond(200, "", &body);
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        std::fs::write(&file, &authority.pem).unwrap();
+        let client = Client::new(&Roots::from_file(&file).unwrap(), Patience::default());
+        let bytes = vec![b'x'; 300_000];
+        for _ in 0..2 {
+            let request = Request::patch(server.url()).body(()).unwrap();
+            let mut answer = client.stream(request, &mut &bytes[..]).unwrap();
+            assert_eq!(answer.body_mut().read_to_vec().unwrap(), bytes);
+        }
+        let error = get(&self::client(), server.url()).unwrap_err();
+        assert!(format!("{error:?}").contains("UnknownIssuer"), "{error:?}");
+    }
+
+    #[test]
+    fn a_tls_peer_that_stays_silent_ends_in_a_timeout() {
+        // Connections wait in its queue for ever.
+        let listener = Listener::bind_tcp("127.0.0.1:0").unwrap();
+        let client =
+            Client::new(&Roots::Bundled, Patience { connect: SHORT, silence: SHORT, ..Patience::default() });
+        let error = get(&client, &format!("https://localhost:{}", listener.port().unwrap())).unwrap_err();
+        assert!(matches!(error, Error::Timeout(_)), "{error:?}");
+    }
+
+    #[test]
+    fn a_redirect_is_not_followed() {
+        let server = Server::start(|exchange| exchange.respond(302, "location: /elsewhere\r\n", b""));
+        let answer = client().fetch(Request::get(server.url()).body(()).unwrap()).unwrap();
+        assert_eq!(answer.status().as_u16(), 302);
     }
 }

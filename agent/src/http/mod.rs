@@ -1,6 +1,7 @@
 //! HTTP over drover-os's sockets: ureq with a transport of our own, so that every wait is a poll with a deadline.
 
 mod client;
+mod eager;
 mod roots;
 #[cfg(test)]
 pub(crate) mod testing;
