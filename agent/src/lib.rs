@@ -5,6 +5,7 @@ pub mod coordinator;
 pub mod daemon;
 pub mod http;
 pub mod logging;
+pub mod nar_stream;
 mod options;
 pub mod retry;
 

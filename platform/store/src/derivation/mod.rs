@@ -7,6 +7,7 @@ mod modulo;
 mod parse;
 mod print;
 
+pub(crate) use modulo::ReplacedInputs;
 pub use modulo::{HashModulo, ModuloError};
 pub use parse::ParseError;
 
