@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 pub mod bench;
 pub mod demo;
 pub mod graph;
+pub mod tree;
 
 /// The top folder of the workspace.
 #[must_use]

@@ -14,7 +14,7 @@ use crate::{Sha256, Sha256Hash};
 pub enum Method {
     /// add-text-to-store with these references: builder scripts.
     Text {
-        /// In ascending order.
+        /// In ascending order. Empty for all texts that Guix itself adds as sources.
         references: Vec<StorePath>,
     },
     /// add-to-store, recursive, sha256: trees and files.
@@ -23,10 +23,11 @@ pub enum Method {
     Flat,
 }
 
-/// Finds out how the source at `path` with this nar was added. For a text, its references are those of
-/// `candidates` whose hash part stands in it; `candidates` are the other sources of the derivations that the
-/// text belongs to (more do no harm as long as they are sources: the outputs of derivations that a text names
-/// are not among its references). None: the content does not belong to the path.
+/// Finds out how the source at `path` with this nar was added. None: the content does not belong to the path.
+///
+/// Guix adds a builder script as a text without references, even where it names other sources; so does a text of
+/// any other kind that a whole Guix has. A text with references is recognized when these are those of `candidates`
+/// whose hash part stands in it: `candidates` are the other sources of the derivation.
 ///
 /// # Errors
 /// When the nar cannot be read or is not canonical.
@@ -58,11 +59,11 @@ pub fn method_of_hashes(
         return Some(Method::Recursive);
     }
     let (contents, references) = file?;
-    if is(path::text_of_hash(name, &contents, &references)) {
-        return Some(Method::Text { references });
-    }
     if is(path::text_of_hash(name, &contents, &[])) {
         return Some(Method::Text { references: Vec::new() });
+    }
+    if !references.is_empty() && is(path::text_of_hash(name, &contents, &references)) {
+        return Some(Method::Text { references });
     }
     is(path::fixed_output(name, false, "sha256", contents.as_bytes())).then_some(Method::Flat)
 }
@@ -122,5 +123,52 @@ impl Visitor for RootFile {
 
     fn leave(&mut self) -> Result<(), nar::Error> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nar::Node;
+
+    fn method(path: &StorePath, node: &Node, candidates: &[StorePath]) -> Option<Method> {
+        method_of(path, &node.to_nar()[..], candidates).unwrap()
+    }
+
+    #[test]
+    fn each_method_is_told_by_the_path_that_it_makes() {
+        let node = Node::file("contents");
+        let hash = Sha256Hash::of(b"contents");
+        let recursive = path::source("name", &Sha256Hash::of(&node.to_nar())).unwrap();
+        let flat = path::fixed_output("name", false, "sha256", hash.as_bytes()).unwrap();
+        let text = path::text("name", b"contents", &[]).unwrap();
+        let other = path::text("name", b"other", &[]).unwrap();
+        assert_eq!(method(&recursive, &node, &[]), Some(Method::Recursive));
+        assert_eq!(method(&flat, &node, &[]), Some(Method::Flat));
+        assert_eq!(method(&text, &node, &[]), Some(Method::Text { references: vec![] }));
+        assert_eq!(method(&other, &node, &[]), None);
+        // A text cannot be executable.
+        assert_eq!(method(&text, &Node::program("contents"), &[]), None);
+    }
+
+    #[test]
+    fn a_text_may_name_a_source_with_or_without_referring_to_it() {
+        let named = path::text("named", b"", &[]).unwrap();
+        let unnamed = path::text("unnamed", b"", &[]).unwrap();
+        let contents = format!("(load \"{named}\")");
+        let with = path::text("script", contents.as_bytes(), std::slice::from_ref(&named)).unwrap();
+        let without = path::text("script", contents.as_bytes(), &[]).unwrap();
+        let node = Node::file(contents);
+        let candidates = [unnamed, named.clone()];
+        assert_eq!(method(&with, &node, &candidates), Some(Method::Text { references: vec![named] }));
+        assert_eq!(method(&without, &node, &candidates), Some(Method::Text { references: vec![] }));
+        assert_eq!(method(&with, &node, &[]), None);
+    }
+
+    #[test]
+    fn what_follows_the_nar_is_refused() {
+        let path = path::text("name", b"contents", &[]).unwrap();
+        let nar = [Node::file("contents").to_nar().as_slice(), b"more"].concat();
+        assert!(matches!(method_of(&path, &nar[..], &[]), Err(nar::Error::Trailing { .. })));
     }
 }
