@@ -1,5 +1,7 @@
 //! The real closure of `hello`, as Guix 1.5.0 made it: every format must agree with every byte of it.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "the helpers of tests may fail as tests do")]
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
@@ -17,12 +19,14 @@ fn items(archive: &str) -> BTreeMap<String, Node> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(archive);
     let mut decoder = zstd::stream::read::Decoder::new(File::open(path).unwrap()).unwrap();
     decoder.window_log_max(27).unwrap();
-    let mut items = BTreeMap::new();
+    let mut root = Node::Directory(BTreeMap::new());
     for entry in tar::Archive::new(decoder).entries().unwrap() {
         let mut entry = entry.unwrap();
         let node = match entry.header().entry_type() {
             tar::EntryType::Directory => Node::Directory(BTreeMap::new()),
             tar::EntryType::Symlink => Node::Symlink(entry.link_name_bytes().unwrap().into_owned()),
+            // Files of one content are one file in a store.
+            tar::EntryType::Link => at(&root, &names(&entry.link_name().unwrap().unwrap())).clone(),
             kind => {
                 assert!(kind.is_file(), "{kind:?}");
                 let mut contents = Vec::new();
@@ -30,38 +34,43 @@ fn items(archive: &str) -> BTreeMap<String, Node> {
                 Node::File { executable: entry.header().mode().unwrap() & 0o100 != 0, contents }
             }
         };
-        let path = entry.path().unwrap().into_owned();
-        let names = path.components().filter_map(|component| match component {
-            Component::Normal(name) => Some(name.to_str().unwrap().to_owned()),
-            _ => None,
-        });
-        put(&mut items, &names.collect::<Vec<_>>(), node);
+        let names = names(&entry.path().unwrap());
+        put(&mut root, &names, node);
     }
-    items
-}
-
-fn put(items: &mut BTreeMap<String, Node>, names: &[String], node: Node) {
-    match names {
-        [] => {}
-        [name] => {
-            items.entry(name.clone()).or_insert(node);
+    match root {
+        Node::Directory(items) => {
+            items.into_iter().map(|(name, node)| (String::from_utf8(name).unwrap(), node)).collect()
         }
-        [name, below @ ..] => {
-            let root = items.entry(name.clone()).or_insert_with(|| Node::Directory(BTreeMap::new()));
-            put_below(root, below, node);
-        }
+        _ => unreachable!("the root was made as a directory"),
     }
 }
 
-fn put_below(parent: &mut Node, names: &[String], node: Node) {
+fn names(path: &Path) -> Vec<Vec<u8>> {
+    let names = path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.as_encoded_bytes().to_vec()),
+        _ => None,
+    });
+    names.collect()
+}
+
+fn at<'a>(node: &'a Node, names: &[Vec<u8>]) -> &'a Node {
+    match (node, names) {
+        (node, []) => node,
+        (Node::Directory(entries), [name, below @ ..]) => at(&entries[name], below),
+        _ => panic!("{names:?} is below a file"),
+    }
+}
+
+fn put(parent: &mut Node, names: &[Vec<u8>], node: Node) {
     let (Node::Directory(entries), [name, below @ ..]) = (parent, names) else {
-        panic!("{names:?} is below a file");
+        assert!(names.is_empty(), "{names:?} is below a file");
+        return;
     };
-    let place = entries.entry(name.clone().into_bytes());
+    let place = entries.entry(name.clone());
     if below.is_empty() {
         place.or_insert(node);
     } else {
-        put_below(place.or_insert_with(|| Node::Directory(BTreeMap::new())), below, node);
+        put(place.or_insert_with(|| Node::Directory(BTreeMap::new())), below, node);
     }
 }
 

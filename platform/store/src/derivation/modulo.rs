@@ -96,7 +96,7 @@ impl<'a> ReplacedInputs<'a> {
     pub(crate) fn new(inputs: impl Iterator<Item = (Sha256Hash, &'a [String])>) -> Self {
         let mut list: Vec<_> =
             inputs.map(|(hash, outputs)| (hash.hex_digits(), Cow::Borrowed(outputs))).collect();
-        list.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        list.sort_unstable_by_key(|input| input.0);
         // Several inputs with one hash (a file from two mirrors) are one input with all their outputs.
         list.dedup_by(|later, kept| {
             let same = later.0 == kept.0;

@@ -61,10 +61,10 @@ pub enum Error {
 }
 
 /// The public half: checks signatures.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PublicKey {
+    /// Those of a point that was checked.
     bytes: [u8; 32],
-    point: EdwardsPoint,
 }
 
 impl PublicKey {
@@ -73,8 +73,9 @@ impl PublicKey {
     /// # Errors
     /// When they are no point, or one of small order, with which anything could be signed.
     pub fn from_bytes(bytes: [u8; 32]) -> Result<Self, Error> {
-        match CompressedEdwardsY(bytes).decompress() {
-            Some(point) if !point.is_small_order() => Ok(Self { bytes, point }),
+        let key = Self { bytes };
+        match key.point() {
+            Some(point) if !point.is_small_order() => Ok(key),
             _ => Err(Error::Point),
         }
     }
@@ -108,6 +109,10 @@ impl PublicKey {
         signature.verify(hash)
     }
 
+    fn point(&self) -> Option<EdwardsPoint> {
+        CompressedEdwardsY(self.bytes).decompress()
+    }
+
     pub(crate) fn to_sexp(self) -> Sexp {
         Sexp::tagged("public-key", [Sexp::tagged("ecc", [curve_sexp(), bytes_sexp("q", &self.bytes)])])
     }
@@ -126,20 +131,6 @@ impl PublicKey {
             q => q,
         };
         Self::from_bytes(q.try_into().map_err(|_| missing("(q #…#) of 32 bytes"))?)
-    }
-}
-
-impl PartialEq for PublicKey {
-    fn eq(&self, other: &Self) -> bool {
-        self.bytes == other.bytes
-    }
-}
-
-impl Eq for PublicKey {}
-
-impl std::hash::Hash for PublicKey {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.bytes.hash(state);
     }
 }
 

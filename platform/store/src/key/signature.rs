@@ -84,6 +84,7 @@ impl Signature {
         if self.hash != *hash {
             return Err(Error::Hash { signed: self.hash, data: *hash });
         }
-        if ecdsa::verify(&self.public.point, hash, &self.r, &self.s) { Ok(()) } else { Err(Error::Invalid) }
+        let point = self.public.point().ok_or(Error::Point)?;
+        if ecdsa::verify(&point, hash, &self.r, &self.s) { Ok(()) } else { Err(Error::Invalid) }
     }
 }

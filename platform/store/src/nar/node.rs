@@ -35,10 +35,7 @@ impl Node {
     pub fn to_nar(&self) -> Vec<u8> {
         let mut writer = Writer::new(Vec::new());
         // A vector takes every byte, so neither step can fail.
-        match self.visit(&mut writer).and_then(|()| writer.finish()) {
-            Ok(nar) => nar,
-            Err(_) => Vec::new(),
-        }
+        self.visit(&mut writer).and_then(|()| writer.finish()).unwrap_or_default()
     }
 
     /// Tells `visitor` about this tree.
