@@ -1,4 +1,6 @@
 //! The coordinator of the drover build farm, and its operators' command line.
 
+pub mod cli;
+pub mod client;
 pub mod config;
 pub mod serve;

@@ -1,3 +1,7 @@
 //! The program's entry; everything else is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    drover::cli::main(std::env::args_os()).into()
+}

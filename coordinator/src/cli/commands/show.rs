@@ -1,0 +1,189 @@
+//! `drover show …`
+
+use drover_wire::client::{Attempt, BuildDetails, BuildOutput, WaitsFor};
+use drover_wire::{BuildState, Timestamp};
+
+use super::builds::state;
+use crate::cli::out::Out;
+use crate::cli::table::{Column, Table, wrap};
+use crate::cli::text::{age, clean, now, size, span, time};
+use crate::cli::{Exit, ShowArgs};
+use crate::client::{ClientError, builds};
+
+const LABEL: usize = 13;
+/// Where words are wrapped when there is no terminal to fit.
+const WIDTH: usize = 100;
+
+pub(in crate::cli) fn run(args: &ShowArgs, out: &mut Out) -> Result<Exit, ClientError> {
+    let details = builds::details(&args.connection.coordinator()?, args.build)?;
+    out.value(&details, |out| show(&details, now(), out))?;
+    Ok(Exit::Success)
+}
+
+fn show(details: &BuildDetails, now: Timestamp, out: &mut Out) -> Result<(), ClientError> {
+    let width = out.width().unwrap_or(WIDTH);
+    facts(details, now, width).into_iter().try_for_each(|line| out.line(line))?;
+    if !details.waits_for.is_empty() {
+        out.line("")?;
+        let shown = details.waits_for.len() as u64;
+        out.line(match details.waits_for_count {
+            all if all > shown => format!("Waits for {all} things; the first {shown}:"),
+            _ => "Waits for:".to_owned(),
+        })?;
+        out.table(&waits_for(&details.waits_for))?;
+    }
+    out.line("")?;
+    out.table(&outputs(&details.outputs))?;
+    if !details.attempts.is_empty() {
+        out.line("")?;
+        out.table(&attempts(&details.attempts, now))?;
+        for attempt in &details.attempts {
+            if let Some(message) = &attempt.message {
+                out.line("")?;
+                out.line(format!("Try {} on {}:", attempt.number, clean(&attempt.agent)))?;
+                for line in message.lines() {
+                    out.line(format!("  {}", clean(line)))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn facts(details: &BuildDetails, now: Timestamp, width: usize) -> Vec<String> {
+    let summary = &details.summary;
+    let mut lines = Vec::new();
+    let mut fact = |label: &str, value: &str| lines.push(format!("{label:LABEL$}{value}"));
+    fact("build", &summary.build.to_string());
+    fact("derivation", summary.derivation.as_str());
+    fact("system", &clean(&summary.system));
+    let agent = summary.agent.as_deref().map(|agent| format!(" on {}", clean(agent)));
+    fact("state", &format!("{}{}", state(summary), agent.unwrap_or_default()));
+    let why = clean(&details.why);
+    for (i, line) in wrap(&why, width.saturating_sub(LABEL).max(20)).iter().enumerate() {
+        fact(if i == 0 { "why" } else { "" }, line);
+    }
+    fact("priority", &summary.priority.to_string());
+    fact("asked for", if details.wanted { "by a client" } else { "as an input of others" });
+    for (key, value) in &summary.tags {
+        fact("tag", &format!("{}={}", clean(key), clean(value)));
+    }
+    if let Some(timeout) = details.timeout {
+        fact("may take", &span(timeout.saturating_mul(1000)));
+    }
+    if let Some(silence) = details.max_silent_time {
+        fact("silent for", &format!("{} at most", span(silence.saturating_mul(1000))));
+    }
+    fact("submitted", &at(summary.submitted_at, now));
+    if let Some(started) = summary.started_at {
+        fact("started", &at(started, now));
+    }
+    if let Some(ended) = summary.ended_at {
+        fact("ended", &at(ended, now));
+        if let Some(started) = summary.started_at {
+            fact("took", &span(ended.saturating_sub(started)));
+        }
+    } else if let (BuildState::Running, Some(started)) = (summary.state, summary.started_at) {
+        fact("runs for", &span(now.saturating_sub(started)));
+    }
+    lines
+}
+
+fn at(then: Timestamp, now: Timestamp) -> String {
+    format!("{} ({} ago)", time(then), age(then, now)).replace(" (now ago)", " (now)")
+}
+
+fn waits_for(things: &[WaitsFor]) -> Table {
+    let mut table = Table::new(&[
+        Column::new("KIND"),
+        Column::new("STATE"),
+        Column::new("BUILD").dispensable(1),
+        Column::new("PATH"),
+    ]);
+    for thing in things {
+        match thing {
+            WaitsFor::Input { path, build, state } => table.row([
+                "input".to_owned(),
+                state.map_or_else(|| "no build".to_owned(), |state| state.to_string()),
+                build.map_or_else(|| "-".to_owned(), |build| build.to_string()),
+                path.to_string(),
+            ]),
+            WaitsFor::Source { path, derivation } => table.row([
+                "source".to_owned(),
+                "not uploaded".to_owned(),
+                "-".to_owned(),
+                format!("{path} (of {})", derivation.name()),
+            ]),
+        }
+    }
+    table
+}
+
+fn outputs(outputs: &[BuildOutput]) -> Table {
+    let mut table = Table::new(&[Column::new("OUTPUT"), Column::new("SIZE").right(), Column::new("PATH")]);
+    for output in outputs {
+        let kept = output.kept.as_ref().map_or_else(|| "not here".to_owned(), |kept| size(kept.nar_size));
+        table.row([clean(&output.name).into_owned(), kept, output.path.to_string()]);
+    }
+    table
+}
+
+fn attempts(attempts: &[Attempt], now: Timestamp) -> Table {
+    let mut table = Table::new(&[
+        Column::new("TRY").right(),
+        Column::new("AGENT"),
+        Column::new("GIVEN").dispensable(2),
+        Column::new("TOOK").right().dispensable(3),
+        Column::new("LOG").right().dispensable(1),
+        Column::new("OUTCOME"),
+    ]);
+    for attempt in attempts {
+        let took =
+            attempt.started_at.map(|start| span(attempt.ended_at.unwrap_or(now).saturating_sub(start)));
+        let mut outcome = attempt.outcome.as_deref().map_or_else(|| "goes on".into(), clean).into_owned();
+        if let Some(step) = attempt.step {
+            // The word on the wire, such as import-inputs.
+            if let Ok(serde_json::Value::String(step)) = serde_json::to_value(step) {
+                outcome = format!("{outcome} ({step})");
+            }
+        }
+        table.row([
+            attempt.number.to_string(),
+            clean(&attempt.agent).into_owned(),
+            time(attempt.allocated_at),
+            took.unwrap_or_else(|| "-".to_owned()),
+            size(attempt.log_size),
+            outcome,
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn details() -> BuildDetails {
+        serde_json::from_value(serde_json::json!({
+            "summary": {
+                "build": "7a3c0d9e-52ef-4c5b-9a37-0f8e6f0f9a11",
+                "derivation": "/gnu/store/00a3xasf5iyzfv23danwy7pilf2yyxjz-m4-1.4.19.tar.xz.drv",
+                "system": "x86_64-linux", "state": "running", "phase": "uploading", "priority": 3,
+                "tags": {"set\u{1b}": "a"}, "agent": "sparky", "submitted_at": 0, "started_at": 5000, "ended_at": null
+            },
+            "why": "its outputs \u{1b}[31mtravel", "wanted": true, "timeout": 90, "max_silent_time": null,
+            "waits_for": [], "waits_for_count": 0, "outputs": [], "attempts": []
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn facts_are_in_words_and_harmless() {
+        let text = facts(&details(), 65_000, 80).join("\n");
+        assert!(text.contains("state        uploading on sparky"), "{text}");
+        assert!(text.contains("may take     1 min 30 s"), "{text}");
+        assert!(text.contains("runs for     1 min 0 s"), "{text}");
+        assert!(text.contains("submitted    1970-01-01 00:00:00 UTC (1 min ago)"), "{text}");
+        assert!(!text.contains('\u{1b}'), "{text}");
+    }
+}

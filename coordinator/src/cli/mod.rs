@@ -1,0 +1,129 @@
+//! The command line: `drover serve` and the operators' commands.
+//!
+//! What is done is in [`crate::client`]; here is how it is asked for and how it is shown.
+
+mod args;
+mod commands;
+mod exit;
+mod out;
+mod progress;
+mod table;
+mod text;
+
+use std::ffi::OsString;
+use std::io::Write;
+
+use clap::{Parser, Subcommand};
+
+pub use args::{
+    AgentArgs, AgentCommand, BuildArgs, BuildsArgs, CancelArgs, CheckArgs, Connection, DerivationCommand,
+    FetchArgs, KeyArgs, KeyCommand, LogArgs, PasswordCommand, ShowArgs, TokenCommand,
+};
+pub use exit::{EXITS, Exit};
+
+use crate::client::ClientError;
+use crate::config::ServeArgs;
+use out::Out;
+use progress::Progress;
+
+/// A build farm for GNU Guix: the coordinator, and its operators' commands.
+#[derive(Debug, Parser)]
+#[command(name = "drover", version, after_help = EXITS, arg_required_else_help = true)]
+#[command(disable_help_subcommand = true, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the coordinator
+    Serve(Box<ServeArgs>),
+    /// Create and list agents, make their passwords and tokens
+    Agent(AgentArgs),
+    /// Submit builds of derivations (JSON: lines with "event": submitted, ended or summary)
+    #[command(after_help = EXITS)]
+    Build(BuildArgs),
+    /// List builds, the newest first (JSON: a line for each)
+    Builds(BuildsArgs),
+    /// Show everything about a build (JSON: one value)
+    Show(ShowArgs),
+    /// Print a build's log, byte for byte
+    Log(LogArgs),
+    /// Cancel builds (JSON: a line for each, as show)
+    Cancel(CancelArgs),
+    /// Download a store item and unpack it, hash and size checked (JSON: {"path", "to", "nar_hash", "nar_size"})
+    Fetch(FetchArgs),
+    /// Work with .drv files on this machine
+    #[command(subcommand)]
+    Derivation(DerivationCommand),
+    /// The coordinator's signing key
+    Key(KeyArgs),
+}
+
+/// Runs the program with these arguments, its own name first, and says how it ended.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
+    match Cli::try_parse_from(arguments) {
+        Ok(cli) => run(cli.command),
+        Err(error) => {
+            // Help and version are no errors; nobody reading them is none either.
+            let _ = error.print();
+            if error.use_stderr() { Exit::BadInput } else { Exit::Success }
+        }
+    }
+}
+
+fn run(command: Command) -> Exit {
+    match command {
+        Command::Serve(args) => match crate::serve::run(*args) {
+            Ok(()) => Exit::Success,
+            Err(error) => {
+                complain(&error.to_string());
+                Exit::from(&error)
+            }
+        },
+        Command::Agent(args) => with(args.connection.json, |out, _| commands::agent::run(&args, out)),
+        Command::Build(args) => {
+            with(args.connection.json, |out, watch| commands::build::run(&args, out, watch))
+        }
+        Command::Builds(args) => with(args.connection.json, |out, _| commands::builds::run(&args, out)),
+        Command::Show(args) => with(args.connection.json, |out, _| commands::show::run(&args, out)),
+        Command::Log(args) => with(false, |out, watch| commands::log::run(&args, out, watch)),
+        Command::Cancel(args) => {
+            with(args.connection.json, |out, watch| commands::cancel::run(&args, out, watch))
+        }
+        Command::Fetch(args) => {
+            with(args.connection.json, |out, watch| commands::fetch::run(&args, out, watch))
+        }
+        Command::Derivation(DerivationCommand::Check(args)) => {
+            with(args.json, |out, watch| commands::check::run(&args, out, watch))
+        }
+        Command::Key(args) => with(args.connection.json, |out, _| commands::key::run(&args, out)),
+    }
+}
+
+/// Runs a command, sees that all of its output is out, and says in a sentence what went wrong.
+fn with(json: bool, command: impl FnOnce(&mut Out, &Progress) -> Result<Exit, ClientError>) -> Exit {
+    let mut out = Out::standard(json);
+    let progress = Progress::standard();
+    let result = command(&mut out, &progress);
+    crate::client::Watch::end(&progress);
+    // What was printed before an error counts, too.
+    let flushed = out.flush();
+    match result.and_then(|exit| flushed.map(|()| exit)) {
+        Ok(exit) => exit,
+        Err(error) => {
+            if !matches!(error, ClientError::OutputClosed) {
+                complain(&error.to_string());
+            }
+            Exit::from(&error)
+        }
+    }
+}
+
+fn complain(sentence: &str) {
+    let _ = writeln!(std::io::stderr(), "drover: {}", text::clean_lines(sentence));
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+//! What the command line takes, and what it makes of it.
+
+use clap::CommandFactory;
+
+use super::*;
+
+fn parse(line: &str) -> Result<Command, String> {
+    let words = std::iter::once("drover").chain(line.split(' '));
+    Cli::try_parse_from(words).map(|cli| cli.command).map_err(|e| e.to_string())
+}
+
+#[test]
+fn the_grammar_is_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn the_operators_words_are_taken() {
+    const BUILD: &str = "7a3c0d9e-52ef-4c5b-9a37-0f8e6f0f9a11";
+    for line in [
+        "serve",
+        "agent new sparky",
+        "agent list --json",
+        "agent 7a3c0d9e-52ef-4c5b-9a37-0f8e6f0f9a11 password new",
+        "agent token new --note boards",
+        "build a.drv b.drv --priority -3 --tag a=b --tag c=d=e --timeout 60h --max-silent-time 90 --wait",
+        "build -",
+        "builds --state timed-out --system riscv64-linux --tag set --agent sparky --name gcc --limit 5",
+        "log 7a3c0d9e-52ef-4c5b-9a37-0f8e6f0f9a11 --follow --attempt 2 --offset 100",
+        "fetch 00a3xasf5iyzfv23danwy7pilf2yyxjz-m4-1.4.19 --to out",
+        "derivation check - --json",
+        "key show --coordinator https://farm.example.org --token-file t",
+    ] {
+        assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
+    }
+    for line in [&format!("show {BUILD}"), &format!("cancel {BUILD} {BUILD}")] {
+        assert!(parse(line).is_ok(), "{line}");
+    }
+}
+
+#[test]
+fn what_is_given_arrives() {
+    let Ok(Command::Build(args)) =
+        parse("build a.drv --priority -3 --tag a=b=c --timeout 1h30m --coordinator http://x --json")
+    else {
+        panic!("not a build");
+    };
+    assert_eq!((args.priority, args.timeout, args.max_silent_time, args.wait), (-3, Some(5400), None, false));
+    assert_eq!(args.tags, [("a".to_owned(), "b=c".to_owned())]);
+    assert!(args.connection.json);
+    assert_eq!(args.connection.coordinator, "http://x");
+    assert_eq!(args.store.to_str(), Some("/gnu/store"));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_an_example() {
+    for (line, word) in [
+        ("show hello", "7a3c0d9e"),
+        ("builds --state done", "dependency-failed"),
+        ("build a.drv --timeout soon", "1h30m"),
+        ("build a.drv --tag x", "KEY=VALUE"),
+        ("fetch hello", "hello"),
+    ] {
+        let error = parse(line).unwrap_err();
+        assert!(error.contains(word), "{line}: {error}");
+    }
+}
+
+#[test]
+fn the_help_fits_a_screen() {
+    let help = Cli::command().render_help().to_string();
+    assert!(help.lines().count() < 40, "{help}");
+    assert!(help.contains(EXITS));
+}

@@ -1,0 +1,22 @@
+//! The client: everything that the operators' commands do, without a word printed.
+//!
+//! [`Coordinator`] speaks HTTP; the modules beside it each do one thing with it. What takes long tells a [`Watch`].
+
+pub mod agents;
+pub mod builds;
+pub mod check;
+pub mod closure;
+mod error;
+pub mod fetch;
+mod http;
+pub mod log;
+mod pipe;
+mod retry;
+mod token;
+pub mod upload;
+mod watch;
+
+pub use error::ClientError;
+pub use http::Coordinator;
+pub use token::{Token, TokenPlaces};
+pub use watch::{Nobody, Unit, Watch};
