@@ -3,9 +3,17 @@
 use std::path::{Path, PathBuf};
 
 pub mod bench;
+pub mod client;
 pub mod demo;
+pub mod farm;
 pub mod graph;
+pub mod ground;
+pub mod hand;
+pub mod http;
+pub mod proxy;
+pub mod service;
 pub mod tree;
+pub mod wait;
 
 /// The top folder of the workspace.
 #[must_use]

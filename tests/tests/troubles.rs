@@ -1,0 +1,217 @@
+//! Machines that are not as they should be: keys that are missing, disks that are full, sources that nobody has. Each is
+//! said plainly, and nothing is lost.
+
+use drover_store::derivation::Derivation;
+use drover_tests::farm::{Farm, Setup, small_disk, words};
+use drover_tests::graph::{Graph, Recipe};
+use drover_tests::ground::{self, GATE};
+use drover_tests::service::Service;
+use drover_tests::wait;
+use drover_wire::BuildState;
+use drover_wire::agent::SetupStep;
+use drover_wire::client::WaitsFor;
+
+#[test]
+fn an_agent_whose_daemon_lacks_the_key_says_so_and_how_to_add_it() {
+    if !ground::available("a key that is missing") {
+        return;
+    }
+    let farm = Farm::start();
+    let (ground, stranger) = (farm.ground("one"), farm.stranger_ground("two"));
+    let mut graph = Graph::new("no-key").unwrap();
+    let input = graph.add(Recipe::new("input", "echo >$out")).unwrap();
+    let needs = graph.add(Recipe::new("needs", "cat $inputs; echo >$out").input(&input)).unwrap();
+    let first = farm.client.submit(&graph, &[&input]);
+    let mut one = farm.agent("one", &ground, 1);
+    farm.client.wait_success(&first);
+    one.kill();
+
+    let _two = farm.agent("two", &stranger, 1);
+    let build = farm.client.submit(&graph, &[&needs])[0];
+    let attempt = wait::until("the second agent should fail to set it up", || {
+        farm.client.show(build).attempts.into_iter().find(|attempt| attempt.outcome.is_some())
+    });
+    assert_eq!(attempt.outcome.as_deref(), Some("setup-failed"), "{attempt:?}");
+    assert_eq!(attempt.step, Some(SetupStep::ImportInputs));
+    let message = attempt.message.unwrap();
+    assert!(message.contains("ACL"), "{message}");
+    assert!(message.contains("drover key show | guix archive --authorize"), "{message}");
+    assert!(!farm.client.show(build).summary.state.is_final(), "a setup failure is no failure of the build");
+    // An agent that can do it gets it.
+    one.restart();
+    farm.client.wait_success(&[build]);
+}
+
+#[test]
+fn the_key_that_is_shown_is_what_guix_archive_authorizes() {
+    if !ground::available("drover key show") {
+        return;
+    }
+    let farm = Farm::start();
+    let ground = farm.stranger_ground("one");
+    let key = farm.drover(["key", "show"]);
+    assert!(key.status.success(), "{}", words(&key));
+    let file = ground.dir.join("key");
+    std::fs::write(&file, &key.stdout).unwrap();
+    let script = format!("guix archive --authorize <{}", file.display());
+    let output = ground.run(&["sh", "-c", &script]);
+    assert!(output.status.success(), "{}", words(&output));
+    let acl = std::fs::read_to_string(&ground.acl).unwrap();
+    let q = farm.client.key();
+    let q = q.split("(q").nth(1).unwrap().split('#').nth(1).unwrap();
+    assert!(acl.to_uppercase().contains(&q.to_uppercase()), "{acl}");
+}
+
+#[test]
+fn a_source_that_nobody_has_makes_its_build_wait_and_is_named() {
+    if !ground::available("a source that nobody has") {
+        return;
+    }
+    let farm = Farm::start();
+    let ground = farm.ground("one");
+    let _agent = farm.agent("one", &ground, 1);
+    let mut graph = Graph::new("no-source").unwrap();
+    let text = graph.add_source("lost-patch", b"lost").unwrap();
+    let needs = Recipe { sources: vec![text.clone()], ..Recipe::new("needs", "cat $lost >$out") };
+    let needs = graph.add(needs.env("lost", text.full())).unwrap();
+    let above = graph.add(Recipe::new("above", "cat $inputs >$out").input(&needs)).unwrap();
+    let beside = graph.add(Recipe::new("beside", "echo >$out")).unwrap();
+    let folder = farm.dir().join("some");
+    graph.write(&folder).unwrap();
+    std::fs::remove_file(folder.join(text.base_name())).unwrap();
+    let files: Vec<_> = [&above, &beside].map(|made| Graph::file(&folder, made)).into();
+    let output = farm.drover(["build".as_ref(), files[0].as_os_str(), files[1].as_os_str()]);
+    assert!(output.status.success(), "{}", words(&output));
+    assert!(words(&output).contains("lost-patch"), "{}", words(&output));
+
+    let builds = farm.client.by_derivation();
+    farm.client.wait_success(&[builds[&beside.path].build]);
+    let details = farm.client.show(builds[&needs.path].build);
+    assert_eq!(details.summary.state, BuildState::Waiting);
+    assert!(details.why.contains("lost-patch"), "{}", details.why);
+    assert!(
+        details.waits_for.iter().any(|what| matches!(what, WaitsFor::Source { path, .. } if *path == text))
+    );
+    // Once somebody uploads it, all goes on by itself.
+    let answer = farm.client.upload(&drover_tests::client::bundle(&graph));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    farm.client.wait_success(&[builds[&needs.path].build, builds[&above.path].build]);
+}
+
+#[test]
+fn a_full_disk_at_the_coordinator_is_said_and_the_result_is_sent_later() {
+    if !ground::available("a full disk at the coordinator") {
+        return;
+    }
+    const DISK: u64 = 24 << 20;
+    let farm = Farm::with(&Setup { disk: Some(DISK), flags: Vec::new() });
+    let ground = farm.ground("one");
+    let mut agent = farm.agent("one", &ground, 1);
+    let mut graph = Graph::new("coordinator-full").unwrap();
+    let large = graph.add(Recipe::new("large", "head -c 16000000 /dev/urandom >$out")).unwrap();
+    let filler = farm.state().join("filler");
+    std::fs::write(&filler, vec![1; 12 << 20]).unwrap();
+    let build = farm.client.submit(&graph, &[&large])[0];
+    wait::until("the agent should be told that the disk is full", || {
+        let said = agent.text().to_lowercase();
+        (said.contains("disk is full") || said.contains("storage-full") || said.contains("507")).then_some(())
+    });
+    assert!(!farm.client.show(build).summary.state.is_final());
+    assert!(agent.exited().is_none());
+    std::fs::remove_file(&filler).unwrap();
+    farm.client.wait_success(&[build]);
+    assert_eq!(farm.client.show(build).attempts.len(), 1);
+}
+
+#[test]
+fn a_full_disk_at_the_agent_hands_the_build_back_and_the_agent_lives() {
+    if !ground::available("a full disk at the agent") {
+        return;
+    }
+    let farm = Farm::start();
+    let ground = farm.ground("one");
+    let state = ground.dir.join("agent");
+    std::fs::create_dir_all(&state).unwrap();
+    let start = farm.agent_start("one", &ground, &format!("http://{}", farm.agents));
+    let mut agent = Service::start("one", small_disk(&start, &state, 1 << 20));
+    let mut graph = Graph::new("agent-full").unwrap();
+    let script = format!("{GATE} seq 1 2000000; echo >$out");
+    let made = graph.add(Recipe::new("talks-a-lot", script)).unwrap();
+    let build = farm.client.submit(&graph, &[&made])[0];
+    farm.client.wait_log(build, "at the gate");
+    let filler = drover_tests::farm::seen_by(&agent, &state.join("filler"));
+    let _ = std::fs::write(&filler, vec![1; 2 << 20]);
+    ground.open_gate(&made);
+    let outcome = wait::until("the try should end", || farm.client.show(build).attempts[0].outcome.clone());
+    if outcome != "succeeded" {
+        assert!(outcome == "handed-back" || outcome == "setup-failed", "{outcome}");
+        let message = farm.client.show(build).attempts[0].message.clone().unwrap();
+        assert!(message.contains("disk") || message.contains("space"), "{message}");
+    }
+    assert!(agent.exited().is_none(), "the agent ended");
+    std::fs::remove_file(&filler).unwrap();
+    if outcome != "succeeded" {
+        wait::until("the build should be tried again", || {
+            (farm.client.show(build).attempts.len() > 1).then_some(())
+        });
+        farm.client.wait_log(build, "at the gate");
+        ground.open_gate(&made);
+    }
+    farm.client.wait_success(&[build]);
+}
+
+#[test]
+fn an_output_that_is_there_already_is_built_here_all_the_same() {
+    if !ground::available("an output that is there") {
+        return;
+    }
+    let farm = Farm::start();
+    let ground = farm.ground("one");
+    let mut graph = Graph::new("there").unwrap();
+    let made = graph.add(Recipe::new("there", "echo $RANDOM-$RANDOM-$RANDOM >$out")).unwrap();
+    let agent = farm.agent("one", &ground, 1);
+    let build = farm.client.submit(&graph, &[&made]);
+    farm.client.wait_success(&build);
+    let before = std::fs::read(ground.item(made.out())).unwrap();
+    drop(agent);
+    // Another farm with the same daemon: the output is valid in the store, and nothing of it was built for this farm.
+    let other = Farm::start();
+    let mut again = Graph::new("there").unwrap();
+    let same = again.add(Recipe::new("there", "echo $RANDOM-$RANDOM-$RANDOM >$out")).unwrap();
+    assert_eq!(same, made);
+    let _agent = other.agent("one", &ground, 1);
+    let build = other.client.submit(&again, &[&same]);
+    other.client.wait_success(&build);
+    assert_ne!(std::fs::read(ground.item(made.out())).unwrap(), before, "it was not built anew");
+}
+
+#[test]
+fn a_builder_for_another_machine_fails_its_setup_and_not_the_build() {
+    if !ground::available("another machine") {
+        return;
+    }
+    let farm = Farm::start();
+    let ground = farm.ground("one");
+    let start = farm.agent_start("one", &ground, &format!("http://{}", farm.agents));
+    let _agent = Service::start("one", start.args(["--system", "i586-gnu"]));
+    let mut graph = Graph::new("elsewhere").unwrap();
+    let made = graph.add(Recipe::new("elsewhere", "echo >$out").system("i586-gnu")).unwrap();
+    assert_eq!(Derivation::parse(graph.bytes(&made.path).unwrap()).unwrap().system, "i586-gnu");
+    let build = farm.client.submit(&graph, &[&made])[0];
+    let attempt = wait::until("the try should end", || {
+        farm.client.show(build).attempts.into_iter().find(|attempt| attempt.outcome.is_some())
+    });
+    assert_eq!(attempt.outcome.as_deref(), Some("setup-failed"), "{attempt:?}");
+    assert_eq!(attempt.step, Some(SetupStep::UnsupportedPlatform), "{attempt:?}");
+}
+
+#[test]
+fn nobody_is_given_what_nobody_can_build() {
+    let farm = Farm::start();
+    let mut graph = Graph::new("nobody").unwrap();
+    let made = graph.add(Recipe::new("nobody", "echo >$out").system("riscv64-linux")).unwrap();
+    let build = farm.client.submit(&graph, &[&made])[0];
+    let details = farm.client.show(build);
+    assert_eq!(details.summary.state, BuildState::Ready);
+    assert!(details.why.contains("riscv64-linux"), "{}", details.why);
+}
