@@ -174,8 +174,9 @@ impl io::Read for Source<'_> {
 mod tests {
     use super::*;
     use crate::http::testing::{Authority, Server};
+    use drover_os::Deadline;
     use drover_os::net::Listener;
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::sync::Mutex;
     use std::sync::mpsc;
     use std::thread;
@@ -216,12 +217,17 @@ mod tests {
 
     #[test]
     fn a_connection_that_the_server_closed_is_replaced() {
-        let server = Server::start(|mut exchange| {
-            exchange.raw(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
-        });
+        let listener = Listener::bind_tcp("127.0.0.1:0").unwrap();
+        let url = format!("http://localhost:{}", listener.port().unwrap());
         let client = client();
         for _ in 0..3 {
-            assert_eq!(get(&client, server.url()).unwrap(), "ok");
+            let (asking, url) = (client.clone(), url.clone());
+            let asking = thread::spawn(move || get(&asking, &url));
+            let mut stream = listener.accept(Deadline::after(Duration::from_secs(60))).unwrap();
+            assert!(stream.read(&mut [0; 1000]).unwrap() > 0);
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").unwrap();
+            drop(stream);
+            assert_eq!(asking.join().unwrap().unwrap(), "ok");
         }
     }
 

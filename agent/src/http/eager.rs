@@ -42,15 +42,12 @@ impl<In: Transport> Transport for EagerTransport<In> {
         self.inner.transmit_output(amount, timeout)
     }
 
-    fn maybe_await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+    /// Only called when ureq does not know of any use for the input that is there.
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         let is_new = self.phase.replace(timeout.reason) != Some(timeout.reason);
         if is_new && !self.inner.buffers().input().is_empty() {
             return Ok(true);
         }
-        self.inner.maybe_await_input(timeout)
-    }
-
-    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         self.inner.await_input(timeout)
     }
 
