@@ -25,6 +25,11 @@ pub struct Connection {
     /// A file with the client token; else DROVER_TOKEN, DROVER_TOKEN_FILE, or that of a coordinator on this machine
     #[arg(long, global = true, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+}
+
+/// For whom results are printed.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Format {
     /// Print JSON, one value on a line
     #[arg(long, global = true)]
     pub json: bool,
@@ -57,6 +62,8 @@ pub struct AgentArgs {
     pub agent: Option<AgentId>,
     #[command(subcommand)]
     pub(super) command: AgentCommand,
+    #[command(flatten)]
+    pub(super) format: Format,
     #[command(flatten)]
     pub(super) connection: Connection,
 }
@@ -128,6 +135,8 @@ pub struct BuildArgs {
     #[arg(long, value_name = "FOLDER", default_value = STORE_DIR)]
     pub store: PathBuf,
     #[command(flatten)]
+    pub(super) format: Format,
+    #[command(flatten)]
     pub(super) connection: Connection,
 }
 
@@ -156,6 +165,8 @@ pub struct BuildsArgs {
     #[arg(long, value_name = "BUILD")]
     pub before: Option<BuildId>,
     #[command(flatten)]
+    pub(super) format: Format,
+    #[command(flatten)]
     pub(super) connection: Connection,
 }
 
@@ -164,6 +175,8 @@ pub struct BuildsArgs {
 pub struct ShowArgs {
     /// The build's UUID
     pub build: BuildId,
+    #[command(flatten)]
+    pub(super) format: Format,
     #[command(flatten)]
     pub(super) connection: Connection,
 }
@@ -193,6 +206,8 @@ pub struct CancelArgs {
     #[arg(required = true, value_name = "BUILD")]
     pub builds: Vec<BuildId>,
     #[command(flatten)]
+    pub(super) format: Format,
+    #[command(flatten)]
     pub(super) connection: Connection,
 }
 
@@ -205,6 +220,8 @@ pub struct FetchArgs {
     /// The folder that it goes into, under its base name
     #[arg(long, default_value = ".", value_name = "DIR")]
     pub to: PathBuf,
+    #[command(flatten)]
+    pub(super) format: Format,
     #[command(flatten)]
     pub(super) connection: Connection,
 }
@@ -225,9 +242,8 @@ pub struct CheckArgs {
     /// Where inputs are that are not beside the files given
     #[arg(long, value_name = "FOLDER", default_value = STORE_DIR)]
     pub store: PathBuf,
-    /// Print JSON: a line for each problem, then one with the counts
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub(super) format: Format,
 }
 
 /// `drover key …`
@@ -235,6 +251,8 @@ pub struct CheckArgs {
 pub struct KeyArgs {
     #[command(subcommand)]
     pub(super) command: KeyCommand,
+    #[command(flatten)]
+    pub(super) format: Format,
     #[command(flatten)]
     pub(super) connection: Connection,
 }

@@ -17,7 +17,7 @@ use clap::{Parser, Subcommand};
 
 pub use args::{
     AgentArgs, AgentCommand, BuildArgs, BuildsArgs, CancelArgs, CheckArgs, Connection, DerivationCommand,
-    FetchArgs, KeyArgs, KeyCommand, LogArgs, PasswordCommand, ShowArgs, TokenCommand,
+    FetchArgs, Format, KeyArgs, KeyCommand, LogArgs, PasswordCommand, ShowArgs, TokenCommand,
 };
 pub use exit::{EXITS, Exit};
 
@@ -82,23 +82,19 @@ fn run(command: Command) -> Exit {
                 Exit::from(&error)
             }
         },
-        Command::Agent(args) => with(args.connection.json, |out, _| commands::agent::run(&args, out)),
-        Command::Build(args) => {
-            with(args.connection.json, |out, watch| commands::build::run(&args, out, watch))
-        }
-        Command::Builds(args) => with(args.connection.json, |out, _| commands::builds::run(&args, out)),
-        Command::Show(args) => with(args.connection.json, |out, _| commands::show::run(&args, out)),
+        Command::Agent(args) => with(args.format.json, |out, _| commands::agent::run(&args, out)),
+        Command::Build(args) => with(args.format.json, |out, watch| commands::build::run(&args, out, watch)),
+        Command::Builds(args) => with(args.format.json, |out, _| commands::builds::run(&args, out)),
+        Command::Show(args) => with(args.format.json, |out, _| commands::show::run(&args, out)),
         Command::Log(args) => with(false, |out, watch| commands::log::run(&args, out, watch)),
         Command::Cancel(args) => {
-            with(args.connection.json, |out, watch| commands::cancel::run(&args, out, watch))
+            with(args.format.json, |out, watch| commands::cancel::run(&args, out, watch))
         }
-        Command::Fetch(args) => {
-            with(args.connection.json, |out, watch| commands::fetch::run(&args, out, watch))
-        }
+        Command::Fetch(args) => with(args.format.json, |out, watch| commands::fetch::run(&args, out, watch)),
         Command::Derivation(DerivationCommand::Check(args)) => {
-            with(args.json, |out, watch| commands::check::run(&args, out, watch))
+            with(args.format.json, |out, watch| commands::check::run(&args, out, watch))
         }
-        Command::Key(args) => with(args.connection.json, |out, _| commands::key::run(&args, out)),
+        Command::Key(args) => with(args.format.json, |out, _| commands::key::run(&args, out)),
     }
 }
 
@@ -108,8 +104,11 @@ fn with(json: bool, command: impl FnOnce(&mut Out, &Progress) -> Result<Exit, Cl
     let progress = Progress::standard();
     let result = command(&mut out, &progress);
     crate::client::Watch::end(&progress);
-    // What was printed before an error counts, too.
-    let flushed = out.flush();
+    // What was printed before an error counts, too. That nobody reads it does not change how the command ended.
+    let flushed = match out.flush() {
+        Err(ClientError::OutputClosed) => Ok(()),
+        flushed => flushed,
+    };
     match result.and_then(|exit| flushed.map(|()| exit)) {
         Ok(exit) => exit,
         Err(error) => {

@@ -47,7 +47,7 @@ fn what_is_given_arrives() {
     };
     assert_eq!((args.priority, args.timeout, args.max_silent_time, args.wait), (-3, Some(5400), None, false));
     assert_eq!(args.tags, [("a".to_owned(), "b=c".to_owned())]);
-    assert!(args.connection.json);
+    assert!(args.format.json);
     assert_eq!(args.connection.coordinator, "http://x");
     assert_eq!(args.store.to_str(), Some("/gnu/store"));
 }
@@ -60,6 +60,7 @@ fn what_makes_no_sense_is_refused_with_an_example() {
         ("build a.drv --timeout soon", "1h30m"),
         ("build a.drv --tag x", "KEY=VALUE"),
         ("fetch hello", "hello"),
+        ("log 7a3c0d9e-52ef-4c5b-9a37-0f8e6f0f9a11 --json", "--json"),
     ] {
         let error = parse(line).unwrap_err();
         assert!(error.contains(word), "{line}: {error}");

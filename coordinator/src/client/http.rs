@@ -32,6 +32,7 @@ pub struct Coordinator {
     agent: Agent,
     url: String,
     authorization: String,
+    silence: Duration,
 }
 
 /// What goes with a request.
@@ -77,7 +78,15 @@ impl Coordinator {
             agent: config.build().new_agent(),
             url: url.trim_end_matches('/').to_owned(),
             authorization: token.header(),
+            silence: SILENCE,
         })
+    }
+
+    /// The same, which may be silent for so long before it counts as gone; two and a half minutes by default, since
+    /// questions are held open for one. An upload may be thought about for longer.
+    #[must_use]
+    pub fn with_silence(self, silence: Duration) -> Self {
+        Self { silence, ..self }
     }
 
     /// Its address, without a slash at the end.
@@ -172,10 +181,10 @@ impl Coordinator {
             request = request.header(header::RANGE, format!("bytes={from}-"));
         }
         match payload {
-            Payload::None => self.run(doing, request.body(SendBody::none()), SILENCE),
+            Payload::None => self.run(doing, request.body(SendBody::none()), self.silence),
             Payload::Json(json) => {
                 let request = request.header(header::CONTENT_TYPE, "application/json");
-                self.run(doing, request.body(json), SILENCE)
+                self.run(doing, request.body(json), self.silence)
             }
             Payload::Bundle(bundle) => {
                 let request = request.header(header::CONTENT_TYPE, BUNDLE_TYPE);
@@ -249,6 +258,12 @@ impl Coordinator {
         };
         ClientError::Unreachable { doing: doing.to_owned(), url: self.url.clone(), why }
     }
+}
+
+/// Whether reading ended because nothing came for a long time.
+pub(crate) fn is_silence(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>());
+    matches!(inner, Some(ureq::Error::Timeout(_))) || error.kind() == io::ErrorKind::TimedOut
 }
 
 fn is_loopback(host: &str) -> bool {

@@ -6,6 +6,7 @@ use drover_wire::BuildId;
 use drover_wire::client::{Attempt, BuildDetails, LogQuery};
 use drover_wire::route::clients;
 
+use super::http::is_silence;
 use super::retry::Patience;
 use super::{ClientError, Coordinator, Watch, builds};
 
@@ -76,15 +77,16 @@ pub fn log(
             continue;
         };
         let before = offset;
-        let copied = copy(coordinator, request, attempt.number, &mut offset, out);
+        let copied = copy(coordinator, request, attempt, &mut offset, out);
         if offset > before {
             waits = patience();
         }
         which = Which::Number(attempt.number);
         match copied {
             Ok(()) if !request.follow => return Ok(()),
-            // What a closed answer says of the try is only known by asking again, unless it was over before.
-            Ok(()) if attempt.ended_at.is_some() => {
+            // An answer may be closed early. What it says of the try is only known by asking again, unless the try was
+            // over before and all of its log is here, or no more comes.
+            Ok(()) if attempt.ended_at.is_some() && (offset >= attempt.log_size || offset == before) => {
                 if ended || request.attempt.is_some() {
                     return Ok(());
                 }
@@ -104,19 +106,22 @@ pub fn log(
 fn copy(
     coordinator: &Coordinator,
     request: &LogRequest,
-    attempt: u32,
+    attempt: &Attempt,
     offset: &mut u64,
     out: &mut dyn Write,
 ) -> Result<(), ClientError> {
     let doing = format!("reading the log of the build {}", request.build);
-    let query = LogQuery { offset: Some(*offset), attempt: Some(attempt), follow: request.follow };
+    let query = LogQuery { offset: Some(*offset), attempt: Some(attempt.number), follow: request.follow };
     let mut log = coordinator.stream(&doing, &clients::LOG, &[&request.build], &query, None)?;
+    let goes_on = request.follow && attempt.ended_at.is_none();
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let n = match log.read(&mut buffer) {
             Ok(0) => return Ok(()),
             Ok(n) => n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            // A builder may be silent for hours; asking again shows whether the coordinator is still there.
+            Err(error) if goes_on && is_silence(&error) => return Ok(()),
             Err(error) => return Err(coordinator.broken(&doing, &error)),
         };
         out.write_all(&buffer[..n]).and_then(|()| out.flush()).map_err(|e| match e.kind() {

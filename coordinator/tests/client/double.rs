@@ -37,11 +37,12 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) body: Vec<u8>,
     pub(crate) sent: usize,
+    pub(crate) hangs: bool,
 }
 
 impl Reply {
     pub(crate) fn bytes(status: u16, body: impl Into<Vec<u8>>) -> Self {
-        Self { status, body: body.into(), sent: usize::MAX }
+        Self { status, body: body.into(), sent: usize::MAX, hangs: false }
     }
 
     pub(crate) fn json(value: &Value) -> Self {
@@ -55,6 +56,11 @@ impl Reply {
     /// Breaks off after so many bytes of the body.
     pub(crate) fn cut(self, sent: usize) -> Self {
         Self { sent, ..self }
+    }
+
+    /// Falls silent after so many bytes of the body, until the client hangs up.
+    pub(crate) fn hang_after(self, sent: usize) -> Self {
+        Self { sent, hangs: true, ..self }
     }
 
     /// Hangs up without a word.
@@ -118,6 +124,9 @@ fn serve(stream: TcpStream, answer: &(dyn Fn(&Request) -> Reply + Send + Sync), 
     let mut stream = stream;
     let _ = stream.write_all(head.as_bytes());
     let _ = stream.write_all(&reply.body[..reply.sent.min(reply.body.len())]);
+    if reply.hangs {
+        let _ = reader.read(&mut [0]);
+    }
 }
 
 fn read(reader: &mut impl BufRead) -> Option<(Request, bool)> {

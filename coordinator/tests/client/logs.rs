@@ -1,5 +1,7 @@
 //! `drover log`.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use serde_json::{Value, json};
 
 use crate::double::{BUILD, Double, Reply, Request};
@@ -86,4 +88,42 @@ fn following_goes_through_every_try_to_the_builds_end() {
     let ran = run(drover(&double, &["log", BUILD, "--follow"])).ended(0);
     assert_eq!(ran.text(), "first\nsecond\n");
     assert!(ran.stderr.contains("try 1 on sparky is over (lease-lost)"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_silent_builder_is_followed_on_without_a_word() {
+    use drover::client::log::{LogRequest, log};
+    use drover::client::{Coordinator, Token, Unit, Watch};
+
+    struct Strict;
+    impl Watch for Strict {
+        fn begin(&self, _: &str, _: Option<u64>, _: Unit) {}
+        fn advance(&self, _: u64) {}
+        fn note(&self, _: &str) {}
+        fn warn(&self, sentence: &str) {
+            panic!("{sentence}");
+        }
+        fn end(&self) {}
+    }
+
+    let looks = AtomicUsize::new(0);
+    let double = Double::new(move |request| {
+        if !is_log(request) {
+            let first = looks.fetch_add(1, Ordering::Relaxed) == 0;
+            let state = if first { "running" } else { "succeeded" };
+            return Reply::json(&details(state, &[(LOG.len(), !first)]));
+        }
+        // The first answer has some bytes and then nothing for as long as anybody waits.
+        match field(request, "offset") {
+            0 => Reply::bytes(200, LOG).hang_after(7),
+            from => Reply::bytes(200, &LOG[from..]),
+        }
+    });
+    let token = Token::parse(crate::double::TOKEN, "the test").unwrap();
+    let silence = std::time::Duration::from_millis(300);
+    let coordinator = Coordinator::new(&double.url, &token).unwrap().with_silence(silence);
+    let request = LogRequest { build: BUILD.parse().unwrap(), attempt: None, offset: 0, follow: true };
+    let mut out = Vec::new();
+    log(&coordinator, &request, &mut out, &Strict).unwrap();
+    assert_eq!(out, LOG);
 }

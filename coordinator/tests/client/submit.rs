@@ -185,6 +185,30 @@ fn waiting_ends_with_the_code_of_the_build_and_survives_a_coordinator_that_goes_
 }
 
 #[test]
+fn the_exit_code_is_that_of_the_build_though_nobody_reads() {
+    let (folder, farm) = (hello(true), Farm::shared("waiting"));
+    let (gone, wait_for_it) = std::sync::mpsc::channel();
+    let wait_for_it = Mutex::new(wait_for_it);
+    let double = Double::new(move |request| {
+        if !request.is("POST", "/v1/wait") {
+            return farm.lock().unwrap().answer(request);
+        }
+        wait_for_it.lock().unwrap().recv().unwrap();
+        let ended = json!([{"build": BUILD, "derivation": format!("/gnu/store/{HELLO}"), "state": "failed", "why": null}]);
+        Reply::json(&json!({"ended": ended, "counts": {}}))
+    });
+    let file = folder.path().join(HELLO);
+    let mut child = drover(&double, &["build", text(&file), "--wait"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    gone.send(()).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+}
+
+#[test]
 fn an_upload_that_breaks_is_made_again() {
     let (folder, farm, broke) = (hello(true), Farm::shared("waiting"), AtomicUsize::new(0));
     let shared = Arc::clone(&farm);

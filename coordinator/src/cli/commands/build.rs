@@ -61,8 +61,7 @@ pub(in crate::cli) fn run(args: &BuildArgs, out: &mut Out, watch: &Progress) -> 
     warn_of_sources(&sent.nowhere, watch);
     let submitted = builds::submit(&coordinator, &closure.wanted, &terms, watch)?;
     watch.end();
-    tell_submitted(&submitted, sent.uploaded, out)?;
-    out.flush()?;
+    read_or_not(tell_submitted(&submitted, sent.uploaded, out))?;
     summarize(&submitted, sent.uploaded, watch);
     if !args.wait {
         return Ok(Exit::Success);
@@ -74,15 +73,19 @@ pub(in crate::cli) fn run(args: &BuildArgs, out: &mut Out, watch: &Progress) -> 
     let open = submitted.builds.iter().filter(|build| !build.state.is_final()).map(|build| build.build);
     builds::wait(&coordinator, open, watch, |end| {
         tally.add(end.state);
-        // That nobody reads is no reason to stop waiting: the exit code is still wanted.
-        match watch.aside(|| tell_end(end, out)) {
-            Err(ClientError::OutputClosed) => Ok(()),
-            told => told,
-        }
+        read_or_not(watch.aside(|| tell_end(end, out)))
     })?;
     watch.end();
     watch.say(&tally.words());
     Ok(tally.worst())
+}
+
+/// That nobody reads any more is no reason to stop: the exit code is still wanted.
+fn read_or_not(told: Result<(), ClientError>) -> Result<(), ClientError> {
+    match told {
+        Err(ClientError::OutputClosed) => Ok(()),
+        told => told,
+    }
 }
 
 fn tags(given: &[(String, String)]) -> Result<BTreeMap<String, String>, ClientError> {
@@ -124,7 +127,7 @@ fn tell_submitted(submitted: &Submitted, uploaded: Uploaded, out: &mut Out) -> R
             missing_sources_count: submitted.missing_sources_count,
         })?;
     }
-    Ok(())
+    out.flush()
 }
 
 fn tell_end(end: &Ended, out: &mut Out) -> Result<(), ClientError> {
