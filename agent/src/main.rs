@@ -15,6 +15,12 @@ fn main() -> ExitCode {
         }
         Ok(Request::Run(config)) => {
             drover_agent::logging::start(config.log);
+            if !config.coordinator.is_https() && !config.coordinator.is_loopback() {
+                let url = &config.coordinator;
+                tracing::warn!(
+                    "{url} is not encrypted: whoever is on the way can read what proves who this agent is"
+                );
+            }
             drover_agent::run(*config)
         }
         Err(error) => {

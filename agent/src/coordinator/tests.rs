@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::{self, Request, Surroundings};
-use crate::http::testing::{Exchange, Server};
+use crate::http::testing::{Authority, Exchange, Server};
 use crate::retry::Temporary;
 use drover_store::hash::Sha256Hash;
 use drover_wire::agent::{Allocation, Machine};
@@ -253,6 +253,13 @@ fn a_coordinator_that_is_not_there_may_come_back() {
     let error = coordinator_with(&url, &["--dynamic-auth-token=t"]).heartbeat(&heartbeat()).unwrap_err();
     assert!(error.is_temporary());
     assert!(error.to_string().contains("refused"), "{error}");
+}
+
+#[test]
+fn a_certificate_that_nobody_vouches_for_is_called_so() {
+    let server = Server::start_tls(&Authority::new(), |exchange| exchange.respond(200, "", b"(key)"));
+    let error = coordinator(&server).key().unwrap_err().to_string();
+    assert!(error.contains("--ca-file"), "{error}");
 }
 
 #[test]
