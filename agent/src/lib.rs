@@ -1,20 +1,28 @@
 //! The agent of the drover build farm: one small static program on every build machine.
 
+pub mod build;
 pub mod config;
 pub mod coordinator;
 pub mod daemon;
+pub mod executor;
 pub mod http;
 pub mod logging;
 pub mod nar_stream;
 mod options;
 pub mod retry;
+pub mod session;
 
 use std::process::ExitCode;
 
 use config::Config;
 
-/// Works until asked to stop.
+/// Works until asked to stop, and says why if it cannot.
 pub fn run(config: Config) -> ExitCode {
-    drop(config);
-    ExitCode::SUCCESS
+    match session::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }

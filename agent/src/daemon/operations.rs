@@ -20,6 +20,7 @@ const ENSURE_PATH: u64 = 10;
 const ADD_TEMP_ROOT: u64 = 11;
 const ADD_INDIRECT_ROOT: u64 = 12;
 const COLLECT_GARBAGE: u64 = 20;
+const QUERY_DERIVATION_OUTPUTS: u64 = 22;
 const QUERY_PATH_INFO: u64 = 26;
 const QUERY_VALID_PATHS: u64 = 31;
 const QUERY_SUBSTITUTABLE_PATHS: u64 = 32;
@@ -49,7 +50,7 @@ pub struct PathInfo {
 }
 
 /// A file to add as a text: its name, its bytes, and what it refers to.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct NewText<'a> {
     /// Where it must end up.
     pub path: &'a StorePath,
@@ -110,6 +111,20 @@ impl Connection {
             .and_then(|()| channel.finish())
             .and_then(|()| channel.read_u64().map(drop))
             .map_err(|fault| fault.during(format!("get {path}")))
+    }
+
+    /// The outputs of a valid derivation.
+    ///
+    /// # Errors
+    /// As [`Connection::builtins`]; [`Error::Refused`] when it is not valid.
+    pub fn derivation_outputs(&mut self, derivation: &StorePath) -> Result<Vec<StorePath>, Error> {
+        let channel = &mut self.channel;
+        channel
+            .write_u64(QUERY_DERIVATION_OUTPUTS)
+            .and_then(|()| channel.write_bytes(derivation.as_str().as_bytes()))
+            .and_then(|()| channel.finish())
+            .and_then(|()| self.read_paths())
+            .map_err(|fault| fault.during(format!("ask for the outputs of {derivation}")))
     }
 
     /// What the daemon knows of a valid path.

@@ -3,7 +3,7 @@
 //! `DROVER_TEST_DAEMON_SOCKET` is the daemon's socket, `DROVER_TEST_DAEMON_ACL` the file with its list of keys,
 //! `DROVER_BUSYBOX` a static busybox. ci/guix-root makes all three.
 
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
 use std::path::PathBuf;

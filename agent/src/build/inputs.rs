@@ -1,0 +1,129 @@
+//! A build's inputs: what other builds made, from the coordinator or from substitute servers into the store.
+
+use std::io::{self, Read};
+
+use drover_store::path::StorePath;
+use drover_wire::ItemInfo;
+use drover_wire::agent::{InputItem, Report, SetupStep};
+
+use super::control::{Control, Heed};
+use super::halt::Halt;
+use super::host::{Host, Patience};
+use super::texts::WINDOW_LOG_LIMIT;
+use crate::coordinator::Download;
+use crate::executor::{Import, ImportItem, Workplace};
+use crate::retry::Temporary;
+
+const STEP: SetupStep = SetupStep::ImportInputs;
+
+/// Makes all of `inputs` valid in the store, or ends the build with those that cannot be had.
+pub(super) fn add(
+    host: &dyn Host,
+    control: &Control,
+    place: &mut dyn Workplace,
+    inputs: &[InputItem],
+) -> Result<(), Halt> {
+    let executor = |error| Halt::of(STEP, control, error);
+    let paths: Vec<StorePath> = inputs.iter().map(|input| input.path.clone()).collect();
+    place.protect(&mut paths.iter()).map_err(executor)?;
+    let missing = place.missing(&paths).map_err(executor)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let is_missing = |path: &StorePath| missing.contains(path);
+    let elsewhere: Vec<_> = inputs.iter().filter(|i| i.held.is_none() && is_missing(&i.path)).collect();
+    let servers = &host.config().non_derivation_substitute_urls;
+    if !elsewhere.is_empty() && !servers.is_empty() {
+        let paths: Vec<_> = elsewhere.iter().map(|input| input.path.clone()).collect();
+        place.substitute(servers, &paths).map_err(executor)?;
+    }
+    let held: Vec<&ItemInfo> =
+        inputs.iter().filter_map(|i| i.held.as_ref()).filter(|i| is_missing(&i.path)).collect();
+    if !held.is_empty() {
+        let mut items = Held { host, control, left: held.into_iter() };
+        place.import(&mut items).map_err(executor)?;
+    }
+    let missing = place.missing(&paths).map_err(executor)?;
+    if missing.is_empty() { Ok(()) } else { Err(Halt::Report(Report::MissingInputs { paths: missing })) }
+}
+
+/// Items that the coordinator holds, in the order in which they can be imported.
+struct Held<'a, I> {
+    host: &'a dyn Host,
+    control: &'a Control,
+    left: I,
+}
+
+impl<'a, I: Iterator<Item = &'a ItemInfo>> Import for Held<'a, I> {
+    fn next(&mut self) -> io::Result<Option<ImportItem<'_>>> {
+        let Some(item) = self.left.next() else { return Ok(None) };
+        let Some(signature) = item.import_signature.clone() else {
+            return Err(io::Error::other(format!("the coordinator sent no signature for {}", item.path)));
+        };
+        let compressed = Resuming {
+            host: self.host,
+            control: self.control,
+            item,
+            at: 0,
+            download: None,
+            patience: Patience::new(),
+        };
+        let mut nar = zstd::stream::read::Decoder::new(compressed)?;
+        nar.window_log_max(WINDOW_LOG_LIMIT)?;
+        Ok(Some(ImportItem {
+            path: item.path.clone(),
+            references: item.references.clone(),
+            deriver: item.deriver.clone(),
+            signature,
+            // One byte more than announced is enough for the daemon to see that it is another nar.
+            nar: Box::new(nar.take(item.nar_size.saturating_add(1))),
+        }))
+    }
+}
+
+/// A compressed nar that is fetched on from where its connection broke.
+struct Resuming<'a> {
+    host: &'a dyn Host,
+    control: &'a Control,
+    item: &'a ItemInfo,
+    at: u64,
+    download: Option<Download>,
+    patience: Patience,
+}
+
+impl Resuming<'_> {
+    fn again(&mut self, error: &dyn std::fmt::Display) -> io::Result<()> {
+        self.download = None;
+        self.patience
+            .wait(self.control, Heed::Any, "fetch an input", error)
+            .map_err(|_| io::Error::other("the build was ended"))
+    }
+}
+
+impl Read for Resuming<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.at < self.item.file_size {
+            if self.control.ordered(Heed::Any).is_some() {
+                return Err(io::Error::other("the build was ended"));
+            }
+            let Some(download) = &mut self.download else {
+                match self.host.coordinator().nar(&self.item.path, self.at) {
+                    Ok(download) => self.download = Some(download),
+                    Err(error) if error.is_temporary() => self.again(&error)?,
+                    Err(error) => return Err(io::Error::other(error)),
+                }
+                continue;
+            };
+            match download.read(buffer) {
+                Ok(0) => self.again(&format!("{} broke off at byte {}", self.item.path, self.at))?,
+                Ok(n) => {
+                    self.at += n as u64;
+                    self.patience.reset();
+                    return Ok(n);
+                }
+                Err(error) => self.again(&error)?,
+            }
+        }
+        Ok(0)
+    }
+}

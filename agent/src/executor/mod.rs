@@ -1,0 +1,181 @@
+//! Where builds happen: a store with somebody who builds in it.
+//!
+//! An [`Executor`] is the machine's; it opens a [`Workplace`] for each build, in which the build's inputs are put
+//! together, built, and looked at. All of a build's steps go through these two traits and nothing else, so a sandbox of
+//! our own fits beside the [`daemon`] that a machine with Guix has.
+
+pub mod daemon;
+
+use std::io::{self, Read};
+use std::path::Path;
+
+use drover_store::path::StorePath;
+use drover_wire::agent::{Output, TimeLimit};
+
+pub use crate::daemon::{Import, ImportItem, NewText};
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Whoever builds is gone, or was stopped by us: the build can go on elsewhere.
+    #[error("{0}")]
+    Away(String),
+    /// An input is signed by a key that this machine does not trust.
+    #[error("{0}")]
+    Untrusted(String),
+    /// The store says no.
+    #[error("{0}")]
+    Refused(String),
+    /// What was to be put in could not be read, or what came out could not be kept.
+    #[error("{attempted}: {source}")]
+    Stream {
+        /// What was wanted.
+        attempted: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+}
+
+/// A machine's store and builder.
+pub trait Executor: Send + Sync {
+    /// The builtin builders that it has; also a look whether it is there.
+    ///
+    /// # Errors
+    /// [`Error::Away`] when it is not.
+    fn builtins(&self) -> Result<Vec<String>, Error>;
+
+    /// A place for one build.
+    ///
+    /// # Errors
+    /// [`Error::Away`].
+    fn open(&self) -> Result<Box<dyn Workplace>, Error>;
+
+    /// The nar of a valid item, as it is described.
+    ///
+    /// # Errors
+    /// [`Error::Away`]; other troubles show in reading.
+    fn nar(&self, item: &Output) -> Result<Box<dyn Read + Send>, Error>;
+
+    /// Gets ready for the next build while there is time.
+    fn warm_up(&self);
+
+    /// The folder whose free disk counts for builds.
+    fn store(&self) -> &Path;
+
+    /// Whether it seems to be there, without asking it; cheap.
+    fn seems_there(&self) -> bool;
+}
+
+/// A place for one build. What is put in here is safe from garbage collection for as long as the place is open.
+pub trait Workplace: Send {
+    /// Keeps garbage collections off these paths, valid or not yet.
+    ///
+    /// # Errors
+    /// [`Error`].
+    fn protect(&mut self, paths: &mut dyn Iterator<Item = &StorePath>) -> Result<(), Error>;
+
+    /// Those of the paths that are not valid, in their order.
+    ///
+    /// # Errors
+    /// [`Error`].
+    fn missing(&mut self, paths: &[StorePath]) -> Result<Vec<StorePath>, Error>;
+
+    /// Adds derivations and other texts, each after what it refers to.
+    ///
+    /// # Errors
+    /// [`Error`].
+    fn add_texts(&mut self, texts: &[NewText<'_>]) -> Result<(), Error>;
+
+    /// Adds a source from its nar.
+    ///
+    /// # Errors
+    /// [`Error::Stream`] when the nar cannot be read, else as the others.
+    fn add_file(&mut self, path: &StorePath, recursive: bool, nar: &mut dyn Read) -> Result<(), Error>;
+
+    /// Adds signed items, each after what it refers to.
+    ///
+    /// # Errors
+    /// [`Error::Untrusted`], [`Error::Stream`], else as the others. What came before the error is there.
+    fn import(&mut self, items: &mut dyn Import) -> Result<(), Error>;
+
+    /// Gets what it can of these paths from substitute servers; what cannot be had is left out.
+    ///
+    /// # Errors
+    /// [`Error`].
+    fn substitute(&mut self, servers: &[String], paths: &[StorePath]) -> Result<(), Error>;
+
+    /// The outputs of a valid derivation.
+    ///
+    /// # Errors
+    /// [`Error`].
+    fn outputs_of(&mut self, derivation: &StorePath) -> Result<Vec<StorePath>, Error>;
+
+    /// Deletes those of the paths that are valid.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when one is in use.
+    fn clear(&mut self, outputs: &[StorePath]) -> Result<(), Error>;
+
+    /// Ends the build, from any thread: what was started for it is killed.
+    fn stopper(&self) -> Stopper;
+
+    /// Builds, giving the log to `log` as it comes, and calling `started` when the builder is.
+    ///
+    /// # Errors
+    /// [`Error::Away`] also after the [`Workplace::stopper`] was used, and then nothing of the build runs any more;
+    /// [`Error::Stream`] with what `log` said.
+    fn build(&mut self, job: &Job, sink: &mut dyn Sink) -> Result<Ended, Error>;
+
+    /// What the store knows of these valid paths, in their order.
+    ///
+    /// # Errors
+    /// [`Error`].
+    fn describe(&mut self, outputs: &[StorePath]) -> Result<Vec<Output>, Error>;
+
+    /// Keeps a path from garbage collection for as long as the symbolic link `link`, which points to it, exists.
+    ///
+    /// # Errors
+    /// [`Error`].
+    fn keep(&mut self, link: &Path) -> Result<(), Error>;
+}
+
+/// Ends something, from any thread, any number of times.
+pub type Stopper = Box<dyn Fn() + Send + Sync>;
+
+/// Takes what happens during a build.
+pub trait Sink {
+    /// The builder of the derivation was started.
+    fn started(&mut self);
+
+    /// A piece of the log.
+    ///
+    /// # Errors
+    /// When it cannot be kept, which ends the build.
+    fn log(&mut self, bytes: &[u8]) -> io::Result<()>;
+}
+
+/// What to build.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The derivation.
+    pub derivation: StorePath,
+    /// Seconds after which it is ended.
+    pub timeout: Option<u64>,
+    /// Seconds of silence after which it is ended.
+    pub max_silent_time: Option<u64>,
+}
+
+/// How a build ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// It was built, here and now.
+    Succeeded,
+    /// The builder failed.
+    Failed(String),
+    /// It was ended for its time.
+    TimedOut(TimeLimit, String),
+    /// It was not built here, or not by this build alone.
+    NotBuiltHere(String),
+    /// This machine cannot run the builder.
+    Unsupported(String),
+}

@@ -1,0 +1,250 @@
+//! The agent as a whole: its place at the coordinator, the builds that it holds, and its end.
+//!
+//! One thread keeps a poll open (`poll`), one sends heartbeats (`heartbeat`), each build that is not merely held has
+//! a thread of its own, and the first thread waits for the word to stop (`drain`). They share a `Session`: what is
+//! held and why nothing more is taken, under one lock that is never held over a call.
+
+mod drain;
+mod heartbeat;
+mod host;
+mod poll;
+mod slots;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use drover_os::signal::{Stage, Stop};
+use drover_wire::agent::{Allocation, GiveUpReason, Hello, Orders};
+use drover_wire::{LeaseId, PROTOCOL, Phase};
+
+use crate::build::control::{Control, Order};
+use crate::build::journal::{Finished, Journal, JournalError};
+use crate::config::Config;
+use crate::coordinator::{self, Coordinator};
+use crate::executor::Executor;
+use crate::executor::daemon::DaemonExecutor;
+use crate::retry::{self, Pauses};
+
+/// Why the agent ended, when nobody had asked it to.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The state folder cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The coordinator does not want this agent.
+    #[error("the coordinator does not take this agent: {0}")]
+    Refused(#[source] coordinator::Error),
+    /// The system has no threads, descriptors or signals for us.
+    #[error("start to work: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// Everything that the agent's threads share.
+pub(crate) struct Session {
+    config: Config,
+    coordinator: Coordinator,
+    executor: Box<dyn Executor>,
+    journal: Journal,
+    stop: Stop,
+    state: Mutex<State>,
+    changed: Condvar,
+    me: Weak<Session>,
+}
+
+/// What changes, and what it means.
+#[derive(Debug)]
+struct State {
+    held: BTreeMap<LeaseId, Held>,
+    /// Uploads that run.
+    uploads: u32,
+    /// Somebody asked us to stop.
+    draining: bool,
+    executor_away: bool,
+    disk_low: bool,
+    /// The load alone keeps a held build from starting.
+    load_high: bool,
+    /// A heartbeat is wanted at once.
+    beat: bool,
+    /// The coordinator knows us, and what we hold.
+    introduced: bool,
+    heartbeat_every: Duration,
+    poll_open: Duration,
+}
+
+/// A lease that the agent has.
+#[derive(Debug)]
+struct Held {
+    allocation: Allocation,
+    phase: Phase,
+    control: Arc<Control>,
+    /// It has a thread.
+    running: bool,
+}
+
+/// Works until asked to stop.
+///
+/// # Errors
+/// When the agent cannot start, or the coordinator refuses it at its first contact.
+pub fn run(config: Config) -> Result<(), SessionError> {
+    let stop = Stop::on_signals()?;
+    let executor = Box::new(DaemonExecutor::new(config.daemon_socket.clone()));
+    Session::new(config, executor, stop)?.work()
+}
+
+impl Session {
+    fn new(config: Config, executor: Box<dyn Executor>, stop: Stop) -> Result<Arc<Self>, SessionError> {
+        let journal = Journal::open(&config.state_dir)?;
+        let coordinator = Coordinator::new(&config);
+        Ok(Arc::new_cyclic(|me| Self {
+            config,
+            coordinator,
+            executor,
+            journal,
+            stop,
+            state: Mutex::new(State {
+                held: BTreeMap::new(),
+                uploads: 0,
+                draining: false,
+                executor_away: false,
+                disk_low: false,
+                load_high: false,
+                beat: false,
+                introduced: false,
+                heartbeat_every: Duration::from_secs(30),
+                poll_open: Duration::from_secs(60),
+            }),
+            changed: Condvar::new(),
+            me: me.clone(),
+        }))
+    }
+
+    fn work(self: Arc<Self>) -> Result<(), SessionError> {
+        let waker = self.me.clone();
+        self.stop.on_change(move |_| {
+            if let Some(session) = waker.upgrade() {
+                session.changed.notify_all();
+            }
+        });
+        let results = self.journal.recover()?;
+        for Finished { allocation, .. } in &results {
+            self.lock().held.insert(allocation.lease, Held::delivering(allocation.clone()));
+        }
+        let what = "introduce this agent to the coordinator";
+        match retry::until_it_works(what, &self.stop, Stage::Drain, Pauses::default(), || self.introduce()) {
+            Ok(()) => {}
+            Err(_) if self.stop.is_requested() => return Ok(()),
+            Err(error) => return Err(SessionError::Refused(error)),
+        }
+        for finished in results {
+            self.spawn_delivery(finished);
+        }
+        self.spawn("heartbeat", |session| session.heartbeats())?;
+        self.spawn("poll", |session| session.polls())?;
+        self.wait_for_the_end();
+        Ok(())
+    }
+
+    /// Tells the coordinator who we are and what we hold, and drops what we hold no longer.
+    fn introduce(&self) -> Result<(), coordinator::Error> {
+        let builtins = match self.executor.builtins() {
+            Ok(builtins) => {
+                self.executor_answers(true);
+                builtins
+            }
+            Err(error) => {
+                tracing::error!("{error}; no builds are taken until it answers");
+                self.executor_answers(false);
+                Vec::new()
+            }
+        };
+        let hello = Hello {
+            protocol: PROTOCOL,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            systems: self.config.systems.clone(),
+            builtins,
+            max_parallel_builds: self.config.max_parallel_builds,
+            max_allocated_builds: self.config.max_allocated_builds,
+            holding: self.lock().held.keys().copied().collect(),
+        };
+        let welcome = self.coordinator.hello(&hello)?;
+        let name = welcome.name.chars().filter(|c| !c.is_control()).collect::<String>();
+        tracing::info!(
+            "agent {name} ({}) of coordinator {}",
+            welcome.agent,
+            self.config.coordinator.join("")
+        );
+        for lease in welcome.give_up {
+            self.order(lease, Order::Lost);
+        }
+        let mut state = self.lock();
+        state.introduced = true;
+        state.heartbeat_every = Duration::from_secs(welcome.heartbeat_seconds.clamp(1, 3600));
+        state.poll_open = Duration::from_secs(welcome.poll_seconds.clamp(1, 3600));
+        Ok(())
+    }
+
+    /// Does what the coordinator says.
+    fn obey(&self, orders: Orders) {
+        let mut state = self.lock();
+        for allocation in orders.allocations {
+            let draining = state.draining;
+            // It may come twice, by poll and by heartbeat.
+            let held = state.held.entry(allocation.lease).or_insert_with(|| Held::queued(allocation));
+            if draining && !held.running {
+                held.control.order(drain::hand_back());
+            }
+        }
+        drop(state);
+        for give_up in orders.give_up {
+            let order = match give_up.reason {
+                GiveUpReason::Canceled => Order::Canceled,
+                GiveUpReason::Lost => Order::Lost,
+            };
+            tracing::info!("lease {}: {order:?}", give_up.lease);
+            self.order(give_up.lease, order);
+        }
+        self.start_what_fits();
+    }
+
+    fn order(&self, lease: LeaseId, order: Order) {
+        let control = self.lock().held.get(&lease).map(|held| Arc::clone(&held.control));
+        if let Some(control) = control {
+            control.order(order);
+        }
+        self.changed.notify_all();
+    }
+
+    /// Takes note of whether the executor is there.
+    fn executor_answers(&self, answers: bool) {
+        let mut state = self.lock();
+        if state.executor_away == answers {
+            state.executor_away = !answers;
+            state.beat = true;
+            self.changed.notify_all();
+        }
+    }
+
+    /// How many builds we want to hold.
+    fn accepting(&self, state: &State) -> u32 {
+        if state.draining || state.executor_away || state.disk_low {
+            0
+        } else {
+            self.config.max_allocated_builds
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn queued(allocation: Allocation) -> Self {
+        Self { allocation, phase: Phase::Queued, control: Arc::default(), running: false }
+    }
+
+    fn delivering(allocation: Allocation) -> Self {
+        Self { allocation, phase: Phase::UploadQueued, control: Arc::default(), running: true }
+    }
+}
