@@ -57,8 +57,10 @@ fn two_agents_with_a_store_each_build_a_graph_and_its_inputs_travel_through_the_
 
     // What a client fetches is what the agent's store has, and what the daemon says about it.
     for made in [&made[20], last] {
-        let to = farm.dir().join(format!("fetched-{}", made.path.name()));
-        let output = farm.drover(["fetch", made.out().as_str(), "--to", to.to_str().unwrap()]);
+        let folder = farm.dir().join(format!("fetched-{}", made.path.name()));
+        std::fs::create_dir(&folder).unwrap();
+        let to = folder.join(made.out().base_name());
+        let output = farm.drover(["fetch", made.out().as_str(), "--to", folder.to_str().unwrap()]);
         assert!(output.status.success(), "{}", words(&output));
         let item = grounds[agent_of(&made.path).as_str()].item(made.out());
         assert_eq!(nar_hash(&to), nar_hash(&item));
