@@ -19,10 +19,10 @@ const TOKEN_FILE: &str = "client-token";
 /// How the coordinator is reached, and what for.
 #[derive(Debug, Clone, Args)]
 pub struct Connection {
-    /// The coordinator's listener for clients
-    #[arg(long, global = true, env = "DROVER_COORDINATOR", value_name = "URL", default_value = COORDINATOR)]
+    /// The coordinator's address for clients
+    #[arg(long, global = true, env = "DROVER_COORDINATOR", hide_env_values = true, value_name = "URL", default_value = COORDINATOR)]
     pub coordinator: String,
-    /// A file with the client token; else DROVER_TOKEN, DROVER_TOKEN_FILE, or that of a coordinator on this machine
+    /// A file with the client token; else DROVER_TOKEN or DROVER_TOKEN_FILE
     #[arg(long, global = true, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 }
@@ -71,12 +71,12 @@ pub struct AgentArgs {
 /// What is done with agents.
 #[derive(Debug, Subcommand)]
 pub enum AgentCommand {
-    /// Create an agent (JSON: the agent)
+    /// Create an agent and print its UUID
     New {
         /// Its name: letters, digits, `.`, `_` and `-`
         name: String,
     },
-    /// List the agents (JSON: a line for each)
+    /// List the agents
     List,
     /// Passwords of the agent UUID: drover agent UUID password new
     Password {
@@ -95,14 +95,14 @@ pub enum AgentCommand {
 /// What is done with an agent's passwords.
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub enum PasswordCommand {
-    /// Make one more password and print it, this once (JSON: {"secret"})
+    /// Make one more password and print it, this once
     New,
 }
 
 /// What is done with enrolment tokens.
 #[derive(Debug, Subcommand)]
 pub enum TokenCommand {
-    /// Make a token and print it, this once (JSON: {"secret"})
+    /// Make a token and print it, this once
     New {
         /// What it is for
         #[arg(long, default_value = "", value_name = "TEXT")]
@@ -131,7 +131,7 @@ pub struct BuildArgs {
     /// Wait until all have ended; the exit code is that of the worst
     #[arg(long)]
     pub wait: bool,
-    /// Where derivations and sources are that are not beside the files given
+    /// Where to look for what is not beside the files given
     #[arg(long, value_name = "FOLDER", default_value = STORE_DIR)]
     pub store: PathBuf,
     #[command(flatten)]
@@ -217,8 +217,8 @@ pub struct FetchArgs {
     /// A store path, or its base name
     #[arg(value_parser = parse_item)]
     pub output: StorePath,
-    /// The folder that it goes into, under its base name
-    #[arg(long, default_value = ".", value_name = "DIR")]
+    /// A folder that it goes into under its base name, or else a new name for it
+    #[arg(long, default_value = ".", value_name = "PATH")]
     pub to: PathBuf,
     #[command(flatten)]
     pub(super) format: Format,
@@ -230,6 +230,7 @@ pub struct FetchArgs {
 #[derive(Debug, Subcommand)]
 pub enum DerivationCommand {
     /// Check .drv files, without a coordinator: parsed, byte-exact, own name right, outputs right
+    #[command(after_help = super::shapes::CHECK)]
     Check(CheckArgs),
 }
 
@@ -239,7 +240,7 @@ pub struct CheckArgs {
     /// .drv files, or folders of them; - reads paths from standard input, one on a line
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// Where inputs are that are not beside the files given
+    /// Where to look for inputs that are not beside the files given
     #[arg(long, value_name = "FOLDER", default_value = STORE_DIR)]
     pub store: PathBuf,
     #[command(flatten)]
@@ -260,7 +261,7 @@ pub struct KeyArgs {
 /// What is done with the coordinator's key.
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub enum KeyCommand {
-    /// Print the coordinator's public key, for guix archive --authorize (JSON: {"public_key"})
+    /// Print the coordinator's public key, for guix archive --authorize
     Show,
 }
 

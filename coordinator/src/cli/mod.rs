@@ -7,6 +7,7 @@ mod commands;
 mod exit;
 mod out;
 mod progress;
+mod shapes;
 mod table;
 mod text;
 
@@ -40,24 +41,30 @@ enum Command {
     /// Run the coordinator
     Serve(Box<ServeArgs>),
     /// Create and list agents, make their passwords and tokens
+    #[command(after_help = shapes::AGENT)]
     Agent(AgentArgs),
-    /// Submit builds of derivations (JSON: lines with "event": submitted, ended or summary)
-    #[command(after_help = EXITS)]
+    /// Submit builds of derivations, and what they need
+    #[command(after_help = format!("{EXITS}\n\n{}", shapes::BUILD))]
     Build(BuildArgs),
-    /// List builds, the newest first (JSON: a line for each)
+    /// List builds, the newest first
+    #[command(after_help = shapes::BUILDS)]
     Builds(BuildsArgs),
-    /// Show everything about a build (JSON: one value)
+    /// Show everything about a build
+    #[command(after_help = shapes::SHOW)]
     Show(ShowArgs),
     /// Print a build's log, byte for byte
     Log(LogArgs),
-    /// Cancel builds (JSON: a line for each, as show)
+    /// Cancel builds
+    #[command(after_help = shapes::CANCEL)]
     Cancel(CancelArgs),
-    /// Download a store item and unpack it, hash and size checked (JSON: {"path", "to", "nar_hash", "nar_size"})
+    /// Download a store item and unpack it, hash and size checked
+    #[command(after_help = shapes::FETCH)]
     Fetch(FetchArgs),
     /// Work with .drv files on this machine
     #[command(subcommand)]
     Derivation(DerivationCommand),
     /// The coordinator's signing key
+    #[command(after_help = shapes::KEY)]
     Key(KeyArgs),
 }
 

@@ -123,7 +123,7 @@ pub enum ClientError {
         why: String,
     },
     /// Something is where something new should go.
-    #[error("{path} is there already and stays as it is: remove it, or name another folder with --to")]
+    #[error("{path} is there already and stays as it is: remove it, or name another place with --to")]
     Exists {
         /// Where.
         path: PathBuf,

@@ -18,7 +18,7 @@ use super::{ClientError, Coordinator, Unit, Watch};
 /// The largest window that a nar may be compressed with: 128 MiB, which bounds the memory.
 const WINDOW_LOG: u32 = 27;
 
-/// Fetches an item into a folder, under its base name, and says where it is.
+/// Fetches an item and says where it is: in the folder `to` under its base name, or as `to` if there is no such folder.
 ///
 /// # Errors
 /// No such item; something under that name already; a coordinator that stays away; contents that are not what their
@@ -26,15 +26,18 @@ const WINDOW_LOG: u32 = 27;
 pub fn fetch(
     coordinator: &Coordinator,
     path: &StorePath,
-    folder: &Path,
+    to: &Path,
     watch: &dyn Watch,
 ) -> Result<(ItemInfo, PathBuf), ClientError> {
-    let target = folder.join(path.base_name());
+    let target = if to.is_dir() { to.join(path.base_name()) } else { to.to_owned() };
+    let folder = target.parent().unwrap_or(Path::new(""));
     refuse_existing(&target)?;
     let info: ItemInfo =
         coordinator.ask(&format!("asking about {path}"), &clients::ITEM, &[&path.base_name()])?;
-    fs::create_dir_all(folder)
-        .map_err(|e| ClientError::local(format!("making the folder {}", folder.display()), e))?;
+    if !folder.as_os_str().is_empty() {
+        fs::create_dir_all(folder)
+            .map_err(|e| ClientError::local(format!("making the folder {}", folder.display()), e))?;
+    }
     let partial = folder.join(partial_name(path));
     watch.begin(&format!("fetching {}", path.base_name()), Some(info.file_size), Unit::Bytes);
     let kept = unpack(coordinator, path, &info, &partial, watch).and_then(|()| {

@@ -53,16 +53,20 @@ fn is_empty(folder: &Path) -> bool {
 }
 
 #[test]
-fn an_item_is_unpacked_under_its_name() {
+fn an_item_is_unpacked_into_a_folder_or_under_a_new_name() {
     let (tree, nar) = tree();
     let double = promising(&nar, |_, nar| Reply::bytes(200, nar));
-    let to = tree.path().join("new/folder");
-    let ran = fetch(&double, &to).ended(0);
-    assert_eq!(ran.text().trim_end(), text(&to.join(ITEM)));
-    let mut again = Vec::new();
-    drover_store::nar::pack(&to.join(ITEM), &mut again).unwrap();
-    assert!(again == nar);
-    assert_eq!(fs::read_dir(&to).unwrap().count(), 1);
+    let folder = tree.path().join("folder");
+    fs::create_dir(&folder).unwrap();
+    let new = tree.path().join("new/folder/name");
+    for (to, at) in [(&folder, folder.join(ITEM)), (&new, new.clone())] {
+        let ran = fetch(&double, to).ended(0);
+        assert_eq!(ran.text().trim_end(), text(&at));
+        let mut again = Vec::new();
+        drover_store::nar::pack(&at, &mut again).unwrap();
+        assert!(again == nar);
+        assert_eq!(fs::read_dir(at.parent().unwrap()).unwrap().count(), 1);
+    }
 }
 
 #[test]
@@ -82,7 +86,7 @@ fn a_download_that_breaks_goes_on_where_it_broke() {
         double.requests().iter().filter(|r| r.path.contains("nars")).map(|r| r.range).collect();
     assert_eq!(ranges.len(), 3);
     assert!(ranges[0].is_none() && ranges[1] < ranges[2], "{ranges:?}");
-    assert!(to.join(ITEM).join("link").symlink_metadata().unwrap().is_symlink());
+    assert!(to.join("link").symlink_metadata().unwrap().is_symlink());
 }
 
 #[test]
@@ -103,6 +107,7 @@ fn nothing_is_left_of_what_is_not_what_was_promised() {
             Reply::bytes(200, bytes)
         });
         let to = tree.path().join(what);
+        fs::create_dir(&to).unwrap();
         let ran = fetch(&double, &to).ended(1);
         assert!(ran.stderr.contains("is not what the coordinator promised"), "{what}: {}", ran.stderr);
         assert!(is_empty(&to), "{what}");
@@ -114,6 +119,7 @@ fn what_is_no_zstd_is_refused() {
     let (tree, nar) = tree();
     let double = promising(&nar, |_, nar| Reply::bytes(200, vec![7; nar.len()]));
     let to = tree.path().join("to");
+    fs::create_dir(&to).unwrap();
     fetch(&double, &to).ended(1);
     assert!(is_empty(&to));
 }

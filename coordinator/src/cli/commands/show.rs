@@ -11,8 +11,6 @@ use crate::cli::{Exit, ShowArgs};
 use crate::client::{ClientError, builds};
 
 const LABEL: usize = 13;
-/// Where words are wrapped when there is no terminal to fit.
-const WIDTH: usize = 100;
 
 pub(in crate::cli) fn run(args: &ShowArgs, out: &mut Out) -> Result<Exit, ClientError> {
     let details = builds::details(&args.connection.coordinator()?, args.build)?;
@@ -21,8 +19,7 @@ pub(in crate::cli) fn run(args: &ShowArgs, out: &mut Out) -> Result<Exit, Client
 }
 
 fn show(details: &BuildDetails, now: Timestamp, out: &mut Out) -> Result<(), ClientError> {
-    let width = out.width().unwrap_or(WIDTH);
-    facts(details, now, width).into_iter().try_for_each(|line| out.line(line))?;
+    facts(details, now, out.width()).into_iter().try_for_each(|line| out.line(line))?;
     if !details.waits_for.is_empty() {
         out.line("")?;
         let shown = details.waits_for.len() as u64;
@@ -50,7 +47,7 @@ fn show(details: &BuildDetails, now: Timestamp, out: &mut Out) -> Result<(), Cli
     Ok(())
 }
 
-fn facts(details: &BuildDetails, now: Timestamp, width: usize) -> Vec<String> {
+fn facts(details: &BuildDetails, now: Timestamp, width: Option<usize>) -> Vec<String> {
     let summary = &details.summary;
     let mut lines = Vec::new();
     let mut fact = |label: &str, value: &str| lines.push(format!("{label:LABEL$}{value}"));
@@ -60,7 +57,8 @@ fn facts(details: &BuildDetails, now: Timestamp, width: usize) -> Vec<String> {
     let agent = summary.agent.as_deref().map(|agent| format!(" on {}", clean(agent)));
     fact("state", &format!("{}{}", state(summary), agent.unwrap_or_default()));
     let why = clean(&details.why);
-    for (i, line) in wrap(&why, width.saturating_sub(LABEL).max(20)).iter().enumerate() {
+    let room = width.map_or(usize::MAX, |width| width.saturating_sub(LABEL).max(20));
+    for (i, line) in wrap(&why, room).iter().enumerate() {
         fact(if i == 0 { "why" } else { "" }, line);
     }
     fact("priority", &summary.priority.to_string());
@@ -179,7 +177,7 @@ mod tests {
 
     #[test]
     fn facts_are_in_words_and_harmless() {
-        let text = facts(&details(), 65_000, 80).join("\n");
+        let text = facts(&details(), 65_000, Some(80)).join("\n");
         assert!(text.contains("state        uploading on sparky"), "{text}");
         assert!(text.contains("may take     1 min 30 s"), "{text}");
         assert!(text.contains("runs for     1 min 0 s"), "{text}");

@@ -1,0 +1,24 @@
+//! What `--json` prints, for the help.
+
+/// `drover build`
+pub(super) const BUILD: &str = r#"Lines of JSON:
+  {"event": "submitted", "build", "derivation", "state", "new"} for each build,
+  {"event": "summary", "uploaded", "for_inputs", "missing_sources", "missing_sources_count"} once,
+  {"event": "ended", "build", "derivation", "state", "why"} for each build, with --wait"#;
+/// `drover builds`
+pub(super) const BUILDS: &str = r#"Lines of JSON: {"build", "derivation", "system", "state", "phase", "priority", "tags", "agent",
+  "submitted_at", "started_at", "ended_at"}; times are milliseconds since 1970"#;
+/// `drover show`
+pub(super) const SHOW: &str = r#"JSON: {"summary" (as builds has it), "why", "wanted", "timeout", "max_silent_time",
+  "waits_for", "waits_for_count", "outputs", "attempts"}"#;
+/// `drover cancel`
+pub(super) const CANCEL: &str = "Lines of JSON: for each build what show has";
+/// `drover fetch`
+pub(super) const FETCH: &str = r#"JSON: {"path", "to", "nar_hash", "nar_size"}"#;
+/// `drover agent`
+pub(super) const AGENT: &str = r#"JSON: of new {"agent", "name", …}, of list a line of that for each, of passwords and tokens {"secret"}"#;
+/// `drover derivation check`
+pub(super) const CHECK: &str = r#"Lines of JSON: {"event": "problem", "path", "problem"} for each, then
+  {"event": "summary", "given", "inputs", "parsed", "byte_exact", "name_right", "outputs_right", "problems"}"#;
+/// `drover key`
+pub(super) const KEY: &str = r#"JSON: {"public_key"}"#;
