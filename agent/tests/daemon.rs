@@ -342,17 +342,5 @@ fn ending_our_side_ends_the_builder_and_the_daemon_says_when_it_is_gone() {
     let error = building.join().unwrap().unwrap_err();
     assert!(error.is_away(), "{error}");
     let salt = made.derivation.env[2].1.clone();
-    assert_eq!(processes_with(&salt), Vec::<String>::new());
-}
-
-/// The processes that have this in their environment.
-fn processes_with(text: &[u8]) -> Vec<String> {
-    fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|entry| {
-            let folder = entry.ok()?.path();
-            let environment = fs::read(folder.join("environ")).ok()?;
-            environment.windows(text.len()).any(|window| window == text).then(|| folder.display().to_string())
-        })
-        .collect()
+    assert_eq!(ground::processes_with(&salt), Vec::<String>::new());
 }

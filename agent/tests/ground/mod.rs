@@ -110,3 +110,15 @@ impl Ground {
         made
     }
 }
+
+/// The processes that have this in their environment.
+pub fn processes_with(text: &[u8]) -> Vec<String> {
+    fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| {
+            let folder = entry.ok()?.path();
+            let environment = fs::read(folder.join("environ")).ok()?;
+            environment.windows(text.len()).any(|window| window == text).then(|| folder.display().to_string())
+        })
+        .collect()
+}
