@@ -1,4 +1,4 @@
-//! The configuration of `drover serve`: from a file (TOML), from flags, and from the defaults in [`options`].
+//! The configuration of `drover serve`: from a file (TOML), from flags, and from the defaults in `options`.
 //!
 //! Every option has one definition, which makes the flag, the name in the file and the default. A flag goes
 //! before the file, the file before the default. An unknown name or a bad value is refused at start.
