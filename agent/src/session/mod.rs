@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use drover_os::machine;
 use drover_os::signal::{Stage, Stop};
 use drover_wire::agent::{Allocation, GiveUpReason, Hello, Orders};
 use drover_wire::{LeaseId, PROTOCOL, Phase};
@@ -87,6 +88,7 @@ struct Held {
 /// # Errors
 /// When the agent cannot start, or the coordinator refuses it at its first contact.
 pub fn run(config: Config) -> Result<(), SessionError> {
+    machine::hoard_no_memory();
     let stop = Stop::on_signals()?;
     let executor = Box::new(DaemonExecutor::new(config.daemon_socket.clone()));
     Session::new(config, executor, stop)?.work()

@@ -40,8 +40,12 @@ pub struct Told {
     pub reports: Vec<(LeaseId, Report)>,
     pub connections: u32,
 
-    /// To give out, again until it is listed as held or reported.
+    /// To give out.
     pub allocations: Vec<Allocation>,
+    /// Given out and not reported; given again to a poll that does not list it.
+    pub given: Vec<Allocation>,
+    /// How many the agent wants to hold, by its last word.
+    pub accepting: u32,
     pub give_up: Vec<GiveUp>,
     pub closures: HashMap<LeaseId, Closure>,
     pub contents: HashMap<StorePath, (Kind, Vec<u8>)>,
@@ -164,10 +168,13 @@ impl Stub {
             }
             ["poll"] => {
                 let poll: Poll = serde_json::from_slice(body).unwrap();
-                self.change(|told| told.polls.push(poll.clone()));
+                self.change(|told| {
+                    told.accepting = poll.accepting;
+                    told.polls.push(poll.clone());
+                });
                 let mut told = self.told();
                 loop {
-                    let orders = told.orders(poll.accepting, &poll.holding);
+                    let orders = told.orders(&poll.holding);
                     if told.away {
                         return Err(io::ErrorKind::ConnectionAborted.into());
                     }
@@ -187,6 +194,7 @@ impl Stub {
                             phases.push(progress.phase);
                         }
                     }
+                    told.accepting = heartbeat.accepting;
                     told.heartbeats.push(heartbeat);
                 });
                 json(stream, &Orders::default())
@@ -212,7 +220,7 @@ impl Stub {
                 let report: Report = serde_json::from_slice(body).unwrap();
                 let lease: LeaseId = lease.parse().unwrap();
                 self.change(|told| {
-                    told.allocations.retain(|allocation| allocation.lease != lease);
+                    told.given.retain(|given| given.lease != lease);
                     told.reports.push((lease, report));
                 });
                 json(stream, &Reported { state: BuildState::Succeeded })
@@ -277,12 +285,13 @@ impl Stub {
 }
 
 impl Told {
-    fn orders(&mut self, accepting: u32, holding: &[LeaseId]) -> Orders {
-        let room = usize::try_from(accepting).unwrap().saturating_sub(holding.len());
-        let mut orders = Orders { give_up: std::mem::take(&mut self.give_up), ..Orders::default() };
-        self.allocations.retain(|allocation| !holding.contains(&allocation.lease));
-        orders.allocations.extend(self.allocations.iter().take(room).cloned());
-        orders
+    fn orders(&mut self, holding: &[LeaseId]) -> Orders {
+        let room = usize::try_from(self.accepting).unwrap().saturating_sub(self.given.len());
+        let new = self.allocations.drain(..room.min(self.allocations.len()));
+        self.given.extend(new);
+        let allocations =
+            self.given.iter().filter(|given| !holding.contains(&given.lease)).cloned().collect();
+        Orders { allocations, give_up: std::mem::take(&mut self.give_up) }
     }
 
     pub fn cancel(&mut self, lease: LeaseId) {

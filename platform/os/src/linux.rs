@@ -45,6 +45,21 @@ fn set_option(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Sets the sizes from which glibc takes memory from the system, and gives it back, and so keeps it from raising them
+/// each time that a larger buffer is freed. musl has no such habit.
+pub(crate) fn hoard_no_memory() {
+    #[cfg(target_env = "gnu")]
+    {
+        const LARGE: c_int = 64 * 1024;
+        // SAFETY: numbers are set under the allocator's own lock. Whether it takes them changes nothing but sizes.
+        unsafe {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, LARGE);
+            libc::mallopt(libc::M_ARENA_MAX, 2);
+        }
+    }
+}
+
 /// Makes the calling process inherit the orphans among its descendants.
 ///
 /// Safe to call between fork and exec: one system call.

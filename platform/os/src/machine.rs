@@ -54,6 +54,12 @@ pub fn memory() -> Option<Memory> {
     sys::memory()
 }
 
+/// Has the allocator give large buffers back to the system as soon as they are freed, where it keeps them otherwise.
+/// For programs that are mostly idle; to be called before there are threads.
+pub fn hoard_no_memory() {
+    sys::hoard_no_memory();
+}
+
 /// The file system that holds `path`.
 pub fn disk(path: &Path) -> Option<Disk> {
     let stat = nix::sys::statvfs::statvfs(path).ok()?;
