@@ -507,9 +507,7 @@ fn a_daemon_that_goes_away_gives_the_build_back_and_no_new_ones_are_taken_until_
 fn a_full_disk_gives_the_build_back_and_the_agent_lives() {
     let Some(farm) = farm() else { return };
     if !Command::new("unshare").args(["--mount", "true"]).status().is_ok_and(|status| status.success()) {
-        eprintln!(
-            "SKIPPED: a_full_disk_gives_the_build_back_and_the_agent_lives needs to mount a small disk, as root"
-        );
+        ground::skipped("to mount a small disk, as root");
         return;
     }
     let mut command = Command::new("unshare");

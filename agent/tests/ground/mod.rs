@@ -6,6 +6,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -40,10 +41,8 @@ pub fn ground() -> Option<Ground> {
         variable("DROVER_TEST_DAEMON_ACL"),
         variable("DROVER_BUSYBOX"),
     ) else {
-        let test = std::thread::current().name().unwrap_or("a test").to_owned();
-        eprintln!(
-            "SKIPPED: {test} needs a real guix-daemon; set DROVER_TEST_DAEMON_SOCKET, DROVER_TEST_DAEMON_ACL and \
-             DROVER_BUSYBOX"
+        skipped(
+            "a real guix-daemon: set DROVER_TEST_DAEMON_SOCKET, DROVER_TEST_DAEMON_ACL and DROVER_BUSYBOX",
         );
         return None;
     };
@@ -52,6 +51,16 @@ pub fn ground() -> Option<Ground> {
     let shell = path::source("test-shell", &Sha256Hash::of(&nar)).unwrap();
     Connection::open(&socket).unwrap().add_to_store(&shell, true, &mut &nar[..]).unwrap();
     Some(Ground { socket, acl: acl.into(), shell })
+}
+
+/// Says that the running test is skipped, to people and to whoever counts.
+pub fn skipped(needs: &str) {
+    let line = format!("{} needs {needs}", std::thread::current().name().unwrap_or("a test"));
+    eprintln!("SKIPPED: {line}");
+    if let Some(file) = std::env::var_os("DROVER_SKIP_FILE") {
+        let mut file = fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
+        writeln!(file, "{line}").unwrap();
+    }
 }
 
 fn shell_nar(busybox: &[u8]) -> Vec<u8> {
