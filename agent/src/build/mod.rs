@@ -73,7 +73,7 @@ pub fn resume(host: &dyn Host, finished: &Finished, control: &Arc<Control>) {
     tracing::info!("lease {lease}: delivering the result of {}", finished.allocation.derivation);
     control.finishing();
     match Spool::open(&host.journal().lease(lease).log()) {
-        Ok(spool) => spool.send(host, lease, control),
+        Ok(spool) => drop(spool.send(host, lease, control)),
         Err(error) => tracing::warn!("lease {lease}: read the log: {error}"),
     }
     finish(host, finished, control);
@@ -97,13 +97,17 @@ fn run_with_log(host: &dyn Host, allocation: Allocation, control: &Arc<Control>,
         }
         // The slot for builds is free, whatever the rest takes.
         host.phase(lease, Phase::UploadQueued);
-        match sender {
-            // It ends with the log, and says itself what goes wrong.
-            Ok(sender) => drop(sender.join()),
+        let sent = match sender {
+            // It says itself what goes wrong.
+            Ok(sender) => sender.join().unwrap_or(false),
             Err(error) => {
                 tracing::warn!("lease {lease}: no thread for the log: {error}");
-                spool.send(host, lease, control);
+                spool.send(host, lease, control)
             }
+        };
+        if sent {
+            // A disk that this log has filled is free again before the coordinator sends the next build.
+            spool.discard();
         }
         finish(host, &finished, control);
         // Until here it may be all that keeps the outputs.

@@ -44,7 +44,7 @@ impl Spool {
 
     /// The log of a build that has ended.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
         let written = file.metadata()?.len();
         Ok(Self::of(file, State { written, closed: true }))
     }
@@ -99,9 +99,15 @@ impl Spool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends the log until it is closed and all of it is sent, or an order ends that. `from` is where the coordinator's
-    /// copy is thought to end; it knows better, and says so.
-    pub(super) fn send(&self, host: &dyn Host, lease: LeaseId, control: &Control) {
+    /// Frees the disk that it takes, after all of it was sent.
+    pub(super) fn discard(&self) {
+        // Its folder goes soon, and with it the file.
+        let _ = self.file.set_len(0);
+    }
+
+    /// Sends the log until it is closed and all of it is sent, or an order ends that; whether all is sent. Where the
+    /// coordinator's copy ends, it says itself.
+    pub(super) fn send(&self, host: &dyn Host, lease: LeaseId, control: &Control) -> bool {
         let mut sent = 0;
         let mut next = Instant::now();
         let mut buffer = Vec::new();
@@ -109,7 +115,7 @@ impl Spool {
             buffer.resize(size, 0);
             if let Err(error) = self.file.read_exact_at(&mut buffer, sent) {
                 tracing::error!("lease {lease}: read the log: {error}; the rest of it is not sent");
-                return;
+                return false;
             }
             next = Instant::now() + GATHER;
             let answer = patiently(control, Heed::Gravest, "send a log", || {
@@ -126,16 +132,20 @@ impl Spool {
                     tracing::error!(
                         "lease {lease}: the coordinator has {received} bytes of a log that is shorter"
                     );
-                    return;
+                    return false;
                 }
-                Err(Refusal::Ordered(_)) => return,
-                Err(Refusal::Lost) => return control.order(Order::Lost),
+                Err(Refusal::Ordered(_)) => return false,
+                Err(Refusal::Lost) => {
+                    control.order(Order::Lost);
+                    return false;
+                }
                 Err(Refusal::Final(error)) => {
                     tracing::error!("lease {lease}: {error}; the rest of the log is not sent");
-                    return;
+                    return false;
                 }
             }
         }
+        true
     }
 }
 
