@@ -3,4 +3,9 @@
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod database;
+pub mod farm;
+pub mod key;
 pub mod serve;
+pub mod storage;
+mod substitutes;

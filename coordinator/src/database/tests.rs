@@ -1,0 +1,111 @@
+use std::sync::{Arc, Mutex};
+
+use super::*;
+
+type Noted = Arc<Mutex<Vec<u32>>>;
+
+fn open(folder: &Path) -> (Database<u32>, Noted) {
+    let noted = Noted::default();
+    let database = Database::open(&folder.join("test.sqlite"), {
+        let noted = Arc::clone(&noted);
+        move |changes| noted.lock().unwrap().extend(changes)
+    });
+    (database.unwrap(), noted)
+}
+
+fn add(database: &Database<u32>, name: &'static str, note: u32, fail: bool) -> Result<(), Error> {
+    database.write_blocking(move |tx| {
+        tx.execute("INSERT INTO platforms (name) VALUES (?1)", [name])?;
+        tx.note(note);
+        if fail { Err(Error::Panicked) } else { Ok(()) }
+    })
+}
+
+fn names(database: &Database<u32>) -> Vec<String> {
+    let read = |connection: &Connection| {
+        let mut statement = connection.prepare("SELECT name FROM platforms ORDER BY name")?;
+        let names = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        Ok::<_, Error>(names)
+    };
+    database.read_blocking(read).unwrap()
+}
+
+#[test]
+fn the_migrations_are_valid() {
+    migrations().validate().unwrap();
+}
+
+#[test]
+fn a_job_that_fails_leaves_nothing_and_notes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (database, noted) = open(folder.path());
+    add(&database, "one", 1, false).unwrap();
+    add(&database, "two", 2, true).unwrap_err();
+    add(&database, "three", 3, false).unwrap();
+    assert_eq!(names(&database), ["one", "three"]);
+    assert_eq!(*noted.lock().unwrap(), [1, 3]);
+}
+
+#[test]
+fn a_job_that_panics_leaves_the_writer_working() {
+    let folder = tempfile::tempdir().unwrap();
+    let (database, _) = open(folder.path());
+    let error = database
+        .write_blocking(|tx| -> Result<(), Error> {
+            tx.execute("INSERT INTO platforms (name) VALUES ('x')", [])?;
+            panic!("on purpose");
+        })
+        .unwrap_err();
+    assert!(matches!(error, Error::Panicked));
+    add(&database, "one", 1, false).unwrap();
+    assert_eq!(names(&database), ["one"]);
+}
+
+#[test]
+fn many_writers_at_once_all_get_their_own_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let (database, _) = open(folder.path());
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    let counted: i64 = database
+                        .write_blocking(|tx| -> Result<i64, Error> {
+                            tx.execute("INSERT INTO platforms (name) SELECT count(*) FROM platforms", [])?;
+                            Ok(tx.query_row("SELECT max(id) FROM platforms", [], |row| row.get(0))?)
+                        })
+                        .unwrap();
+                    assert!(counted > 0);
+                }
+            });
+        }
+    });
+    assert_eq!(names(&database).len(), 400);
+}
+
+#[test]
+fn a_full_disk_is_an_answer_and_the_next_job_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let (database, _) = open(folder.path());
+    add(&database, "one", 1, false).unwrap();
+    database
+        .write_blocking(|tx| -> Result<(), Error> {
+            let pages: i64 = tx.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+            tx.pragma_update(None, "max_page_count", pages)?;
+            Ok(())
+        })
+        .unwrap();
+    let fill = |tx: &mut Tx<'_, u32>| -> Result<(), Error> {
+        tx.execute("INSERT INTO contents VALUES (1, zeroblob(1000000))", [])?;
+        Ok(())
+    };
+    assert!(matches!(database.write_blocking(fill), Err(Error::Full)));
+    database
+        .write_blocking(|tx| -> Result<(), Error> {
+            tx.pragma_update(None, "max_page_count", 1_000_000)?;
+            Ok(())
+        })
+        .unwrap();
+    database.write_blocking(fill).unwrap();
+    assert_eq!(names(&database), ["one"]);
+}

@@ -1,0 +1,188 @@
+//! The one writer: a thread that runs jobs in transactions and commits many at once.
+
+use std::fmt;
+use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+use super::Error;
+
+/// Jobs that wait before senders have to.
+const QUEUE: usize = 1024;
+/// Jobs that share a commit at most, and how long they may take together.
+const BATCH: usize = 256;
+const BATCH_TIME: Duration = Duration::from_millis(50);
+
+/// A transaction. It is a connection, with a place to note changes that are to be made known after the commit.
+pub struct Tx<'c, C> {
+    connection: &'c Connection,
+    changes: Vec<C>,
+}
+
+impl<C> Tx<'_, C> {
+    /// Notes a change: it is made known after the commit, and forgotten when there is none.
+    pub fn note(&mut self, change: C) {
+        self.changes.push(change);
+    }
+}
+
+impl<C> Deref for Tx<'_, C> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.connection
+    }
+}
+
+impl<C> fmt::Debug for Tx<'_, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tx").field("changes", &self.changes.len()).finish_non_exhaustive()
+    }
+}
+
+/// Called with the outcome of the commit; answers whoever asked.
+type Reply = Box<dyn FnOnce(Result<(), Error>) + Send>;
+/// A job: whether it went well, and how to answer.
+type Job<C> = Box<dyn FnOnce(&mut Tx<'_, C>) -> (bool, Reply) + Send>;
+
+pub(super) struct Writer<C> {
+    jobs: mpsc::Sender<Job<C>>,
+}
+
+impl<C> fmt::Debug for Writer<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Writer")
+    }
+}
+
+impl<C: Send + 'static> Writer<C> {
+    /// Starts the thread, which ends when this is dropped and all jobs are done.
+    pub(super) fn start(
+        connection: Connection,
+        mut committed: impl FnMut(Vec<C>) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (jobs, mut waiting) = mpsc::channel(QUEUE);
+        thread::Builder::new().name("database".to_owned()).spawn(move || {
+            while let Some(first) = waiting.blocking_recv() {
+                batch(&connection, first, &mut waiting, &mut committed);
+            }
+        })?;
+        Ok(Self { jobs })
+    }
+
+    pub(super) async fn write<R, E>(
+        &self,
+        job: impl FnOnce(&mut Tx<'_, C>) -> Result<R, E> + Send + 'static,
+    ) -> Result<R, E>
+    where
+        R: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        let (job, answer) = boxed(job);
+        self.jobs.send(job).await.map_err(|_| Error::Closed)?;
+        answer.await.unwrap_or_else(|_| Err(Error::Panicked.into()))
+    }
+
+    pub(super) fn write_blocking<R, E>(
+        &self,
+        job: impl FnOnce(&mut Tx<'_, C>) -> Result<R, E> + Send + 'static,
+    ) -> Result<R, E>
+    where
+        R: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        let (job, answer) = boxed(job);
+        self.jobs.blocking_send(job).map_err(|_| Error::Closed)?;
+        answer.blocking_recv().unwrap_or_else(|_| Err(Error::Panicked.into()))
+    }
+}
+
+fn boxed<C, R, E>(
+    job: impl FnOnce(&mut Tx<'_, C>) -> Result<R, E> + Send + 'static,
+) -> (Job<C>, oneshot::Receiver<Result<R, E>>)
+where
+    R: Send + 'static,
+    E: From<Error> + Send + 'static,
+{
+    let (reply, answer) = oneshot::channel();
+    let job: Job<C> = Box::new(move |tx| {
+        let result = job(tx);
+        let went_well = result.is_ok();
+        let reply: Reply = Box::new(move |committed| {
+            // Whoever asked may be gone; what was committed stays.
+            let _ = reply.send(match committed {
+                Ok(()) => result,
+                Err(error) => Err(error.into()),
+            });
+        });
+        (went_well, reply)
+    });
+    (job, answer)
+}
+
+/// Runs a job and those that wait behind it in one transaction.
+fn batch<C>(
+    connection: &Connection,
+    first: Job<C>,
+    waiting: &mut mpsc::Receiver<Job<C>>,
+    committed: &mut impl FnMut(Vec<C>),
+) {
+    let mut replies = Vec::new();
+    let mut changes = Vec::new();
+    let start = Instant::now();
+    let mut outcome = execute(connection, "BEGIN IMMEDIATE");
+    let mut next = Some(first);
+    while let Some(job) = next {
+        if outcome.is_ok() {
+            let (job_outcome, reply, job_changes) = run(connection, job);
+            changes.extend(job_changes);
+            replies.extend(reply);
+            outcome = job_outcome;
+        } else {
+            // The transaction is lost: this job does not run, and its sender hears that from the dropped reply.
+            drop(job);
+        }
+        let full = replies.len() >= BATCH || start.elapsed() >= BATCH_TIME || outcome.is_err();
+        next = if full { None } else { waiting.try_recv().ok() };
+    }
+    let outcome = outcome.and_then(|()| execute(connection, "COMMIT"));
+    match &outcome {
+        Ok(()) => committed(changes),
+        Err(error) => {
+            tracing::error!(%error, jobs = replies.len(), "a transaction was undone");
+            if !connection.is_autocommit() {
+                let _ = execute(connection, "ROLLBACK");
+            }
+        }
+    }
+    for reply in replies {
+        reply(outcome.clone());
+    }
+}
+
+/// Runs one job in a savepoint, which is undone when it fails. The outcome is an error when the whole transaction
+/// is lost with it.
+fn run<C>(connection: &Connection, job: Job<C>) -> (Result<(), Error>, Option<Reply>, Vec<C>) {
+    if let Err(error) = execute(connection, "SAVEPOINT job") {
+        return (Err(error), None, Vec::new());
+    }
+    let mut tx = Tx { connection, changes: Vec::new() };
+    let result = catch_unwind(AssertUnwindSafe(|| job(&mut tx)));
+    let (went_well, reply) = match result {
+        Ok((went_well, reply)) => (went_well, Some(reply)),
+        Err(_) => (false, None),
+    };
+    let end = if went_well { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };
+    // Some errors end the whole transaction: a full disk, for one.
+    let outcome = if connection.is_autocommit() { Err(Error::Full) } else { execute(connection, end) };
+    let changes = if went_well { tx.changes } else { Vec::new() };
+    (outcome, reply, changes)
+}
+
+fn execute(connection: &Connection, sql: &str) -> Result<(), Error> {
+    connection.execute_batch(sql).map_err(Error::from)
+}

@@ -1,0 +1,220 @@
+//! What a change at one place of the graph does to the builds above it.
+//!
+//! A build's `missing` counts what it waits for, and is kept right by small steps: an output that comes or goes, a
+//! derivation whose last source comes. Nothing here recurses, because real graphs are thousands deep.
+
+use drover_wire::BuildState;
+
+use super::change::Change;
+use super::error::Error;
+use super::{Tx, now, open_states, paths, sql};
+
+/// Who has a store item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Provided {
+    /// Nobody.
+    No = 0,
+    /// The coordinator.
+    Held = 1,
+    /// A substitute server.
+    Elsewhere = 2,
+}
+
+/// Notes who has an item, and lets the builds that wait for it go on, or those that had it wait.
+pub(super) fn provide(tx: &mut Tx<'_>, path: i64, provided: Provided) -> Result<(), Error> {
+    let before: i64 =
+        tx.prepare_cached("SELECT provided FROM paths WHERE id = ?1")?.query_row([path], |row| row.get(0))?;
+    if before == provided as i64 {
+        return Ok(());
+    }
+    tx.prepare_cached("UPDATE paths SET provided = ?2 WHERE id = ?1")?.execute([path, provided as i64])?;
+    match (before, provided) {
+        (0, _) => came(tx, path),
+        (_, Provided::No) => went(tx, path),
+        _ => Ok(()),
+    }
+}
+
+fn came(tx: &mut Tx<'_>, path: i64) -> Result<(), Error> {
+    const DEPENDENTS: &str = concat!(
+        "SELECT id FROM builds WHERE state IN ",
+        open_states!(),
+        " AND derivation IN (SELECT derivation FROM derivation_inputs WHERE output = ?1)"
+    );
+    let mut builds = paths::numbers(tx, DEPENDENTS, path)?;
+    builds.extend(paths::numbers(tx, "DELETE FROM awaited WHERE path = ?1 RETURNING build", path)?);
+    one_less(tx, &builds)
+}
+
+fn went(tx: &mut Tx<'_>, path: i64) -> Result<(), Error> {
+    const WAIT: &str = concat!(
+        "UPDATE builds SET missing = missing + 1, \
+         state = CASE state WHEN 'ready' THEN 'waiting' ELSE state END WHERE state IN ",
+        open_states!(),
+        " AND derivation IN (SELECT derivation FROM derivation_inputs WHERE output = ?1)"
+    );
+    tx.prepare_cached(WAIT)?.execute([path])?;
+    Ok(())
+}
+
+/// Builds for which one thing less is missing.
+fn one_less(tx: &mut Tx<'_>, builds: &[i64]) -> Result<(), Error> {
+    let mut stuck = Vec::new();
+    for build in builds {
+        let (state, missing) = tx
+            .prepare_cached("UPDATE builds SET missing = missing - 1 WHERE id = ?1 RETURNING state, missing")?
+            .query_row([build], |row| Ok((paths::state(row, 0)?, row.get::<_, i64>(1)?)))?;
+        match state {
+            BuildState::Waiting if missing == 0 => set_ready(tx, *build)?,
+            BuildState::DependencyFailed => stuck.push(*build),
+            _ => {}
+        }
+    }
+    revive(tx, stuck)
+}
+
+/// A build that waited for nothing more.
+fn set_ready(tx: &mut Tx<'_>, build: i64) -> Result<(), Error> {
+    let platform = tx
+        .prepare_cached("UPDATE builds SET state = 'ready' WHERE id = ?1 RETURNING platform")?
+        .query_row([build], |row| row.get(0))?;
+    tx.note(Change::Ready { platform });
+    Ok(())
+}
+
+/// A source came: the derivations that name it lack one thing less, and so do those above one that lacks nothing.
+pub(super) fn source_came(tx: &mut Tx<'_>, path: i64) -> Result<(), Error> {
+    const OWN: &str = "UPDATE derivations SET lacking = lacking - 1 \
+         WHERE id IN (SELECT derivation FROM derivation_sources WHERE path = ?1) RETURNING id, lacking";
+    const ABOVE: &str = "UPDATE derivations SET lacking = lacking - 1 WHERE id IN \
+         (SELECT i.derivation FROM derivation_outputs o \
+          JOIN derivation_inputs i ON i.output = o.path AND i.maker = o.derivation WHERE o.derivation = ?1) \
+         RETURNING id, lacking";
+    const BUILDS: &str = concat!("SELECT id FROM builds WHERE derivation = ?1 AND state IN ", open_states!());
+    let mut whole = lacking(tx, OWN, path)?;
+    while let Some(derivation) = whole.pop() {
+        let builds = paths::numbers(tx, BUILDS, derivation)?;
+        one_less(tx, &builds)?;
+        whole.extend(lacking(tx, ABOVE, derivation)?);
+    }
+    Ok(())
+}
+
+/// Runs an update of `lacking`; the derivations that lack nothing afterwards.
+fn lacking(tx: &Tx<'_>, update: &str, of: i64) -> Result<Vec<i64>, Error> {
+    let mut statement = tx.prepare_cached(update)?;
+    let rows = statement.query_map([of], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut whole = Vec::new();
+    for row in rows {
+        if let (derivation, 0_i64) = row? {
+            whole.push(derivation);
+        }
+    }
+    Ok(whole)
+}
+
+/// Builds in these states that wait for an output of the build with that number, which nobody has.
+const WAITING_FOR: &str = concat!(
+    "SELECT DISTINCT d.id FROM builds b \
+     JOIN derivation_outputs o ON o.derivation = b.derivation \
+     JOIN paths p ON p.id = o.path AND p.provided = 0 \
+     JOIN derivation_inputs i ON i.output = o.path \
+     JOIN builds d ON d.derivation = i.derivation AND d.state IN ",
+    open_states!(),
+    " WHERE b.id = ?1 AND d.state = ?2 \
+     UNION SELECT d.id FROM builds b \
+     JOIN derivation_outputs o ON o.derivation = b.derivation \
+     JOIN awaited a ON a.path = o.path JOIN builds d ON d.id = a.build \
+     WHERE b.id = ?1 AND d.state = ?2"
+);
+
+fn waiting_for(tx: &Tx<'_>, build: i64, state: BuildState) -> Result<Vec<i64>, Error> {
+    let mut statement = tx.prepare_cached(WAITING_FOR)?;
+    let rows = statement.query_map((build, state.as_str()), |row| row.get(0))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// A build ended without its outputs: whatever waits for them fails with it, to the top.
+pub(super) fn fail_dependents(tx: &mut Tx<'_>, root: i64) -> Result<(), Error> {
+    let mut failed = vec![root];
+    while let Some(build) = failed.pop() {
+        for dependent in waiting_for(tx, build, BuildState::Waiting)? {
+            let id = tx
+                .prepare_cached(
+                    "UPDATE builds SET state = 'dependency-failed', failed_dependency = ?2, ended_at = ?3 \
+                     WHERE id = ?1 RETURNING uuid",
+                )?
+                .query_row((dependent, root, sql(now())), |row| paths::build_id(row, 0))?;
+            tx.note(Change::Ended(id));
+            failed.push(dependent);
+        }
+    }
+    Ok(())
+}
+
+/// The builds that wait for this one's outputs and had failed with it: those that wait for nothing that failed go on.
+pub(super) fn revive_dependents(tx: &mut Tx<'_>, build: i64) -> Result<(), Error> {
+    let stuck = waiting_for(tx, build, BuildState::DependencyFailed)?;
+    revive(tx, stuck)
+}
+
+/// Lets builds with failed dependencies go on, as far as each missing input has a build that goes on.
+fn revive(tx: &mut Tx<'_>, mut stuck: Vec<i64>) -> Result<(), Error> {
+    // Something missing that no build will make as things are.
+    const HOPELESS: &str = "SELECT b.id FROM builds b \
+         JOIN derivation_inputs i ON i.derivation = b.derivation \
+         JOIN paths p ON p.id = i.output AND p.provided = 0 \
+         JOIN derivations m ON m.id = i.maker \
+         WHERE b.id = ?1 AND NOT EXISTS (SELECT 1 FROM builds x WHERE x.target = m.target \
+             AND x.state IN ('waiting', 'ready', 'allocated', 'running')) \
+         UNION SELECT a.build FROM awaited a JOIN derivation_outputs o ON o.path = a.path \
+         JOIN derivations m ON m.id = o.derivation \
+         WHERE a.build = ?1 AND NOT EXISTS (SELECT 1 FROM builds x WHERE x.target = m.target \
+             AND x.state IN ('waiting', 'ready', 'allocated', 'running')) LIMIT 1";
+    while let Some(build) = stuck.pop() {
+        let state = tx
+            .prepare_cached("SELECT state FROM builds WHERE id = ?1")?
+            .query_row([build], |row| paths::state(row, 0))?;
+        if state != BuildState::DependencyFailed || !paths::numbers(tx, HOPELESS, build)?.is_empty() {
+            continue;
+        }
+        reopen(tx, build)?;
+        stuck.extend(waiting_for(tx, build, BuildState::DependencyFailed)?);
+    }
+    Ok(())
+}
+
+/// A build goes (back) to waiting, or at once to ready.
+pub(super) fn reopen(tx: &mut Tx<'_>, build: i64) -> Result<(), Error> {
+    let missing: i64 = tx
+        .prepare_cached(
+            "UPDATE builds SET state = 'waiting', failed_dependency = NULL, started_at = NULL, ended_at = NULL, \
+             agent = NULL, why = NULL WHERE id = ?1 RETURNING missing",
+        )?
+        .query_row([build], |row| row.get(0))?;
+    if missing == 0 { set_ready(tx, build) } else { Ok(()) }
+}
+
+/// How a build ends.
+#[derive(Debug)]
+pub(super) struct End<'a> {
+    pub(super) state: BuildState,
+    pub(super) why: Option<&'a str>,
+}
+
+/// A build ends, once: whoever calls this has seen that it has not ended.
+pub(super) fn end(tx: &mut Tx<'_>, build: i64, end: &End<'_>) -> Result<(), Error> {
+    let id = tx
+        .prepare_cached(
+            "UPDATE builds SET state = ?2, why = ?3, ended_at = ?4, failed_dependency = NULL \
+             WHERE id = ?1 RETURNING uuid",
+        )?
+        .query_row((build, end.state.as_str(), end.why, sql(now())), |row| paths::build_id(row, 0))?;
+    tx.prepare_cached("DELETE FROM awaited WHERE build = ?1")?.execute([build])?;
+    tx.prepare_cached("DELETE FROM avoided WHERE build = ?1")?.execute([build])?;
+    tx.note(Change::Ended(id));
+    if end.state != BuildState::Succeeded {
+        fail_dependents(tx, build)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! The core of the coordinator: what happens to derivations, builds, leases, logs and outputs. No HTTP here.
+//!
+//! Every change is one job of the database, whose answer comes after its commit; see [`change`] for how what is known
+//! only in memory ([`live`]) follows.
+
+pub mod agents;
+mod allocate;
+mod bundle;
+mod cancel;
+pub mod change;
+mod closure;
+mod depend;
+mod error;
+mod intake;
+mod lease;
+mod list;
+pub mod live;
+mod log;
+mod outputs;
+mod paths;
+mod provided;
+mod recover;
+mod report;
+mod requeue;
+pub mod secrets;
+mod session;
+mod show;
+mod sources;
+mod submit;
+mod sweep;
+mod upload;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use drover_store::key::SecretKey;
+use drover_wire::Timestamp;
+use tokio::sync::{mpsc, watch};
+
+use crate::config::Config;
+use crate::database::{self, Database};
+use crate::key::{self, KeyError};
+use crate::storage::{Storage, StorageError};
+use crate::substitutes::Substitutes;
+
+use change::Change;
+pub use error::Error;
+pub use lease::{Lease, LogLength};
+use live::Live;
+pub use log::LogPlace;
+pub use outputs::NarPlace;
+use secrets::Secrets;
+pub use upload::UploadBody;
+
+/// A job's transaction.
+type Tx<'c> = database::Tx<'c, Change>;
+
+/// The SQL condition of a build that has not ended, or could go on: that of the partial indexes.
+macro_rules! open_states {
+    () => {
+        "('waiting', 'ready', 'allocated', 'running', 'dependency-failed')"
+    };
+}
+use open_states;
+
+/// Why the farm could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The state folder.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] database::Error),
+    /// The signing key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Something about what is kept.
+    #[error("cannot take up the work again: {0}")]
+    Recover(#[from] Error),
+}
+
+/// The farm.
+#[derive(Debug)]
+pub struct Farm {
+    config: Config,
+    storage: Storage,
+    database: Database<Change>,
+    live: Arc<Live>,
+    secrets: Secrets,
+    key: SecretKey,
+    substitutes: Substitutes,
+    stopping: watch::Sender<bool>,
+}
+
+impl Farm {
+    /// Opens the farm in the state folder of the configuration, and takes up the work where it was left. Blocks.
+    ///
+    /// # Errors
+    /// When the folder cannot be used, or is in use.
+    pub fn open(config: Config) -> Result<Arc<Self>, OpenError> {
+        let storage = Storage::open(&config.state, config.disk_reserve_mib.saturating_mul(1 << 20))?;
+        let key = key::load_or_make(storage.root())?;
+        let (ended, ended_logs) = mpsc::unbounded_channel();
+        let live = Arc::new(Live::new(Duration::from_secs(config.lease_seconds), ended));
+        let database = Database::open(&storage.database(), {
+            let live = Arc::clone(&live);
+            move |changes| live.apply(changes)
+        })?;
+        let substitutes = Substitutes::new(&config);
+        let farm = Arc::new(Self {
+            storage,
+            database,
+            live,
+            secrets: Secrets::default(),
+            key,
+            substitutes,
+            stopping: watch::channel(false).0,
+            config,
+        });
+        farm.recover()?;
+        sweep::pack_logs(&farm, ended_logs);
+        Ok(farm)
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The state folder.
+    pub fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    /// What is known of the moment.
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    /// The coordinator's Guix key, as text.
+    pub fn public_key(&self) -> String {
+        self.key.public().to_text()
+    }
+
+    /// Who may speak.
+    pub fn secrets(&self) -> &Secrets {
+        &self.secrets
+    }
+
+    /// Ends everything that is held open.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Becomes true when the coordinator stops.
+    pub fn stopping(&self) -> watch::Receiver<bool> {
+        self.stopping.subscribe()
+    }
+}
+
+/// The time.
+pub(crate) fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A number as SQLite has it. Larger ones than it can have do not occur.
+fn sql(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A number from SQLite that cannot be negative.
+fn unsql(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}

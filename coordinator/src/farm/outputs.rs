@@ -1,0 +1,105 @@
+//! What is held, given to those who ask for it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use drover_store::key::SecretKey;
+use drover_store::{Sha256Hash, StorePath};
+use drover_wire::ItemInfo;
+use rusqlite::{Connection, OptionalExtension};
+
+use super::error::Error;
+use super::{Farm, paths, unsql};
+
+/// Where the compressed nar of an item is.
+#[derive(Debug, Clone)]
+pub enum NarPlace {
+    /// In a file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Its bytes.
+        size: u64,
+    },
+    /// Here: it is small.
+    Bytes(Bytes),
+}
+
+impl Farm {
+    /// What is known of an item; with the signature that guix-daemon's import wants, if it is for an agent.
+    ///
+    /// # Errors
+    /// When it is not held.
+    pub async fn item(self: &Arc<Self>, path: &StorePath, for_agent: bool) -> Result<ItemInfo, Error> {
+        let (farm, path) = (Arc::clone(self), path.clone());
+        let looked_up = self.database.read(move |sql| {
+            let id = paths::find(sql, &path)?.ok_or_else(|| not_held(&path))?;
+            item_info(sql, for_agent.then_some(&farm.key), id)?.ok_or_else(|| not_held(&path))
+        });
+        looked_up.await
+    }
+
+    /// Where the compressed nar of an item is.
+    ///
+    /// # Errors
+    /// When it is not held.
+    pub async fn nar(self: &Arc<Self>, path: &StorePath) -> Result<NarPlace, Error> {
+        let (farm, path) = (Arc::clone(self), path.clone());
+        let looked_up = self.database.read(move |sql| {
+            let id = paths::find(sql, &path)?.ok_or_else(|| not_held(&path))?;
+            let size: Option<i64> = sql
+                .prepare_cached("SELECT file_size FROM items WHERE path = ?1")?
+                .query_row([id], |row| row.get(0))
+                .optional()?;
+            let size = unsql(size.ok_or_else(|| not_held(&path))?);
+            let small: Option<Vec<u8>> = sql
+                .prepare_cached("SELECT bytes FROM contents WHERE path = ?1")?
+                .query_row([id], |row| row.get(0))
+                .optional()?;
+            Ok::<_, Error>(match small {
+                Some(bytes) => NarPlace::Bytes(bytes.into()),
+                None => NarPlace::File { path: farm.storage.nar(&path), size },
+            })
+        });
+        looked_up.await
+    }
+}
+
+fn not_held(path: &StorePath) -> Error {
+    Error::NotFound { what: "store item", name: path.to_string() }
+}
+
+/// What is known of the item with this number, signed if there is a key; none if it is not held.
+pub(super) fn item_info(
+    sql: &Connection,
+    key: Option<&SecretKey>,
+    id: i64,
+) -> Result<Option<ItemInfo>, Error> {
+    type Columns = (Sha256Hash, i64, i64, Option<i64>, Sha256Hash);
+    let columns: Option<Columns> = sql
+        .prepare_cached(
+            "SELECT nar_hash, nar_size, file_size, deriver, export_hash FROM items WHERE path = ?1",
+        )?
+        .query_row([id], |row| {
+            Ok((paths::hash(row, 0)?, row.get(1)?, row.get(2)?, row.get(3)?, paths::hash(row, 4)?))
+        })
+        .optional()?;
+    let Some((nar_hash, nar_size, file_size, deriver, export_hash)) = columns else { return Ok(None) };
+    Ok(Some(ItemInfo {
+        path: paths::path(sql, id)?,
+        nar_hash,
+        nar_size: unsql(nar_size),
+        file_size: unsql(file_size),
+        references: references(sql, id)?,
+        deriver: deriver.map(|deriver| paths::path(sql, deriver)).transpose()?,
+        import_signature: key.map(|key| key.sign(&export_hash).to_text()),
+    }))
+}
+
+/// What an item refers to, in ascending order.
+pub(super) fn references(sql: &Connection, item: i64) -> Result<Vec<StorePath>, Error> {
+    let select = "SELECT p.base FROM item_references r JOIN paths p ON p.id = r.reference \
+                  WHERE r.item = ?1 ORDER BY p.base";
+    paths::bases(sql, select, item)
+}

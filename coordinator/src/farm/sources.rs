@@ -1,0 +1,379 @@
+//! Sources come in.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+
+use drover_store::export::export_hash;
+use drover_store::source::{self, Method};
+use drover_store::{Sha256, Sha256Hash, StorePath, base32};
+
+use super::depend::{self, Provided};
+use super::error::Error;
+use super::paths::{self, Numbers};
+use super::{Farm, Tx, now, sql};
+use crate::storage::{Storage, remove_if_there};
+
+/// Up to how many compressed bytes a source is kept in the database.
+const SMALL: usize = 64 * 1024;
+/// Up to how many bytes a nar is read into memory, so that it can be read twice.
+const IN_MEMORY: u64 = 8 << 20;
+/// The most references of a text that are looked for.
+const REFERENCES: usize = 10_000;
+const LEVEL: i32 = 9;
+
+/// A source whose contents are those of its name.
+#[derive(Debug)]
+pub(super) struct NewSource {
+    path: StorePath,
+    method: Method,
+    nar_hash: Sha256Hash,
+    nar_size: u64,
+    export_hash: Sha256Hash,
+    body: Body,
+}
+
+/// Its compressed nar.
+#[derive(Debug)]
+enum Body {
+    Small(Vec<u8>),
+    File(TemporaryFile, u64),
+}
+
+impl NewSource {
+    /// Reads the nar of the source at `path`, which has `size` bytes. `known` says which of some paths are sources
+    /// that are here. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the contents are not those of the name, `from` fails, or a file cannot be written. The first comes
+    /// as [`Error::BadSource`], the second as itself.
+    pub(super) fn read(
+        storage: &Storage,
+        path: StorePath,
+        size: u64,
+        mut from: impl Read,
+        known: impl FnOnce(Vec<StorePath>) -> Result<Vec<StorePath>, Error>,
+    ) -> Result<Self, ReadError> {
+        if size > IN_MEMORY {
+            return Self::pass(storage, &path, size, from, &[])?.ok_or_else(|| unfit(&path).into());
+        }
+        let mut nar = Vec::new();
+        from.read_to_end(&mut nar).map_err(ReadError::Cut)?;
+        if let Some(new) = Self::pass(storage, &path, size, &nar[..], &[])? {
+            return Ok(new);
+        }
+        let named = named(&nar);
+        let references = if named.is_empty() { named } else { known(named)? };
+        if references.is_empty() {
+            return Err(unfit(&path).into());
+        }
+        Self::pass(storage, &path, size, &nar[..], &references)?.ok_or_else(|| unfit(&path).into())
+    }
+
+    /// None: the contents do not belong to the path.
+    fn pass(
+        storage: &Storage,
+        path: &StorePath,
+        size: u64,
+        from: impl Read,
+        candidates: &[StorePath],
+    ) -> Result<Option<Self>, ReadError> {
+        let mut tee = Tee {
+            from,
+            hash: Sha256::new(),
+            count: 0,
+            to: zstd::Encoder::new(Sink { storage, small: Vec::new(), file: None }, LEVEL)
+                .map_err(|error| Error::io(format!("compress the source {path}"), error))?,
+            cut: None,
+            failed: None,
+        };
+        let method = source::method_of(path, &mut tee, candidates);
+        if let Some(error) = tee.failed.take() {
+            return Err(Error::io(format!("the source {path}"), error).into());
+        }
+        if let Some(error) = tee.cut.take() {
+            return Err(ReadError::Cut(error));
+        }
+        let bad = |reason: String| Error::BadSource { path: path.clone(), reason };
+        let method = method.map_err(|error| bad(error.to_string()))?;
+        if tee.count != size {
+            return Err(bad("something follows its nar".to_owned()).into());
+        }
+        let Some(method) = method else { return Ok(None) };
+        let body = tee
+            .to
+            .finish()
+            .and_then(Sink::finish)
+            .map_err(|error| Error::io(format!("the source {path}"), error))?;
+        let references = match &method {
+            Method::Text { references } => &references[..],
+            Method::Recursive | Method::Flat => &[],
+        };
+        Ok(Some(Self {
+            path: path.clone(),
+            nar_hash: tee.hash.clone().finish(),
+            export_hash: export_hash(tee.hash, path, references, None),
+            nar_size: size,
+            method,
+            body,
+        }))
+    }
+
+    /// The bytes that it takes in memory, about.
+    pub(super) fn weight(&self) -> usize {
+        match &self.body {
+            Body::Small(bytes) => bytes.len(),
+            Body::File(..) => 0,
+        }
+    }
+}
+
+fn unfit(path: &StorePath) -> Error {
+    Error::BadSource { path: path.clone(), reason: "its contents do not belong to its name".to_owned() }
+}
+
+/// Why there is no source.
+#[derive(Debug)]
+pub(super) enum ReadError {
+    /// What it was read from failed.
+    Cut(io::Error),
+    /// Something else.
+    Refused(Error),
+}
+
+impl From<Error> for ReadError {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// The store paths that are written out in these bytes, each once, sorted.
+fn named(bytes: &[u8]) -> Vec<StorePath> {
+    const PREFIX: &[u8] = b"/gnu/store/";
+    let mut found = Vec::new();
+    let mut rest = bytes;
+    while let Some(start) = rest.iter().position(|byte| *byte == b'/') {
+        rest = &rest[start..];
+        let Some(after) = rest.strip_prefix(PREFIX) else {
+            rest = &rest[1..];
+            continue;
+        };
+        rest = after;
+        let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-._?=".contains(byte);
+        let end = rest.iter().position(|byte| !is_name(byte)).unwrap_or(rest.len());
+        let digits = rest.iter().take(32).all(|byte| base32::is_digit(*byte));
+        let base = std::str::from_utf8(&rest[..end.min(255)]).ok().filter(|_| digits);
+        found.extend(base.and_then(|base| StorePath::parse_base(base).ok()));
+        rest = &rest[end..];
+        if found.len() >= REFERENCES {
+            break;
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+/// Hashes and compresses what is read through it.
+struct Tee<'s, R> {
+    from: R,
+    hash: Sha256,
+    count: u64,
+    to: zstd::Encoder<'static, Sink<'s>>,
+    cut: Option<io::Error>,
+    failed: Option<io::Error>,
+}
+
+impl<R: Read> Read for Tee<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let copy = |error: &io::Error| io::Error::new(error.kind(), error.to_string());
+        let n = match self.from.read(buffer) {
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
+            Err(error) => {
+                let told = copy(&error);
+                self.cut = Some(error);
+                return Err(told);
+            }
+        };
+        self.hash.update(&buffer[..n]);
+        self.count += n as u64;
+        if let Err(error) = self.to.write_all(&buffer[..n]) {
+            let told = copy(&error);
+            self.failed = Some(error);
+            return Err(told);
+        }
+        Ok(n)
+    }
+}
+
+/// Keeps bytes in memory until there are many, and then in a file.
+struct Sink<'s> {
+    storage: &'s Storage,
+    small: Vec<u8>,
+    file: Option<(TemporaryFile, File, u64)>,
+}
+
+impl Write for Sink<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.file.is_none() && self.small.len() + bytes.len() > SMALL {
+            let path = self.storage.fresh_upload();
+            let mut file = File::create_new(&path)?;
+            let temporary = TemporaryFile { path, placed: false };
+            file.write_all(&self.small)?;
+            self.file = Some((temporary, file, self.small.len() as u64));
+            self.small = Vec::new();
+        }
+        match &mut self.file {
+            Some((_, file, size)) => {
+                file.write_all(bytes)?;
+                *size += bytes.len() as u64;
+            }
+            None => self.small.extend_from_slice(bytes),
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Sink<'_> {
+    fn finish(self) -> io::Result<Body> {
+        match self.file {
+            Some((temporary, file, size)) => {
+                file.sync_all()?;
+                Ok(Body::File(temporary, size))
+            }
+            None => Ok(Body::Small(self.small)),
+        }
+    }
+}
+
+/// A file that goes unless it got its place.
+#[derive(Debug)]
+struct TemporaryFile {
+    path: PathBuf,
+    placed: bool,
+}
+
+impl Drop for TemporaryFile {
+    fn drop(&mut self) {
+        if !self.placed {
+            if let Err(error) = remove_if_there(&self.path) {
+                tracing::warn!(file = %self.path.display(), %error, "cannot remove a file that is not needed");
+            }
+        }
+    }
+}
+
+/// How a source gets into a store, as the database has it.
+fn word(method: &Method) -> &'static str {
+    match method {
+        Method::Text { .. } => "text",
+        Method::Recursive => "recursive",
+        Method::Flat => "flat",
+    }
+}
+
+/// Whether a source is here.
+pub(super) fn is_held(sql: &rusqlite::Connection, id: i64) -> Result<bool, Error> {
+    Ok(sql.prepare_cached("SELECT 1 FROM items WHERE path = ?1 AND kind = 'source'")?.exists([id])?)
+}
+
+/// Keeps a source; false if it is here already.
+///
+/// # Errors
+/// When its file cannot get its place.
+pub(super) fn keep(
+    farm: &Farm,
+    tx: &mut Tx<'_>,
+    numbers: &mut Numbers,
+    new: &mut NewSource,
+) -> Result<bool, Error> {
+    let id = numbers.of(tx, &new.path)?;
+    if is_held(tx, id)? {
+        return Ok(false);
+    }
+    let is_output = tx
+        .prepare_cached("UPDATE items SET kind = 'source', method = ?2 WHERE path = ?1")?
+        .execute((id, word(&new.method)))?;
+    if is_output == 0 {
+        insert(farm, tx, numbers, id, new)?;
+        depend::provide(tx, id, Provided::Held)?;
+    }
+    depend::source_came(tx, id)?;
+    Ok(true)
+}
+
+fn insert(
+    farm: &Farm,
+    tx: &Tx<'_>,
+    numbers: &mut Numbers,
+    id: i64,
+    new: &mut NewSource,
+) -> Result<(), Error> {
+    let file_size = match &mut new.body {
+        Body::Small(bytes) => {
+            tx.prepare_cached("INSERT INTO contents VALUES (?1, ?2)")?.execute((id, &*bytes))?;
+            bytes.len() as u64
+        }
+        Body::File(temporary, size) => {
+            // A file without a row goes at the next start; a row without a file must never be.
+            farm.storage
+                .place_nar(&temporary.path, &new.path)
+                .map_err(|error| Error::io(format!("the source {}", new.path), error))?;
+            temporary.placed = true;
+            // The same nar may be there as an output whose build is not reported yet: its file is this one now.
+            tx.prepare_cached("UPDATE uploads SET file_size = ?2 WHERE path = ?1 AND complete = 1")?
+                .execute((id, sql(*size)))?;
+            *size
+        }
+    };
+    tx.prepare_cached("INSERT INTO items VALUES (?1, 'source', ?2, ?3, ?4, ?5, NULL, ?6, ?7)")?.execute((
+        id,
+        word(&new.method),
+        new.nar_hash.as_bytes(),
+        sql(new.nar_size),
+        sql(file_size),
+        new.export_hash.as_bytes(),
+        sql(now()),
+    ))?;
+    if let Method::Text { references } = &new.method {
+        for reference in references {
+            let reference = numbers.of(tx, reference)?;
+            tx.prepare_cached("INSERT INTO item_references VALUES (?1, ?2)")?.execute([id, reference])?;
+        }
+    }
+    Ok(())
+}
+
+/// Which of these are sources that are here.
+pub(super) fn held_of(sql: &rusqlite::Connection, named: Vec<StorePath>) -> Result<Vec<StorePath>, Error> {
+    let mut held = Vec::new();
+    for path in named {
+        if let Some(id) = paths::find(sql, &path)? {
+            if is_held(sql, id)? {
+                held.push(path);
+            }
+        }
+    }
+    Ok(held)
+}
+
+/// The plain nar of a held item, as a stream with the bytes that it has.
+pub(super) fn open(
+    farm: &Farm,
+    path: &StorePath,
+    small: Option<Vec<u8>>,
+) -> Result<Box<dyn Read + Send>, Error> {
+    let failed = |error| Error::io(format!("read the nar of {path}"), error);
+    match small {
+        Some(nar) => Ok(Box::new(io::Cursor::new(nar))),
+        None => {
+            let file = File::open(farm.storage.nar(path)).map_err(failed)?;
+            Ok(Box::new(zstd::Decoder::new(file).map_err(failed)?))
+        }
+    }
+}

@@ -1,0 +1,488 @@
+//! Outputs come in: declared, uploaded in as many pieces as the network makes of them, verified while they pass.
+//!
+//! An output that is whole lies among the nars before its lease ends, and belongs to its row in `uploads` until the
+//! report makes it an item. What a lease leaves behind is removed when it has ended, and at the next start.
+
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use drover_store::derivation::{Derivation, Fixed};
+use drover_store::{Sha256Hash, StorePath, export};
+use drover_wire::LeaseId;
+use drover_wire::agent::{Output, Received};
+use futures_util::{Stream, StreamExt};
+use rusqlite::{Connection, OptionalExtension};
+use tokio::sync::{mpsc, watch};
+
+use super::change::AgentRow;
+use super::error::Error;
+use super::lease::Lease;
+use super::{Farm, Tx, intake, paths, sql, unsql};
+use crate::storage::{Expected, Incoming, Storage, remove_if_there};
+
+/// The body of an upload. An error in it, or an end of the connection, cuts it off.
+pub type UploadBody = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+
+/// Pieces that wait for the disk.
+const QUEUE: usize = 8;
+/// How many bytes are written between two looks at the free space.
+const LOOK_EVERY: u64 = 16 << 20;
+
+/// A row of `uploads`, with what is needed to verify it.
+struct Upload {
+    id: i64,
+    path: StorePath,
+    output: Output,
+    complete: bool,
+    file_size: u64,
+}
+
+/// What came of one request's body.
+enum Ending {
+    /// All of it.
+    Whole,
+    /// It was cut off.
+    Cut,
+}
+
+impl Farm {
+    /// An agent says what it is about to upload, and hears where to go on.
+    ///
+    /// # Errors
+    /// When it does not hold the lease, or the build has no such output.
+    pub async fn declare(
+        self: &Arc<Self>,
+        agent: &AgentRow,
+        lease: LeaseId,
+        mut output: Output,
+    ) -> Result<Received, Error> {
+        self.live.lease(agent.id, lease).ok_or(Error::LeaseNotHeld(lease))?;
+        let limit = self.config.max_nar_mib.saturating_mul(1 << 20);
+        if output.nar_size > limit {
+            return Err(Error::TooLarge { what: format!("the nar of {}", output.path), limit });
+        }
+        output.references.sort();
+        output.references.dedup();
+        let path = output.path.clone();
+        let partial = self.storage.upload(lease, &path);
+        let stale = partial.clone();
+        let state = self.database.write::<_, Error>(move |tx| declare(tx, lease, &output, &stale)).await?;
+        match state {
+            Some(file_size) => Ok(Received { received: file_size, complete: true }),
+            None => Ok(Received { received: length(&partial)?, complete: false }),
+        }
+    }
+
+    /// Takes the bytes of an output from `offset` to its end.
+    ///
+    /// # Errors
+    /// When the agent does not hold the lease, has not declared the output, the bytes do not fit what is here, they
+    /// are cut off, or they are not what was declared: then the copy is removed.
+    pub async fn upload(
+        self: &Arc<Self>,
+        agent: &AgentRow,
+        lease: LeaseId,
+        path: StorePath,
+        offset: u64,
+        mut body: UploadBody,
+    ) -> Result<Received, Error> {
+        let held = self.live.lease(agent.id, lease).ok_or(Error::LeaseNotHeld(lease))?;
+        let lock = held.upload(&path);
+        // An older request for the same output may hang on a dead connection: it stops for this one.
+        let mut mine = 0;
+        lock.newest.send_modify(|newest| {
+            *newest += 1;
+            mine = *newest;
+        });
+        let mut newest = lock.newest.subscribe();
+        let writing = Arc::clone(&lock.writing).lock_owned().await;
+        let (upload, fixed, candidates) = self.expected(lease, &path).await?;
+        if upload.complete {
+            return Ok(Received { received: upload.file_size, complete: true });
+        }
+        let (pieces, waiting) = mpsc::channel::<Bytes>(QUEUE);
+        let (farm, same_lease) = (Arc::clone(self), Arc::clone(&held));
+        let (end, ended) = tokio::sync::oneshot::channel();
+        let writer = tokio::task::spawn_blocking(move || {
+            let _writing = writing;
+            let expected = Expected {
+                nar_hash: upload.output.nar_hash,
+                nar_size: upload.output.nar_size,
+                references: upload.output.references.clone(),
+                candidates,
+                fixed,
+            };
+            Copy { farm: &farm, lease: &same_lease, upload, offset }.run(expected, waiting, ended)
+        });
+        let ending = loop {
+            tokio::select! {
+                piece = body.next() => match piece {
+                    Some(Ok(piece)) => {
+                        self.live.lease(agent.id, lease);
+                        if pieces.send(piece).await.is_err() {
+                            // The writer has ended already, with an error.
+                            break Ending::Cut;
+                        }
+                    }
+                    Some(Err(_)) => break Ending::Cut,
+                    None => break Ending::Whole,
+                },
+                () = superseded(&mut newest, mine) => break Ending::Cut,
+            }
+        };
+        let _ = end.send(ending);
+        drop(pieces);
+        let damaged = |_| Error::Damaged("taking an upload failed in a way that it must not".to_owned());
+        writer.await.map_err(damaged)?
+    }
+
+    /// What was declared, and what it is held against.
+    async fn expected(
+        &self,
+        lease: LeaseId,
+        path: &StorePath,
+    ) -> Result<(Upload, Option<Fixed>, HashSet<StorePath>), Error> {
+        let path = path.clone();
+        self.database
+            .read(move |sql| {
+                let upload = find(sql, lease, &path)?.ok_or_else(|| {
+                    let reason = "declare it before its bytes are sent".to_owned();
+                    Error::BadOutput { path: path.clone(), reason }
+                })?;
+                let (fixed, candidates) = judge_by(sql, lease, &path)?;
+                Ok((upload, fixed, candidates))
+            })
+            .await
+    }
+
+    /// Removes what an ended lease left behind, in the background.
+    pub(super) fn clean_uploads_later(self: &Arc<Self>, lease: LeaseId) {
+        let farm = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = farm.clean_uploads(lease) {
+                tracing::warn!(%lease, %error, "what an ended lease left behind could not be removed");
+            }
+        });
+    }
+
+    /// Removes what an ended lease left behind. Blocks.
+    fn clean_uploads(self: &Arc<Self>, lease: LeaseId) -> Result<(), Error> {
+        let farm = Arc::clone(self);
+        self.database.write_blocking::<_, Error>(move |tx| clean(tx, lease, &farm.storage))
+    }
+}
+
+/// Ends when a newer request for the same output has come.
+async fn superseded(newest: &mut watch::Receiver<u64>, mine: u64) {
+    // The sender lives as long as the lease, which whoever waits here holds.
+    let _ = newest.wait_for(|newest| *newest > mine).await;
+}
+
+/// Some(file size) if it is complete already.
+fn declare(
+    tx: &Tx<'_>,
+    lease: LeaseId,
+    output: &Output,
+    partial: &std::path::Path,
+) -> Result<Option<u64>, Error> {
+    let bad = |reason: String| Error::BadOutput { path: output.path.clone(), reason };
+    let id: Option<i64> = tx
+        .prepare_cached(
+            "SELECT p.id FROM attempts a JOIN builds b ON b.id = a.build \
+             JOIN derivation_outputs o ON o.derivation = b.derivation JOIN paths p ON p.id = o.path \
+             WHERE a.lease = ?1 AND a.ended_at IS NULL AND p.base = ?2",
+        )?
+        .query_row((sql(lease.0), output.path.base_name()), |row| row.get(0))
+        .optional()?;
+    let Some(id) = id else {
+        return Err(bad("it is not one of the outputs of the build's derivation".to_owned()));
+    };
+    let kept: Option<i64> = tx
+        .prepare_cached("SELECT file_size FROM items WHERE path = ?1")?
+        .query_row([id], |row| row.get(0))
+        .optional()?;
+    if let Some(size) = kept {
+        return Ok(Some(unsql(size)));
+    }
+    let declared = find(tx, lease, &output.path)?;
+    match declared {
+        Some(upload) if upload.output == *output => Ok(upload.complete.then_some(upload.file_size)),
+        Some(upload) if upload.complete => {
+            Err(bad("another nar of it was uploaded for this lease already".to_owned()))
+        }
+        _ => {
+            remove_if_there(partial)
+                .map_err(|error| Error::io(format!("remove {}", partial.display()), error))?;
+            let refs: Vec<&str> = output.references.iter().map(StorePath::base_name).collect();
+            tx.prepare_cached(
+                "INSERT INTO uploads (lease, path, nar_hash, nar_size, refs) VALUES (?1, ?2, ?3, ?4, ?5) \
+                 ON CONFLICT (lease, path) DO UPDATE SET nar_hash = ?3, nar_size = ?4, refs = ?5",
+            )?
+            .execute((
+                sql(lease.0),
+                id,
+                output.nar_hash.as_bytes(),
+                sql(output.nar_size),
+                refs.join("\n"),
+            ))?;
+            Ok(None)
+        }
+    }
+}
+
+fn find(sql_: &Connection, lease: LeaseId, path: &StorePath) -> Result<Option<Upload>, Error> {
+    let Some(id) = paths::find(sql_, path)? else { return Ok(None) };
+    type Columns = (Sha256Hash, i64, String, bool, Option<i64>);
+    let row: Option<Columns> = sql_
+        .prepare_cached(
+            "SELECT nar_hash, nar_size, refs, complete, file_size FROM uploads WHERE lease = ?1 AND path = ?2",
+        )?
+        .query_row([sql(lease.0), id], |row| {
+            Ok((paths::hash(row, 0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
+        })
+        .optional()?;
+    let Some((nar_hash, nar_size, refs, complete, file_size)) = row else { return Ok(None) };
+    let references = refs.lines().map(StorePath::parse_base).collect::<Result<Vec<_>, _>>();
+    let references = references.map_err(|error| Error::Damaged(format!("a reference of {path}: {error}")))?;
+    Ok(Some(Upload {
+        id,
+        path: path.clone(),
+        output: Output { path: path.clone(), nar_hash, nar_size: unsql(nar_size), references },
+        complete,
+        file_size: file_size.map_or(0, unsql),
+    }))
+}
+
+/// The hash that fixes the output, if any, and all that it could refer to: its derivation's outputs, its sources, its
+/// inputs and whatever is below them as far as it is here.
+fn judge_by(
+    sql_: &Connection,
+    lease: LeaseId,
+    path: &StorePath,
+) -> Result<(Option<Fixed>, HashSet<StorePath>), Error> {
+    let derivation: i64 = sql_
+        .prepare_cached(
+            "SELECT b.derivation FROM attempts a JOIN builds b ON b.id = a.build WHERE a.lease = ?1",
+        )?
+        .query_row([sql(lease.0)], |row| row.get(0))?;
+    let name = paths::path(sql_, derivation)?;
+    let parsed = Derivation::parse(&intake::text(sql_, &name)?)
+        .map_err(|error| Error::Damaged(format!("the derivation {name}: {error}")))?;
+    let fixed =
+        parsed.outputs.iter().find(|output| output.path == *path).and_then(|output| output.fixed.clone());
+    let candidates = paths::bases(
+        sql_,
+        "WITH RECURSIVE near (path) AS ( \
+             SELECT output FROM derivation_inputs WHERE derivation = ?1 \
+             UNION SELECT path FROM derivation_sources WHERE derivation = ?1 \
+             UNION SELECT path FROM derivation_outputs WHERE derivation = ?1 \
+             UNION SELECT r.reference FROM near n JOIN item_references r ON r.item = n.path) \
+         SELECT p.base FROM near n JOIN paths p ON p.id = n.path",
+        derivation,
+    )?;
+    Ok((fixed, candidates.into_iter().collect()))
+}
+
+fn length(partial: &std::path::Path) -> Result<u64, Error> {
+    match std::fs::metadata(partial) {
+        Ok(file) => Ok(file.len()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(Error::io(format!("look at {}", partial.display()), error)),
+    }
+}
+
+/// One request's bytes on their way to the disk, on a thread that may block.
+struct Copy<'a> {
+    farm: &'a Farm,
+    lease: &'a Lease,
+    upload: Upload,
+    offset: u64,
+}
+
+impl Copy<'_> {
+    fn run(
+        self,
+        expected: Expected,
+        pieces: mpsc::Receiver<Bytes>,
+        ended: tokio::sync::oneshot::Receiver<Ending>,
+    ) -> Result<Received, Error> {
+        let partial = self.farm.storage.upload(self.lease.id, &self.upload.path);
+        let here = length(&partial)?;
+        if here != self.offset {
+            return Err(Error::WrongOffset { what: "the output", offset: self.offset, received: here });
+        }
+        let mut incoming = Incoming::new(expected).map_err(|error| self.io("make a decoder", error))?;
+        let mut file = OpenOptions::new().create(true).read(true).append(true).open(&partial);
+        let file = file.as_mut().map_err(|error| self.io("open", io::Error::from(error.kind())))?;
+        if let Err(reason) = self.resume(file, &mut incoming)? {
+            return self.refuse(&partial, reason);
+        }
+        let received = match self.write(file, &mut incoming, pieces)? {
+            Ok(received) => received,
+            Err(reason) => return self.refuse(&partial, reason),
+        };
+        if !matches!(ended.blocking_recv(), Ok(Ending::Whole)) {
+            return Err(Error::CutOff { received });
+        }
+        let verified = match incoming.finish() {
+            Ok(verified) => verified,
+            Err(reason) => return self.refuse(&partial, reason.0),
+        };
+        file.sync_all().map_err(|error| self.io("sync", error))?;
+        let storage = &self.farm.storage;
+        storage
+            .place_nar(&partial, &self.upload.path)
+            .map_err(|error| self.io("give its place to", error))?;
+        let deriver = &self.lease.allocation.derivation;
+        let export_hash = export::export_hash(
+            verified.after_nar,
+            &self.upload.path,
+            &self.upload.output.references,
+            Some(deriver),
+        );
+        let (lease, id) = (self.lease.id, self.upload.id);
+        self.farm.database.write_blocking::<_, Error>(move |tx| {
+            let marked = tx
+                .prepare_cached(
+                    "UPDATE uploads SET complete = 1, file_size = ?3, export_hash = ?4 \
+                     WHERE lease = ?1 AND path = ?2",
+                )?
+                .execute((sql(lease.0), id, sql(received), export_hash.as_bytes()))?;
+            if marked == 1 { Ok(()) } else { Err(Error::LeaseNotHeld(lease)) }
+        })?;
+        tracing::info!(lease = %lease, output = self.upload.path.base_name(), bytes = received, "an output is here");
+        Ok(Received { received, complete: true })
+    }
+
+    /// Feeds what came before to the judge.
+    fn resume(&self, file: &mut File, incoming: &mut Incoming) -> Result<Result<(), String>, Error> {
+        if self.offset == 0 {
+            return Ok(Ok(()));
+        }
+        file.seek(SeekFrom::Start(0)).map_err(|error| self.io("read", error))?;
+        let mut buffer = vec![0; 256 * 1024];
+        loop {
+            let n = file.read(&mut buffer).map_err(|error| self.io("read", error))?;
+            if n == 0 {
+                return Ok(Ok(()));
+            }
+            if let Err(reason) = incoming.update(&buffer[..n]) {
+                return Ok(Err(reason.0));
+            }
+        }
+    }
+
+    /// Writes and judges pieces until there are no more; gives the bytes that are here then.
+    fn write(
+        &self,
+        file: &mut File,
+        incoming: &mut Incoming,
+        mut pieces: mpsc::Receiver<Bytes>,
+    ) -> Result<Result<u64, String>, Error> {
+        let mut received = self.offset;
+        let mut look_at = received;
+        while let Some(piece) = pieces.blocking_recv() {
+            if received >= look_at {
+                if !self.farm.storage.has_room(piece.len() as u64) {
+                    return Err(Error::StorageFull(format!("the rest of {}", self.upload.path)));
+                }
+                look_at = received + LOOK_EVERY;
+            }
+            if let Err(reason) = incoming.update(&piece) {
+                return Ok(Err(reason.0));
+            }
+            if let Err(error) = file.write_all(&piece) {
+                // A part of the piece may have been written: it would be in the way.
+                let _ = file.set_len(received);
+                return Err(self.io("write", error));
+            }
+            received += piece.len() as u64;
+        }
+        Ok(Ok(received))
+    }
+
+    /// It is not what was declared: the copy goes, and the agent may start again.
+    fn refuse(&self, partial: &std::path::Path, reason: String) -> Result<Received, Error> {
+        remove_if_there(partial).map_err(|error| self.io("remove", error))?;
+        let reason = format!("its nar {reason}");
+        tracing::warn!(lease = %self.lease.id, output = self.upload.path.base_name(), reason, "an output is refused");
+        Err(Error::BadOutput { path: self.upload.path.clone(), reason })
+    }
+
+    fn io(&self, what: &str, error: io::Error) -> Error {
+        Error::io(format!("{what} the copy of {}", self.upload.path), error)
+    }
+}
+
+/// Removes what an ended lease left behind: partial files, and whole outputs that became nobody's.
+fn clean(tx: &Tx<'_>, lease: LeaseId, storage: &Storage) -> Result<(), Error> {
+    let open = "SELECT 1 FROM attempts WHERE lease = ?1 AND ended_at IS NULL";
+    if tx.prepare_cached(open)?.exists([sql(lease.0)])? {
+        return Ok(());
+    }
+    let left = {
+        let mut select = tx.prepare_cached(
+            "SELECT u.path, p.base, u.complete FROM uploads u JOIN paths p ON p.id = u.path WHERE u.lease = ?1",
+        )?;
+        let rows = select.query_map([sql(lease.0)], |row| {
+            Ok((row.get::<_, i64>(0)?, paths::base(row, 1)?, row.get::<_, bool>(2)?))
+        })?;
+        rows.collect::<rusqlite::Result<Vec<_>>>()?
+    };
+    for (id, path, complete) in left {
+        let remove = |file: PathBuf| {
+            remove_if_there(&file).map_err(|error| Error::io(format!("remove {}", file.display()), error))
+        };
+        remove(storage.upload(lease, &path))?;
+        if complete {
+            forsake(tx, storage, lease, id, &path)?;
+        }
+        tx.prepare_cached("DELETE FROM uploads WHERE lease = ?1 AND path = ?2")?
+            .execute([sql(lease.0), id])?;
+    }
+    Ok(())
+}
+
+/// Removes the file of an output that is no item and that no other lease has to do with.
+fn forsake(tx: &Tx<'_>, storage: &Storage, lease: LeaseId, id: i64, path: &StorePath) -> Result<(), Error> {
+    let somebodys = "SELECT 1 FROM items WHERE path = ?1 \
+                     UNION ALL SELECT 1 FROM uploads WHERE path = ?1 AND lease <> ?2";
+    if tx.prepare_cached(somebodys)?.exists([id, sql(lease.0)])? {
+        return Ok(());
+    }
+    let file = storage.nar(path);
+    remove_if_there(&file).map_err(|error| Error::io(format!("remove {}", file.display()), error))
+}
+
+/// At the start, before anybody uploads: removes the files of outputs that were given their place and not noted, and
+/// what ended leases left behind.
+pub(super) fn recover(tx: &Tx<'_>, storage: &Storage) -> Result<(), Error> {
+    let rows = {
+        let mut select = tx.prepare(
+            "SELECT u.lease, u.path, p.base, u.complete FROM uploads u JOIN paths p ON p.id = u.path",
+        )?;
+        let rows = select.query_map([], |row| {
+            Ok((row.get(0)?, row.get::<_, i64>(1)?, paths::base(row, 2)?, row.get::<_, bool>(3)?))
+        })?;
+        rows.collect::<rusqlite::Result<Vec<(i64, i64, StorePath, bool)>>>()?
+    };
+    for (lease, id, path, complete) in rows {
+        let lease = LeaseId(unsql(lease));
+        if !complete {
+            let others = "SELECT 1 FROM items WHERE path = ?1 \
+                          UNION ALL SELECT 1 FROM uploads WHERE path = ?1 AND complete = 1";
+            if !tx.prepare_cached(others)?.exists([id])? {
+                let file = storage.nar(&path);
+                remove_if_there(&file)
+                    .map_err(|error| Error::io(format!("remove {}", file.display()), error))?;
+            }
+        }
+        clean(tx, lease, storage)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! Bundles on their way in and out, on threads that may block.
+
+use std::io::{self, BufReader, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use bytes::{Bytes, BytesMut};
+use drover_wire::agent::BundleRequest;
+use drover_wire::client::Uploaded;
+use drover_wire::{BUNDLE_TYPE, bundle::BundleError};
+use futures_util::{StreamExt, stream};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::body::{BlockingBody, MESSAGE_LIMIT};
+use super::call::{Answer, Call, blocking, json, to_its_end};
+use super::problem::Refusal;
+use crate::farm::{Error, Farm};
+use crate::storage::WINDOW_LOG_MAX;
+
+/// Quick, since networks within a farm are.
+const LEVEL: i32 = 3;
+const CHUNK: usize = 128 * 1024;
+/// Chunks that wait to be sent.
+const CHUNKS: usize = 4;
+/// How long a receiver may take for one chunk.
+const SILENCE: Duration = Duration::from_secs(120);
+
+/// Takes a bundle from a client.
+pub(super) async fn upload(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
+    let (body, leftover) = call.body.lend();
+    let body = BlockingBody::new(body);
+    let taken = to_its_end(async move {
+        let bundle = decompressed(body).map_err(|source| BundleError::Io { entries: 0, source })?;
+        farm.upload_bundle(bundle).await
+    });
+    let done: Result<Uploaded, Refusal> = taken.await;
+    if done.is_err() {
+        leftover.discard().await;
+    }
+    json(done?)
+}
+
+type Decompressed = zstd::stream::read::Decoder<'static, BufReader<BlockingBody>>;
+
+fn decompressed(body: BlockingBody) -> io::Result<Decompressed> {
+    let mut bundle = zstd::stream::read::Decoder::new(body)?;
+    bundle.window_log_max(WINDOW_LOG_MAX)?;
+    Ok(bundle)
+}
+
+/// Gives an agent the bundle that it asks for.
+pub(super) async fn download(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
+    let request: BundleRequest = call.body.json(MESSAGE_LIMIT).await?;
+    let (sender, mut chunks) = mpsc::channel(CHUNKS);
+    let writing = tokio::spawn(blocking(move || {
+        let out = ToChannel { sender, chunk: BytesMut::new(), runtime: Handle::current() };
+        write(&farm, &request, out)
+    }));
+    // Until something is there to send, it can still be refused.
+    let Some(first) = chunks.recv().await else {
+        return match writing.await {
+            Ok(Ok(Err(error))) => Err(error.into()),
+            Ok(Err(refusal)) => Err(refusal),
+            Ok(Ok(Ok(()))) => Err(Refusal::internal(&"a bundle without a byte")),
+            Err(error) => Err(Refusal::internal(&error)),
+        };
+    };
+    let rest = stream::unfold(Some((chunks, writing)), |state| async move {
+        let (mut chunks, writing) = state?;
+        if let Some(chunk) = chunks.recv().await {
+            return Some((Ok(chunk), Some((chunks, writing))));
+        }
+        // Cut off, so that it is not taken for a whole one.
+        let error: Box<dyn std::error::Error + Send + Sync> = match writing.await {
+            Ok(Ok(Ok(()))) => return None,
+            Ok(Ok(Err(error))) => error.into(),
+            Ok(Err(Refusal(problem))) => problem.into(),
+            Err(error) => error.into(),
+        };
+        tracing::warn!(%error, "a bundle was cut off on its way to an agent");
+        Some((Err(io::Error::other(error)), None))
+    });
+    let body = Body::from_stream(stream::iter([Ok(first)]).chain(rest));
+    Ok(([(CONTENT_TYPE, BUNDLE_TYPE)], body).into_response())
+}
+
+fn write(farm: &Arc<Farm>, request: &BundleRequest, out: ToChannel) -> Result<(), Error> {
+    let failed = |source| Error::io("compressing a bundle", source);
+    let mut encoder = zstd::stream::write::Encoder::new(out, LEVEL).map_err(failed)?;
+    farm.bundle(request, &mut encoder)?;
+    let mut out = encoder.finish().map_err(failed)?;
+    out.flush().map_err(failed)
+}
+
+/// Writes to a channel from a thread that may block.
+struct ToChannel {
+    sender: mpsc::Sender<Bytes>,
+    chunk: BytesMut,
+    runtime: Handle,
+}
+
+impl Write for ToChannel {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.chunk.extend_from_slice(bytes);
+        if self.chunk.len() >= CHUNK {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.chunk.is_empty() {
+            return Ok(());
+        }
+        let sent = self.sender.send(self.chunk.split().freeze());
+        match self.runtime.block_on(async { timeout(SILENCE, sent).await }) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(io::Error::new(io::ErrorKind::BrokenPipe, "the receiver has gone")),
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the receiver takes nothing")),
+        }
+    }
+}

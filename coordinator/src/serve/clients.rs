@@ -1,0 +1,93 @@
+//! What clients ask, each route with its handler.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use drover_wire::client::{NewAgent, NewToken, Submission, WaitQuestion};
+use drover_wire::route::Route;
+use drover_wire::route::clients::{
+    AGENT_TOKEN, AGENTS, BUILD, BUILDS, CANCEL, ITEM, KEY, LOG, MISSING, NAR, NEW_AGENT, PASSWORD, SUBMIT,
+    UPLOAD, WAIT,
+};
+use drover_wire::{AgentId, BuildId};
+
+use super::agents::key;
+use super::body::MESSAGE_LIMIT;
+use super::call::{Answer, Call, json, to_its_end};
+use super::router::{Mounted, at};
+use super::{bundle, log, nar};
+use crate::farm::Farm;
+
+/// The handler of a route; none if it is no route of clients.
+pub(super) fn handler(route: &Route) -> Option<Mounted> {
+    Some(match *route {
+        MISSING => at(route, missing),
+        UPLOAD => at(route, bundle::upload),
+        SUBMIT => at(route, submit),
+        BUILDS => at(route, builds),
+        WAIT => at(route, wait),
+        BUILD => at(route, build),
+        LOG => at(route, log::download),
+        CANCEL => at(route, cancel),
+        ITEM => at(route, item),
+        NAR => at(route, nar::download),
+        AGENTS => at(route, agents),
+        NEW_AGENT => at(route, new_agent),
+        PASSWORD => at(route, password),
+        AGENT_TOKEN => at(route, agent_token),
+        KEY => at(route, key),
+        _ => return None,
+    })
+}
+
+type Core = State<Arc<Farm>>;
+
+async fn missing(State(farm): Core, call: Call) -> Answer {
+    json(farm.missing(call.body.json(MESSAGE_LIMIT).await?).await?)
+}
+
+async fn submit(State(farm): Core, call: Call) -> Answer {
+    let submission: Submission = call.body.json(MESSAGE_LIMIT).await?;
+    json(to_its_end(async move { farm.submit(submission).await }).await?)
+}
+
+async fn builds(State(farm): Core, call: Call) -> Answer {
+    json(farm.builds(call.query()?).await?)
+}
+
+async fn wait(State(farm): Core, call: Call) -> Answer {
+    let question: WaitQuestion = call.body.json(MESSAGE_LIMIT).await?;
+    json(farm.wait(question).await?)
+}
+
+async fn build(State(farm): Core, call: Call) -> Answer {
+    json(farm.show(call.part("build")?).await?)
+}
+
+async fn cancel(State(farm): Core, call: Call) -> Answer {
+    let build: BuildId = call.part("build")?;
+    json(to_its_end(async move { farm.cancel(build).await }).await?)
+}
+
+async fn item(State(farm): Core, call: Call) -> Answer {
+    json(farm.item(&call.item()?, false).await?)
+}
+
+async fn agents(State(farm): Core) -> Answer {
+    json(farm.agents().await?)
+}
+
+async fn new_agent(State(farm): Core, call: Call) -> Answer {
+    let new: NewAgent = call.body.json(MESSAGE_LIMIT).await?;
+    json(to_its_end(async move { farm.new_agent(new).await }).await?)
+}
+
+async fn password(State(farm): Core, call: Call) -> Answer {
+    let agent: AgentId = call.part("agent")?;
+    json(to_its_end(async move { farm.new_password(agent).await }).await?)
+}
+
+async fn agent_token(State(farm): Core, call: Call) -> Answer {
+    let new: NewToken = call.body.json(MESSAGE_LIMIT).await?;
+    json(to_its_end(async move { farm.new_agent_token(new).await }).await?)
+}

@@ -1,0 +1,123 @@
+//! Logs as they are, and as they grow.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::IntoResponse;
+use bytes::{Bytes, BytesMut};
+use drover_wire::BuildId;
+use drover_wire::client::LogQuery;
+use futures_util::{Stream, stream};
+use tokio::sync::watch;
+
+use super::call::{Answer, Call};
+use super::listen::stops;
+use crate::farm::{Farm, LogLength, LogPlace};
+use crate::storage::LogReader;
+
+const CHUNK: u64 = 128 * 1024;
+
+/// A build's log from an offset on; followed, it ends with the try, or when the coordinator stops.
+pub(super) async fn download(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
+    let build: BuildId = call.part("build")?;
+    let query: LogQuery = call.query()?;
+    let (offset, follow) = (query.offset.unwrap_or(0), query.follow);
+    let stopping = farm.stopping();
+    let place = farm.log(build, query).await?;
+    let body = Body::from_stream(Growing { place, offset, follow, stopping, reader: None }.into_stream());
+    let head = [(CONTENT_TYPE, "application/octet-stream"), (CACHE_CONTROL, "no-store")];
+    Ok((head, body).into_response())
+}
+
+/// A log on its way out.
+struct Growing {
+    place: LogPlace,
+    offset: u64,
+    follow: bool,
+    stopping: watch::Receiver<bool>,
+    reader: Option<LogReader>,
+}
+
+impl Growing {
+    fn into_stream(self) -> impl Stream<Item = io::Result<Bytes>> {
+        stream::try_unfold(self, |mut log| async move { Ok(log.next().await?.map(|chunk| (chunk, log))) })
+    }
+
+    /// The next bytes, as soon as there are any.
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        loop {
+            let length = self.length();
+            if self.offset < length.bytes {
+                return self.read((length.bytes - self.offset).min(CHUNK)).await;
+            }
+            if length.ended || !self.follow || !self.grown().await {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// How long it is now. What lies behind that in the file is not whole yet.
+    fn length(&mut self) -> LogLength {
+        match &mut self.place.growing {
+            Some(growing) => *growing.borrow_and_update(),
+            None => LogLength { bytes: u64::MAX, ended: true },
+        }
+    }
+
+    /// Waits until it has changed; false when nothing more will come from here.
+    async fn grown(&mut self) -> bool {
+        let Some(growing) = &mut self.place.growing else { return false };
+        tokio::select! {
+            changed = growing.changed() => changed.is_ok(),
+            () = stops(&mut self.stopping) => false,
+        }
+    }
+
+    /// Reads at most so many bytes, on a thread where it may take its time.
+    async fn read(&mut self, most: u64) -> io::Result<Option<Bytes>> {
+        let reader = self.reader.take();
+        let (raw, packed, offset) = (self.place.raw.clone(), self.place.packed.clone(), self.offset);
+        let read = tokio::task::spawn_blocking(move || {
+            let Some(mut reader) = (match reader {
+                Some(reader) => Some(reader),
+                None => LogReader::open(&raw, &packed, offset)?,
+            }) else {
+                return Ok(None);
+            };
+            let mut chunk = BytesMut::zeroed(usize::try_from(most).unwrap_or(0));
+            let mut filled = 0;
+            while filled < chunk.len() {
+                match reader.read(&mut chunk[filled..]) {
+                    Ok(0) => break,
+                    Ok(n) => filled += n,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            chunk.truncate(filled);
+            Ok::<_, io::Error>(Some((reader, chunk.freeze())))
+        });
+        let Some((reader, chunk)) = read.await.map_err(io::Error::other)?? else { return self.nothing() };
+        if chunk.is_empty() {
+            return self.nothing();
+        }
+        self.reader = Some(reader);
+        self.offset += chunk.len() as u64;
+        Ok(Some(chunk))
+    }
+
+    /// Where bytes were awaited there are none: the end, unless they are known to have been there.
+    fn nothing(&self) -> io::Result<Option<Bytes>> {
+        match self.place.growing {
+            None => Ok(None),
+            Some(_) => {
+                let log = self.place.raw.display().to_string();
+                tracing::error!(log, offset = self.offset, "a log is shorter than it was");
+                Err(io::ErrorKind::UnexpectedEof.into())
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What a refusal is over HTTP: the one place where the farm's errors become statuses and sentences.
+
+use std::io;
+
+use axum::Json;
+use axum::http::header::WWW_AUTHENTICATE;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use drover_wire::bundle::BundleError;
+use drover_wire::route::Listener;
+use drover_wire::{Code, Problem};
+
+use crate::farm::Error;
+
+/// The most store paths that a refusal names.
+const PATHS_LIMIT: usize = 100;
+
+/// A [`Problem`] on its way out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal(pub(super) Problem);
+
+impl Refusal {
+    pub(super) fn new(code: Code, message: impl std::fmt::Display) -> Self {
+        Self(Problem::new(code, message))
+    }
+
+    /// Something that must not happen did: the log gets the cause, the caller does not.
+    pub(super) fn internal(cause: &dyn std::fmt::Display) -> Self {
+        tracing::error!(%cause, "a request could not be answered");
+        Self::new(
+            Code::Internal,
+            "the coordinator could not do it, for a reason of its own; its log has the cause; try again later",
+        )
+    }
+
+    /// A body that did not come as it should.
+    pub(super) fn of_body(error: &io::Error) -> Self {
+        let code = match error.kind() {
+            io::ErrorKind::TimedOut => Code::RequestTimeout,
+            _ => Code::BadRequest,
+        };
+        Self::new(code, format_args!("the body of the request could not be read: {error}"))
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        let message = error.to_string();
+        let with = |code| Problem::new(code, &message);
+        Self(match error {
+            Error::BadRequest(_) => with(Code::BadRequest),
+            Error::NotFound { .. } => with(Code::NotFound),
+            Error::Forbidden(_) => with(Code::Forbidden),
+            Error::Conflict(_) => with(Code::Conflict),
+            Error::Protocol { .. } => with(Code::ProtocolVersion),
+            Error::LeaseNotHeld(_) => with(Code::LeaseNotHeld),
+            Error::WrongOffset { received, .. } => {
+                Problem { received: Some(received), ..with(Code::WrongOffset) }
+            }
+            Error::TooLarge { .. } => with(Code::TooLarge),
+            Error::BadDerivation { path, .. } => Problem { paths: vec![path], ..with(Code::BadDerivation) },
+            Error::MissingDerivation { mut inputs, .. } => {
+                inputs.truncate(PATHS_LIMIT);
+                Problem { paths: inputs, ..with(Code::MissingDerivation) }
+            }
+            Error::UnknownDerivation(path) => Problem { paths: vec![path], ..with(Code::MissingDerivation) },
+            Error::BadSource { path, .. } => Problem { paths: vec![path], ..with(Code::BadSource) },
+            Error::BadOutput { path, .. } => Problem { paths: vec![path], ..with(Code::BadOutput) },
+            Error::Bundle(BundleError::Io { source, .. }) if source.kind() == io::ErrorKind::TimedOut => {
+                with(Code::RequestTimeout)
+            }
+            Error::Bundle(_) => with(Code::BadRequest),
+            Error::CutOff { received } => Problem { received: Some(received), ..with(Code::RequestTimeout) },
+            Error::StorageFull(_) => with(Code::StorageFull),
+            Error::Stopping => with(Code::Unavailable),
+            Error::Database(_) | Error::Io { .. } | Error::Damaged(_) => {
+                return Self::internal(&message);
+            }
+        })
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, Json(self.0)).into_response()
+    }
+}
+
+/// The answer to those who are not known; unknown and wrong look the same.
+pub(super) fn unauthorized(listener: Listener) -> Response {
+    let (message, scheme) = match listener {
+        Listener::Agents => (
+            "the coordinator does not know this agent: it wants a UUID with one of its passwords, or a token for \
+             agents; `drover agent` makes them",
+            "Basic realm=\"drover agents\", Bearer realm=\"drover agents\"",
+        ),
+        Listener::Clients => (
+            "the coordinator does not know this token: it wants a client's token, such as the one in the file \
+             client-token of its state folder",
+            "Bearer realm=\"drover clients\"",
+        ),
+    };
+    let mut response = Refusal::new(Code::Unauthorized, message).into_response();
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
+    response
+}

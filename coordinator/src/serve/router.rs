@@ -1,0 +1,99 @@
+//! From the table of routes to handlers, with what goes before and after each of them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::handler::Handler;
+use axum::http::Uri;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::Response;
+use axum::routing::{MethodFilter, MethodRouter, on};
+use drover_wire::Code;
+use drover_wire::route::{self, Method, Route};
+
+use super::problem::Refusal;
+use super::{agents, auth, clients};
+use crate::farm::Farm;
+
+/// What agents speak to.
+pub(super) fn for_agents(farm: &Arc<Farm>) -> Router {
+    let known = from_fn_with_state(Arc::clone(farm), auth::agents);
+    let router = mount(route::agents::ALL, agents::handler).layer(known);
+    router.layer(from_fn(log)).with_state(Arc::clone(farm))
+}
+
+/// What clients speak to.
+pub(super) fn for_clients(farm: &Arc<Farm>) -> Router {
+    let known = from_fn_with_state(Arc::clone(farm), auth::clients);
+    let router = mount(route::clients::ALL, clients::handler).layer(known);
+    router.layer(from_fn(log)).with_state(Arc::clone(farm))
+}
+
+/// A handler for any method; the table says which one it gets.
+pub(super) type Mounted = MethodRouter<Arc<Farm>>;
+
+/// Puts a handler where its route says.
+pub(super) fn at<T: 'static>(route: &Route, handler: impl Handler<T, Arc<Farm>>) -> Mounted {
+    let method = match route.method {
+        // HEAD is answered as GET is, without the body.
+        Method::Get => MethodFilter::GET,
+        Method::Post => MethodFilter::POST,
+        Method::Patch => MethodFilter::PATCH,
+    };
+    on(method, handler)
+}
+
+fn mount(table: &[Route], handler: fn(&Route) -> Option<Mounted>) -> Router<Arc<Farm>> {
+    let mounted = table.iter().filter_map(|route| Some((route.pattern, handler(route)?)));
+    mounted
+        .fold(Router::new(), |router, (pattern, handler)| router.route(pattern, handler))
+        .fallback(unknown_address)
+        .method_not_allowed_fallback(wrong_method)
+}
+
+async fn unknown_address(uri: Uri) -> Refusal {
+    let path: String = uri.path().chars().take(200).collect();
+    Refusal::new(Code::NotFound, format_args!("there is nothing at the address {path} of this coordinator"))
+}
+
+async fn wrong_method(method: axum::http::Method, uri: Uri) -> Refusal {
+    let path: String = uri.path().chars().take(200).collect();
+    Refusal::new(
+        Code::MethodNotAllowed,
+        format_args!("the address {path} is not for {method}; see the header Allow for what it is for"),
+    )
+}
+
+async fn log(request: Request, next: Next) -> Response {
+    let start = Instant::now();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let response = next.run(request).await;
+    let (status, milliseconds) = (response.status().as_u16(), start.elapsed().as_millis());
+    tracing::debug!(%method, path, status, milliseconds, "a request was answered");
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_of_the_table_has_a_handler_on_its_own_listener_only() {
+        let unmounted = |table: &'static [Route], handler: fn(&Route) -> Option<Mounted>| -> Vec<&str> {
+            table.iter().filter(|route| handler(route).is_none()).map(|route| route.pattern).collect()
+        };
+        assert_eq!(unmounted(route::agents::ALL, agents::handler), Vec::<&str>::new());
+        assert_eq!(unmounted(route::clients::ALL, clients::handler), Vec::<&str>::new());
+        assert_eq!(unmounted(route::agents::ALL, clients::handler).len(), route::agents::ALL.len());
+        assert_eq!(unmounted(route::clients::ALL, agents::handler).len(), route::clients::ALL.len());
+    }
+
+    #[test]
+    fn no_two_routes_are_in_each_other_s_way() {
+        // Addresses that collide make the router panic.
+        let _ = mount(route::agents::ALL, agents::handler);
+        let _ = mount(route::clients::ALL, clients::handler);
+    }
+}

@@ -1,0 +1,366 @@
+//! An output as it arrives: decompressed, parsed, hashed and scanned while its bytes pass by, so that nothing is
+//! believed about it.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use drover_store::derivation::Fixed;
+use drover_store::nar::{self, Limits, Parser, Visitor};
+use drover_store::references::Scanner;
+use drover_store::{Sha256, Sha256Hash, StorePath};
+use sha2::Digest;
+use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
+
+use super::WINDOW_LOG_MAX;
+
+/// What an output is said to be.
+#[derive(Debug, Clone)]
+pub struct Expected {
+    /// The SHA-256 of its nar.
+    pub nar_hash: Sha256Hash,
+    /// The bytes of its nar.
+    pub nar_size: u64,
+    /// What it refers to, sorted.
+    pub references: Vec<StorePath>,
+    /// All that it could refer to.
+    pub candidates: HashSet<StorePath>,
+    /// What its contents must be, for a fixed output.
+    pub fixed: Option<Fixed>,
+}
+
+/// What an output turned out to be: what was expected, and this.
+#[derive(Debug)]
+pub struct Verified {
+    /// The state of the SHA-256 after the whole nar, for what is hashed after it.
+    pub after_nar: Sha256,
+}
+
+/// Why an output is not what it was said to be, in words that follow “the nar of PATH”.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused(pub String);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn refused<T>(reason: impl Into<String>) -> Result<T, Refused> {
+    Err(Refused(reason.into()))
+}
+
+/// Takes the compressed bytes of an output in any pieces.
+pub struct Incoming {
+    expected: Expected,
+    decoder: Decoder<'static>,
+    plain: Vec<u8>,
+    /// Whether a zstd frame is open.
+    in_frame: bool,
+    size: u64,
+    hash: Sha256,
+    parser: Parser,
+    scanner: Scanner,
+    fixed: Option<FixedHash>,
+}
+
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming").field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+impl Incoming {
+    /// Starts before the first byte.
+    ///
+    /// # Errors
+    /// When there is no memory for a decoder.
+    pub fn new(expected: Expected) -> std::io::Result<Self> {
+        let mut decoder = Decoder::new()?;
+        decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))?;
+        let scanner = Scanner::new(expected.candidates.iter().chain(&expected.references));
+        let fixed = expected.fixed.as_ref().and_then(FixedHash::new);
+        Ok(Self {
+            decoder,
+            plain: vec![0; 128 * 1024],
+            in_frame: false,
+            size: 0,
+            hash: Sha256::new(),
+            parser: Parser::new(Limits::default()),
+            scanner,
+            fixed,
+            expected,
+        })
+    }
+
+    /// Takes the next compressed bytes.
+    ///
+    /// # Errors
+    /// As soon as it cannot be what was expected.
+    pub fn update(&mut self, compressed: &[u8]) -> Result<(), Refused> {
+        if compressed.is_empty() {
+            return Ok(());
+        }
+        let mut input = InBuffer::around(compressed);
+        loop {
+            let mut output = OutBuffer::around(&mut self.plain[..]);
+            let hint = match self.decoder.run(&mut input, &mut output) {
+                Ok(hint) => hint,
+                Err(error) => return refused(format!("is not zstd-compressed as it must be: {error}")),
+            };
+            let filled = output.pos();
+            self.in_frame = hint != 0;
+            self.plain_bytes(filled)?;
+            if input.pos() == compressed.len() && (filled < self.plain.len() || hint == 0) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Judges the whole.
+    ///
+    /// # Errors
+    /// When it is not what was expected.
+    pub fn finish(self) -> Result<Verified, Refused> {
+        let Expected { nar_hash, nar_size, references, fixed, .. } = &self.expected;
+        if self.in_frame || self.size < *nar_size {
+            return refused(format!("is truncated: {} of its {nar_size} bytes came", self.size));
+        }
+        if let Err(error) = self.parser.finish() {
+            return refused(format!("is none: {error}"));
+        }
+        let found_hash = self.hash.clone().finish();
+        if found_hash != *nar_hash {
+            return refused(format!("has the SHA-256 {found_hash}, and not {nar_hash} as was said"));
+        }
+        if let (Some(hash), Some(fixed)) = (self.fixed, fixed) {
+            hash.check(fixed)?;
+        }
+        let found = self.scanner.found();
+        if let Some(unsaid) = found.iter().find(|path| !references.contains(path)) {
+            return refused(format!("refers to {unsaid}, which was not said"));
+        }
+        if let Some(absent) = references.iter().find(|path| !found.contains(path)) {
+            return refused(format!("does not refer to {absent}, as was said"));
+        }
+        Ok(Verified { after_nar: self.hash })
+    }
+
+    fn plain_bytes(&mut self, filled: usize) -> Result<(), Refused> {
+        let bytes = &self.plain[..filled];
+        self.size += filled as u64;
+        if self.size > self.expected.nar_size {
+            return refused(format!("is longer than the {} bytes that were said", self.expected.nar_size));
+        }
+        self.hash.update(bytes);
+        self.scanner.update(bytes);
+        let taken = match &mut self.fixed {
+            Some(hash) => {
+                hash.nar(bytes);
+                self.parser.push(bytes, hash)
+            }
+            None => self.parser.push(bytes, &mut ()),
+        };
+        match taken {
+            Ok(taken) if taken == bytes.len() => Ok(()),
+            Ok(_) => refused(format!("has something after its end, at byte {}", self.parser.offset())),
+            Err(error) => refused(format!("is none: {error}")),
+        }
+    }
+}
+
+/// The hash that fixes an output, over the contents of its one file or over its nar.
+enum Algorithm {
+    Sha1(Box<sha1::Sha1>),
+    Sha256(Box<sha2::Sha256>),
+    Sha512(Box<sha2::Sha512>),
+}
+
+struct FixedHash {
+    algorithm: Algorithm,
+    recursive: bool,
+    /// Whether it is anything but one plain file.
+    other_than_file: bool,
+}
+
+impl FixedHash {
+    /// None for an algorithm that is not known here: guix-daemon has checked it on the agent.
+    fn new(fixed: &Fixed) -> Option<Self> {
+        let algorithm = match fixed.algorithm.as_str() {
+            "sha1" => Algorithm::Sha1(Box::default()),
+            "sha256" => Algorithm::Sha256(Box::default()),
+            "sha512" => Algorithm::Sha512(Box::default()),
+            other => {
+                tracing::warn!(algorithm = other, "the hash of a fixed output cannot be checked here");
+                return None;
+            }
+        };
+        Some(Self { algorithm, recursive: fixed.recursive, other_than_file: false })
+    }
+
+    fn nar(&mut self, bytes: &[u8]) {
+        if self.recursive {
+            self.update(bytes);
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match &mut self.algorithm {
+            Algorithm::Sha1(hash) => hash.update(bytes),
+            Algorithm::Sha256(hash) => hash.update(bytes),
+            Algorithm::Sha512(hash) => hash.update(bytes),
+        }
+    }
+
+    fn check(self, fixed: &Fixed) -> Result<(), Refused> {
+        if !self.recursive && self.other_than_file {
+            return refused("is not that of a plain file, as its derivation says");
+        }
+        let found = match self.algorithm {
+            Algorithm::Sha1(hash) => hash.finalize().to_vec(),
+            Algorithm::Sha256(hash) => hash.finalize().to_vec(),
+            Algorithm::Sha512(hash) => hash.finalize().to_vec(),
+        };
+        if found == fixed.hash {
+            return Ok(());
+        }
+        let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
+        let (algorithm, wanted) = (&fixed.algorithm, hex(&fixed.hash));
+        refused(format!(
+            "has contents with the {algorithm} {}, and its derivation fixes {wanted}",
+            hex(&found)
+        ))
+    }
+}
+
+impl Visitor for FixedHash {
+    fn regular(&mut self, executable: bool, _: u64) -> Result<(), nar::Error> {
+        self.other_than_file |= executable;
+        Ok(())
+    }
+
+    fn contents(&mut self, bytes: &[u8]) -> Result<(), nar::Error> {
+        if !self.recursive {
+            self.update(bytes);
+        }
+        Ok(())
+    }
+
+    fn end_regular(&mut self) -> Result<(), nar::Error> {
+        Ok(())
+    }
+
+    fn symlink(&mut self, _: &[u8]) -> Result<(), nar::Error> {
+        self.other_than_file = true;
+        Ok(())
+    }
+
+    fn directory(&mut self) -> Result<(), nar::Error> {
+        self.other_than_file = true;
+        Ok(())
+    }
+
+    fn entry(&mut self, _: &[u8]) -> Result<(), nar::Error> {
+        Ok(())
+    }
+
+    fn leave(&mut self) -> Result<(), nar::Error> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use drover_store::nar::Node;
+
+    use super::*;
+
+    fn path(name: &str) -> StorePath {
+        StorePath::parse_base(&format!("00a3xasf5iyzfv23danwy7pilf2yyxjz-{name}")).unwrap()
+    }
+
+    fn expected(nar: &[u8], references: &[StorePath]) -> Expected {
+        Expected {
+            nar_hash: Sha256Hash::of(nar),
+            nar_size: nar.len() as u64,
+            references: references.to_vec(),
+            candidates: [path("a")].into(),
+            fixed: None,
+        }
+    }
+
+    fn judge(expected: Expected, nar: &[u8], piece: usize) -> Result<(), String> {
+        let bytes = zstd::encode_all(nar, 3).unwrap();
+        let mut incoming = Incoming::new(expected).unwrap();
+        for piece in bytes.chunks(piece) {
+            incoming.update(piece).map_err(|refused| refused.0)?;
+        }
+        incoming.finish().map(drop).map_err(|refused| refused.0)
+    }
+
+    fn nar() -> Vec<u8> {
+        Node::file(format!("needs {} to run{}", path("a"), "x".repeat(500_000))).to_nar()
+    }
+
+    #[test]
+    fn what_was_said_is_accepted_in_pieces_of_any_size() {
+        for piece in [1, 7, 1_000_000] {
+            judge(expected(&nar(), &[path("a")]), &nar(), piece).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_unsaid_reference_is_refused_and_so_is_one_that_is_not_there() {
+        let error = judge(expected(&nar(), &[]), &nar(), 4096).unwrap_err();
+        assert!(error.contains("which was not said"), "{error}");
+        let none = Node::file("nothing").to_nar();
+        let error = judge(expected(&none, &[path("a")]), &none, 4096).unwrap_err();
+        assert!(error.contains("does not refer"), "{error}");
+    }
+
+    #[test]
+    fn a_nar_that_is_cut_padded_or_longer_than_said_is_refused() {
+        let nar = nar();
+        let said = || expected(&nar, &[path("a")]);
+        let error = judge(said(), &nar[..nar.len() - 8], 4096).unwrap_err();
+        assert!(error.contains("truncated"), "{error}");
+        let padded = [&nar[..], &[0; 8]].concat();
+        let error = judge(said(), &padded, 4096).unwrap_err();
+        assert!(error.contains("longer"), "{error}");
+        let error = judge(expected(&padded, &[path("a")]), &padded, 4096).unwrap_err();
+        assert!(error.contains("after its end"), "{error}");
+    }
+
+    #[test]
+    fn a_stream_that_ends_within_its_frame_is_truncated() {
+        let nar = nar();
+        let bytes = zstd::encode_all(&nar[..], 3).unwrap();
+        let mut incoming = Incoming::new(expected(&nar, &[path("a")])).unwrap();
+        incoming.update(&bytes[..bytes.len() - 1]).unwrap();
+        assert!(incoming.finish().unwrap_err().0.contains("truncated"));
+    }
+
+    #[test]
+    fn bytes_that_are_not_zstd_are_refused() {
+        let mut incoming = Incoming::new(expected(&nar(), &[])).unwrap();
+        assert!(incoming.update(b"this is no zstd frame").is_err());
+    }
+
+    #[test]
+    fn a_fixed_output_must_have_the_contents_that_fix_it() {
+        let file = Node::file("fixed").to_nar();
+        let said = |recursive, hashed: &[u8]| Expected {
+            fixed: Some(Fixed {
+                recursive,
+                algorithm: "sha256".to_owned(),
+                hash: Sha256Hash::of(hashed).as_bytes().to_vec(),
+            }),
+            ..expected(&file, &[])
+        };
+        judge(said(false, b"fixed"), &file, 9).unwrap();
+        judge(said(true, &file), &file, 9).unwrap();
+        assert!(judge(said(false, b"other"), &file, 9).unwrap_err().contains("fixes"));
+        let program = Node::program("fixed").to_nar();
+        let said = Expected { fixed: said(false, b"fixed").fixed, ..expected(&program, &[]) };
+        assert!(judge(said, &program, 9).unwrap_err().contains("plain file"));
+    }
+}

@@ -1,0 +1,166 @@
+//! The state folder: where nars, logs and uploads lie, and who may use it.
+
+mod incoming;
+mod logs;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use drover_os::file::{self, Lock, LockError};
+use drover_os::machine;
+use drover_store::StorePath;
+use drover_wire::{BuildId, LeaseId};
+
+pub use incoming::{Expected, Incoming, Refused, Verified};
+pub use logs::{LogReader, pack as pack_log};
+
+/// The bytes of a window that is accepted in zstd streams from outside, as a power of two: what `zstd --long` uses.
+pub const WINDOW_LOG_MAX: u32 = 27;
+
+/// The state folder, locked.
+#[derive(Debug)]
+pub struct Storage {
+    root: PathBuf,
+    reserve: u64,
+    _lock: Lock,
+}
+
+/// Why the state folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// Another coordinator uses it, or it could not be locked.
+    #[error("cannot use the state folder: {0}")]
+    Lock(#[from] LockError),
+    /// It could not be made.
+    #[error("cannot make the folder {}: {source}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Storage {
+    /// Takes the state folder, which is made if need be. `reserve` is the free space, in bytes, that is left to
+    /// others.
+    ///
+    /// # Errors
+    /// When it cannot be made, or is in use.
+    pub fn open(root: &Path, reserve: u64) -> Result<Self, StorageError> {
+        let make = |path: PathBuf| {
+            std::fs::create_dir_all(&path).map_err(|source| StorageError::Folder { path, source })
+        };
+        make(root.to_owned())?;
+        let lock = Lock::take(&root.join("lock"))?;
+        for folder in ["nars", "uploads", "logs"] {
+            make(root.join(folder))?;
+        }
+        Ok(Self { root: root.to_owned(), reserve, _lock: lock })
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The database's file.
+    pub fn database(&self) -> PathBuf {
+        self.root.join("drover.sqlite")
+    }
+
+    /// Where the nar of an item is kept.
+    pub fn nar(&self, path: &StorePath) -> PathBuf {
+        let base = path.base_name();
+        self.root.join("nars").join(base.get(..2).unwrap_or("__")).join(format!("{base}.nar.zst"))
+    }
+
+    /// The folder of all nars.
+    pub fn nars(&self) -> PathBuf {
+        self.root.join("nars")
+    }
+
+    /// The folder of what is on its way.
+    pub fn uploads(&self) -> PathBuf {
+        self.root.join("uploads")
+    }
+
+    /// Where an output is kept while it is on its way.
+    pub fn upload(&self, lease: LeaseId, path: &StorePath) -> PathBuf {
+        self.uploads().join(format!("{lease}-{}", path.base_name()))
+    }
+
+    /// A fresh name for something that is on its way.
+    pub fn fresh_upload(&self) -> PathBuf {
+        self.uploads().join(format!("new-{}", uuid::Uuid::new_v4().simple()))
+    }
+
+    /// The log of a try, raw, as it is while it grows.
+    pub fn log(&self, build: BuildId, attempt: u32) -> PathBuf {
+        let name = format!("{build}-{attempt}.log");
+        self.root.join("logs").join(name.get(..2).unwrap_or("__")).join(name)
+    }
+
+    /// The log of a try, compressed, as it is afterwards.
+    pub fn packed_log(&self, build: BuildId, attempt: u32) -> PathBuf {
+        self.log(build, attempt).with_extension("log.zst")
+    }
+
+    /// Whether `more` bytes can be written and the reserve is still there afterwards.
+    pub fn has_room(&self, more: u64) -> bool {
+        machine::disk(&self.root).is_none_or(|disk| disk.free >= self.reserve.saturating_add(more))
+    }
+
+    /// Gives a finished file, which is synced already, its place among the nars, durably.
+    ///
+    /// # Errors
+    /// What the system reports.
+    pub fn place_nar(&self, from: &Path, path: &StorePath) -> io::Result<()> {
+        let to = self.nar(path);
+        make_folder_of(&to)?;
+        std::fs::rename(from, &to)?;
+        file::sync_folder_of(&to)
+    }
+}
+
+/// Makes the folder of a file that is about to be made, durably.
+pub(crate) fn make_folder_of(path: &Path) -> io::Result<()> {
+    let Some(folder) = path.parent() else { return Ok(()) };
+    match std::fs::create_dir(folder) {
+        Ok(()) => file::sync_folder_of(folder),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a file that may not be there.
+///
+/// # Errors
+/// What the system reports, unless there was none.
+pub fn remove_if_there(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_folder_has_one_user_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Storage::open(folder.path(), 0).unwrap();
+        assert!(matches!(Storage::open(folder.path(), 0), Err(StorageError::Lock(_))));
+        drop(first);
+        Storage::open(folder.path(), 0).unwrap();
+    }
+
+    #[test]
+    fn there_is_no_room_within_the_reserve() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = Storage::open(folder.path(), u64::MAX / 2).unwrap();
+        assert!(!storage.has_room(0));
+    }
+}
