@@ -204,12 +204,12 @@ impl Intake {
             }
             Kind::Source => {
                 let farm = Arc::clone(&self.farm);
-                let known = |named| {
+                let guesses = |named| {
                     // Those that came just now count, too.
                     self.flush()?;
-                    farm.database.read_blocking(|sql| sources::held_of(sql, named))
+                    farm.database.read_blocking(|sql| sources::guesses(sql, named))
                 };
-                match NewSource::read(&farm.storage, path, size, reader.contents(), known) {
+                match NewSource::read(&farm.storage, path, size, reader.contents(), guesses) {
                     Ok(new) => Ok(New::Source(new)),
                     Err(ReadError::Cut(source)) => Err(cut(source)),
                     Err(ReadError::Refused(error)) => Err(error),

@@ -41,8 +41,8 @@ enum Body {
 }
 
 impl NewSource {
-    /// Reads the nar of the source at `path`, which has `size` bytes. `known` says which of some paths are sources
-    /// that are here. Blocks on the disk.
+    /// Reads the nar of the source at `path`, which has `size` bytes. `guesses` says which of some paths a text may
+    /// refer to, the likeliest first. Blocks on the disk.
     ///
     /// # Errors
     /// When the contents are not those of the name, `from` fails, or a file cannot be written. The first comes
@@ -52,7 +52,7 @@ impl NewSource {
         path: StorePath,
         size: u64,
         mut from: impl Read,
-        known: impl FnOnce(Vec<StorePath>) -> Result<Vec<StorePath>, Error>,
+        guesses: impl FnOnce(Vec<StorePath>) -> Result<Vec<Vec<StorePath>>, Error>,
     ) -> Result<Self, ReadError> {
         if size > IN_MEMORY {
             return Self::pass(storage, &path, size, from, &[])?.ok_or_else(|| unfit(&path).into());
@@ -63,11 +63,13 @@ impl NewSource {
             return Ok(new);
         }
         let named = named(&nar);
-        let references = if named.is_empty() { named } else { known(named)? };
-        if references.is_empty() {
-            return Err(unfit(&path).into());
+        let guesses = if named.is_empty() { Vec::new() } else { guesses(named)? };
+        for references in guesses.iter().filter(|references| !references.is_empty()) {
+            if let Some(new) = Self::pass(storage, &path, size, &nar[..], references)? {
+                return Ok(new);
+            }
         }
-        Self::pass(storage, &path, size, &nar[..], &references)?.ok_or_else(|| unfit(&path).into())
+        Err(unfit(&path).into())
     }
 
     /// None: the contents do not belong to the path.
@@ -349,17 +351,31 @@ fn insert(
     Ok(())
 }
 
-/// Which of these are sources that are here.
-pub(super) fn held_of(sql: &rusqlite::Connection, named: Vec<StorePath>) -> Result<Vec<StorePath>, Error> {
-    let mut held = Vec::new();
+/// What a text may refer to that names these: the sources among them that are here; or all but the outputs of
+/// derivations, for a text that comes before what it refers to, which nobody may have.
+pub(super) fn guesses(
+    sql: &rusqlite::Connection,
+    named: Vec<StorePath>,
+) -> Result<Vec<Vec<StorePath>>, Error> {
+    let (mut held, mut others) = (Vec::new(), Vec::new());
     for path in named {
-        if let Some(id) = paths::find(sql, &path)? {
-            if is_held(sql, id)? {
-                held.push(path);
-            }
+        let (is_held, is_output) = match paths::find(sql, &path)? {
+            Some(id) => (is_held(sql, id)?, is_output(sql, id)?),
+            None => (false, false),
+        };
+        if is_held {
+            held.push(path.clone());
+        }
+        if !is_output {
+            others.push(path);
         }
     }
-    Ok(held)
+    Ok(if held == others { vec![held] } else { vec![held, others] })
+}
+
+/// Whether a derivation that is here makes this path.
+fn is_output(sql: &rusqlite::Connection, id: i64) -> Result<bool, Error> {
+    Ok(sql.prepare_cached("SELECT 1 FROM derivation_outputs WHERE path = ?1")?.exists([id])?)
 }
 
 /// The plain nar of a held item, as a stream with the bytes that it has.
