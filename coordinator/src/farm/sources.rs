@@ -322,7 +322,7 @@ fn insert(
             bytes.len() as u64
         }
         Body::File(temporary, size) => {
-            // A file without a row goes at the next start; a row without a file must never be.
+            // A file without a row is replaced when the source comes again; a row without a file must never be.
             farm.storage
                 .place_nar(&temporary.path, &new.path)
                 .map_err(|error| Error::io(format!("the source {}", new.path), error))?;
