@@ -82,13 +82,8 @@ async fn declare(State(farm): Core, Extension(agent): Caller, call: Call) -> Ans
 
 async fn upload(State(farm): Core, Extension(agent): Caller, call: Call) -> Answer {
     let (lease, path, At { offset }) = (call.part::<LeaseId>("lease")?, call.item()?, call.query()?);
-    let (body, leftover) = call.body.lend();
-    let body = Box::pin(body);
-    let done = to_its_end(async move { farm.upload(&agent, lease, path, offset, body).await }).await;
-    if done.is_err() {
-        leftover.discard().await;
-    }
-    json(done?)
+    let body = call.body.stream();
+    json(to_its_end(async move { farm.upload(&agent, lease, path, offset, body).await }).await?)
 }
 
 async fn report(State(farm): Core, Extension(agent): Caller, call: Call) -> Answer {

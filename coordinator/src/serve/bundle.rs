@@ -10,9 +10,8 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use bytes::{Bytes, BytesMut};
 use drover_wire::agent::BundleRequest;
-use drover_wire::client::Uploaded;
 use drover_wire::{BUNDLE_TYPE, bundle::BundleError};
-use futures_util::{StreamExt, stream};
+use futures_util::stream;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -33,17 +32,12 @@ const SILENCE: Duration = Duration::from_secs(120);
 
 /// Takes a bundle from a client.
 pub(super) async fn upload(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
-    let (body, leftover) = call.body.lend();
-    let body = BlockingBody::new(body);
+    let body = BlockingBody::new(call.body);
     let taken = to_its_end(async move {
         let bundle = decompressed(body).map_err(|source| BundleError::Io { entries: 0, source })?;
         farm.upload_bundle(bundle).await
     });
-    let done: Result<Uploaded, Refusal> = taken.await;
-    if done.is_err() {
-        leftover.discard().await;
-    }
-    json(done?)
+    json(taken.await?)
 }
 
 type Decompressed = zstd::stream::read::Decoder<'static, BufReader<BlockingBody>>;
@@ -57,21 +51,13 @@ fn decompressed(body: BlockingBody) -> io::Result<Decompressed> {
 /// Gives an agent the bundle that it asks for.
 pub(super) async fn download(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
     let request: BundleRequest = call.body.json(MESSAGE_LIMIT).await?;
-    let (sender, mut chunks) = mpsc::channel(CHUNKS);
+    farm.check_bundle(&request).await?;
+    let (sender, chunks) = mpsc::channel(CHUNKS);
     let writing = tokio::spawn(blocking(move || {
         let out = ToChannel { sender, chunk: BytesMut::new(), runtime: Handle::current() };
         write(&farm, &request, out)
     }));
-    // Until something is there to send, it can still be refused.
-    let Some(first) = chunks.recv().await else {
-        return match writing.await {
-            Ok(Ok(Err(error))) => Err(error.into()),
-            Ok(Err(refusal)) => Err(refusal),
-            Ok(Ok(Ok(()))) => Err(Refusal::internal(&"a bundle without a byte")),
-            Err(error) => Err(Refusal::internal(&error)),
-        };
-    };
-    let rest = stream::unfold(Some((chunks, writing)), |state| async move {
+    let bundle = stream::unfold(Some((chunks, writing)), |state| async move {
         let (mut chunks, writing) = state?;
         if let Some(chunk) = chunks.recv().await {
             return Some((Ok(chunk), Some((chunks, writing))));
@@ -83,14 +69,13 @@ pub(super) async fn download(State(farm): State<Arc<Farm>>, call: Call) -> Answe
             Ok(Err(Refusal(problem))) => problem.into(),
             Err(error) => error.into(),
         };
-        tracing::warn!(%error, "a bundle was cut off on its way to an agent");
+        tracing::error!(%error, "a bundle was cut off on its way to an agent");
         Some((Err(io::Error::other(error)), None))
     });
-    let body = Body::from_stream(stream::iter([Ok(first)]).chain(rest));
-    Ok(([(CONTENT_TYPE, BUNDLE_TYPE)], body).into_response())
+    Ok(([(CONTENT_TYPE, BUNDLE_TYPE)], Body::from_stream(bundle)).into_response())
 }
 
-fn write(farm: &Arc<Farm>, request: &BundleRequest, out: ToChannel) -> Result<(), Error> {
+fn write(farm: &Farm, request: &BundleRequest, out: ToChannel) -> Result<(), Error> {
     let failed = |source| Error::io("compressing a bundle", source);
     let mut encoder = zstd::stream::write::Encoder::new(out, LEVEL).map_err(failed)?;
     farm.bundle(request, &mut encoder)?;

@@ -26,6 +26,7 @@ pub(super) type Answer = Result<Response, Refusal>;
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) parts: Parts,
+    /// Not read yet.
     pub(super) body: Incoming,
     variables: Vec<(String, String)>,
 }
@@ -39,7 +40,7 @@ impl FromRequest<Arc<Farm>> for Call {
         })?;
         let variables = variables.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let (parts, body) = request.into_parts();
-        let body = Incoming::new(&parts, body);
+        let body = Incoming::new(&parts.headers, body);
         Ok(Self { parts, body, variables })
     }
 }

@@ -10,6 +10,7 @@ mod body;
 mod bundle;
 mod call;
 mod clients;
+mod leftover;
 mod listen;
 mod log;
 mod nar;

@@ -32,15 +32,6 @@ impl Refusal {
             "the coordinator could not do it, for a reason of its own; its log has the cause; try again later",
         )
     }
-
-    /// A body that did not come as it should.
-    pub(super) fn of_body(error: &io::Error) -> Self {
-        let code = match error.kind() {
-            io::ErrorKind::TimedOut => Code::RequestTimeout,
-            _ => Code::BadRequest,
-        };
-        Self::new(code, format_args!("the body of the request could not be read: {error}"))
-    }
 }
 
 impl From<Error> for Refusal {
@@ -104,4 +95,27 @@ pub(super) fn unauthorized(listener: Listener) -> Response {
     let mut response = Refusal::new(Code::Unauthorized, message).into_response();
     response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_went_wrong_inside_stays_inside() {
+        let error = Error::io("write /srv/farm/nars/x", io::Error::other("controller on fire"));
+        let Refusal(problem) = error.into();
+        assert_eq!(problem.code, Code::Internal);
+        assert!(!problem.message.contains("/srv") && !problem.message.contains("fire"), "{problem}");
+    }
+
+    #[test]
+    fn a_refusal_names_what_it_is_about() {
+        let Refusal(offset) = Error::WrongOffset { what: "the log", offset: 9, received: 7 }.into();
+        assert_eq!((offset.code, offset.received), (Code::WrongOffset, Some(7)));
+        let path = drover_store::StorePath::parse_base("00000000000000000000000000000000-x.drv").unwrap();
+        let inputs = vec![path.clone(); 101];
+        let Refusal(missing) = Error::MissingDerivation { path, inputs }.into();
+        assert_eq!((missing.code, missing.paths.len()), (Code::MissingDerivation, PATHS_LIMIT));
+    }
 }

@@ -14,21 +14,19 @@ use drover_wire::Code;
 use drover_wire::route::{self, Method, Route};
 
 use super::problem::Refusal;
-use super::{agents, auth, clients};
+use super::{agents, auth, clients, leftover};
 use crate::farm::Farm;
 
 /// What agents speak to.
 pub(super) fn for_agents(farm: &Arc<Farm>) -> Router {
     let known = from_fn_with_state(Arc::clone(farm), auth::agents);
-    let router = mount(route::agents::ALL, agents::handler).layer(known);
-    router.layer(from_fn(log)).with_state(Arc::clone(farm))
+    around(mount(route::agents::ALL, agents::handler).layer(known)).with_state(Arc::clone(farm))
 }
 
 /// What clients speak to.
 pub(super) fn for_clients(farm: &Arc<Farm>) -> Router {
     let known = from_fn_with_state(Arc::clone(farm), auth::clients);
-    let router = mount(route::clients::ALL, clients::handler).layer(known);
-    router.layer(from_fn(log)).with_state(Arc::clone(farm))
+    around(mount(route::clients::ALL, clients::handler).layer(known)).with_state(Arc::clone(farm))
 }
 
 /// A handler for any method; the table says which one it gets.
@@ -51,6 +49,10 @@ fn mount(table: &[Route], handler: fn(&Route) -> Option<Mounted>) -> Router<Arc<
         .fold(Router::new(), |router, (pattern, handler)| router.route(pattern, handler))
         .fallback(unknown_address)
         .method_not_allowed_fallback(wrong_method)
+}
+
+fn around(router: Router<Arc<Farm>>) -> Router<Arc<Farm>> {
+    router.layer(from_fn(leftover::discard)).layer(from_fn(log))
 }
 
 async fn unknown_address(uri: Uri) -> Refusal {

@@ -1,0 +1,105 @@
+//! A real coordinator in a folder of its own.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use drover_wire::client::{AgentSummary, NewAgent, Secret};
+use drover_wire::route::clients;
+use tempfile::TempDir;
+
+use crate::agent::Agent;
+use crate::client::Client;
+use crate::peer::Peer;
+
+/// A running coordinator; dropped, it is killed.
+pub(crate) struct House {
+    pub(crate) folder: TempDir,
+    pub(crate) agents: SocketAddr,
+    pub(crate) clients: SocketAddr,
+    flags: Vec<String>,
+    child: Child,
+}
+
+impl House {
+    pub(crate) fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// With these flags of `drover serve`.
+    pub(crate) fn with(flags: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let (child, agents, clients) = spawn(&folder, &flags);
+        Self { folder, agents, clients, flags, child }
+    }
+
+    /// Ends it as if the power had failed, and starts it again, at other ports.
+    pub(crate) fn crash_and_restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        (self.child, self.agents, self.clients) = spawn(&self.folder, &self.flags);
+    }
+
+    /// Asks it to stop.
+    pub(crate) fn terminate(&self) {
+        let killed = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        assert!(killed.success());
+    }
+
+    /// How it ended.
+    pub(crate) fn wait(mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+
+    pub(crate) fn token(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("client-token")).unwrap().trim().to_owned()
+    }
+
+    /// The operator.
+    pub(crate) fn client(&self) -> Client {
+        Client(Peer::new(self.clients, &format!("Bearer {}", self.token())))
+    }
+
+    /// A new agent with a password, which has said hello.
+    pub(crate) fn agent(&self, name: &str) -> Agent {
+        let client = self.client();
+        let new = NewAgent { name: name.to_owned() };
+        let agent: AgentSummary = client.0.post(&clients::NEW_AGENT.path(&[]), &new).value();
+        let secret: Secret = client.0.post(&clients::PASSWORD.path(&[&agent.agent]), &()).value();
+        let pair = format!("{}:{}", agent.agent, secret.secret);
+        let basic = format!("Basic {}", data_encoding::BASE64.encode(pair.as_bytes()));
+        let agent = Agent(Peer::new(self.agents, &basic));
+        agent.hello(&[]);
+        agent
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(folder: &TempDir, flags: &[String]) -> (Child, SocketAddr, SocketAddr) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_drover"))
+        .arg("serve")
+        .arg("--state")
+        .arg(folder.path())
+        .args(["--agents-listen", "127.0.0.1:0", "--clients-listen", "127.0.0.1:0"])
+        .args(["--disk-reserve-mib", "1"])
+        .args(flags)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut address = |whom: &str| {
+        let start = format!("listening for {whom} on ");
+        let found = lines.by_ref().find_map(|line| Some(line.unwrap().strip_prefix(&start)?.to_owned()));
+        found.expect("it says where it listens").parse().unwrap()
+    };
+    let (agents, clients) = (address("agents"), address("clients"));
+    (child, agents, clients)
+}

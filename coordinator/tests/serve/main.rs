@@ -1,0 +1,16 @@
+//! A real coordinator, spoken to over HTTP by clients and by agents that do what the test wants.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+mod agent;
+mod client;
+mod graph;
+mod house;
+mod peer;
+
+mod http;
+mod lives;
+mod logs;
+mod nars;
+mod restarts;
+mod uploads;
