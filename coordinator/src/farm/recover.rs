@@ -13,7 +13,8 @@ use crate::storage::remove_if_there;
 impl Farm {
     /// Agents, open leases (each with its full time), and an end to what was on its way when the process ended.
     pub(super) fn recover(self: &Arc<Self>) -> Result<(), Error> {
-        let mut changes = self.database.read_blocking::<_, Error>(agents::load)?;
+        // It writes where an agent names a system that no derivation has named yet.
+        let mut changes = self.database.write_blocking::<_, Error>(|tx| agents::load(tx))?;
         changes.extend(self.open_leases()?);
         let leases = changes.iter().filter(|change| matches!(change, Change::Opened(_))).count();
         self.live.apply(changes);

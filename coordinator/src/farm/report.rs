@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use drover_store::StorePath;
+use drover_store::{Sha256Hash, StorePath};
 use drover_wire::agent::{Output, Report, Reported, SetupStep, TimeLimit};
 use drover_wire::{BuildState, LeaseId};
 use rusqlite::OptionalExtension;
@@ -12,7 +12,7 @@ use super::depend::{self, End, Provided};
 use super::error::Error;
 use super::requeue::{self, Outcome};
 use super::submit::Plan;
-use super::{Farm, Tx, now, paths, sql};
+use super::{Farm, Tx, now, paths, sql, unsql};
 
 /// The most bytes of an agent's words that are kept.
 const WORDS: usize = 16 * 1024;
@@ -198,16 +198,22 @@ impl Try {
         if tx.prepare_cached("SELECT 1 FROM items WHERE path = ?1")?.exists([id])? {
             return Ok(());
         }
-        let refs: Option<(String, Vec<u8>)> = tx
+        let uploaded: Option<(String, Sha256Hash, i64)> = tx
             .prepare_cached(
-                "SELECT refs, nar_hash FROM uploads WHERE lease = ?1 AND path = ?2 AND complete = 1",
+                "SELECT refs, nar_hash, nar_size FROM uploads WHERE lease = ?1 AND path = ?2 AND complete = 1",
             )?
-            .query_row([self.lease, id], |row| Ok((row.get(0)?, row.get(1)?)))
+            .query_row([self.lease, id], |row| Ok((row.get(0)?, paths::hash(row, 1)?, row.get(2)?)))
             .optional()?;
-        let Some((refs, nar_hash)) = refs else {
+        let Some((refs, nar_hash, nar_size)) = uploaded else {
             return Err(bad("the report says that it was built, and it is not here; upload it first"));
         };
-        if declared.is_none_or(|output| output.nar_hash.as_bytes()[..] != nar_hash[..]) {
+        let same = |said: &Output| {
+            let mut references: Vec<&str> = said.references.iter().map(StorePath::base_name).collect();
+            references.sort_unstable();
+            references.dedup();
+            said.nar_hash == nar_hash && said.nar_size == unsql(nar_size) && references.join("\n") == refs
+        };
+        if !declared.is_some_and(same) {
             return Err(bad("the report names another nar, or none, than the one that was uploaded"));
         }
         tx.prepare_cached(
