@@ -68,6 +68,8 @@ impl Peer {
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .proxy(None)
+            // A refusal may come before the body is read, and closes the connection: none is used twice.
+            .max_idle_connections(0)
             .timeout_global(Some(Duration::from_secs(180)))
             .build()
             .new_agent();
@@ -95,9 +97,11 @@ impl Peer {
         peer
     }
 
-    /// Sends a request with these bytes and reads the whole answer; none when there is no answer.
-    #[must_use]
-    pub fn try_send(&self, method: &str, path: &str, body: &[u8]) -> Option<Answer> {
+    /// Sends a request with these bytes and reads the whole answer.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn try_send(&self, method: &str, path: &str, body: &[u8]) -> Result<Answer, ureq::Error> {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.url));
         if let Some(authorization) = &self.authorization {
             request = request.header("authorization", authorization);
@@ -111,11 +115,11 @@ impl Peer {
             request = request.header("content-type", "application/json");
             SendBody::from_owned_reader(std::io::Cursor::new(body.to_vec()))
         };
-        let response = self.agent.run(request.body(body).unwrap()).ok()?;
+        let response = self.agent.run(request.body(body).unwrap())?;
         let status = response.status().as_u16();
         let mut body = Vec::new();
-        response.into_body().into_reader().read_to_end(&mut body).ok()?;
-        Some(Answer { status, body })
+        response.into_body().into_reader().read_to_end(&mut body)?;
+        Ok(Answer { status, body })
     }
 
     /// [`Peer::try_send`] where there must be an answer.
@@ -126,7 +130,7 @@ impl Peer {
     #[must_use]
     pub fn send(&self, method: &str, path: &str, body: &[u8]) -> Answer {
         self.try_send(method, path, body)
-            .unwrap_or_else(|| panic!("no answer to {method} {path} of {}", self.url))
+            .unwrap_or_else(|e| panic!("no answer to {method} {path} of {}: {e}", self.url))
     }
 
     /// Asks.

@@ -202,7 +202,7 @@ impl Drop for Service {
     fn drop(&mut self) {
         let ended = self.exited();
         self.kill();
-        if thread::panicking() {
+        if thread::panicking() || std::env::var_os("DROVER_SHOW_LOGS").is_some() {
             let text = self.text();
             let lines: Vec<&str> = text.lines().collect();
             let mut report = match ended {

@@ -401,7 +401,7 @@ fn what_is_not_of_the_protocol_is_refused_in_words() {
     hand.log(allocation.lease, 0, &vec![b'x'; 2 << 20]).refused(413, Code::TooLarge);
     let large = vec![b' '; 40 << 20];
     let answer = farm.client.peer.try_send("POST", &clients::SUBMIT.path(&[]), &large);
-    assert!(answer.is_none_or(|answer| answer.status == 413));
+    assert!(answer.is_ok_and(|answer| answer.status == 413));
     // It is all still there.
     assert!(!farm.client.show(allocation.build).summary.state.is_final());
     assert!(farm.client.log(allocation.build).is_empty());

@@ -21,6 +21,8 @@ use crate::daemon::{self, Connection, Event, Options};
 const BEYOND_TIMEOUT: Duration = Duration::from_secs(900);
 /// The most bytes of the daemon's own words that are looked at for the reason of a failure.
 const WORDS_KEPT: usize = 4096;
+/// How much of the beginning of its output.
+const BEGINNING_KEPT: usize = 512;
 /// How the daemon calls a signature whose key is not in its ACL.
 const UNAUTHORIZED: &str = "unauthorized";
 
@@ -198,11 +200,21 @@ struct Seen<'a> {
     foreign: Option<String>,
     failure: Option<String>,
     words: Vec<u8>,
+    /// How the build's output begins.
+    beginning: Vec<u8>,
 }
 
 impl<'a> Seen<'a> {
     fn new(derivation: &'a StorePath) -> Self {
-        Self { derivation, started: false, succeeded: false, foreign: None, failure: None, words: Vec::new() }
+        Self {
+            derivation,
+            started: false,
+            succeeded: false,
+            foreign: None,
+            failure: None,
+            words: Vec::new(),
+            beginning: Vec::new(),
+        }
     }
 
     fn is_ours(&self, derivation: &[u8]) -> bool {
@@ -224,7 +236,11 @@ impl<'a> Seen<'a> {
                 self.failure = Some(text(reason))
             }
             Event::Failed { .. } => {}
-            Event::Output(bytes) => sink.log(bytes)?,
+            Event::Output(bytes) => {
+                let room = BEGINNING_KEPT.saturating_sub(self.beginning.len()).min(bytes.len());
+                self.beginning.extend_from_slice(&bytes[..room]);
+                sink.log(bytes)?;
+            }
             Event::Words(bytes) => {
                 self.words.extend_from_slice(bytes);
                 let excess = self.words.len().saturating_sub(WORDS_KEPT);
@@ -234,6 +250,14 @@ impl<'a> Seen<'a> {
             Event::Other(line) => tracing::debug!("guix-daemon: {}", text(line)),
         }
         Ok(())
+    }
+
+    /// The system that this machine cannot build for: said by the daemon's child in the place of the builder, at the
+    /// very beginning of its output.
+    fn unsupported(&self) -> Option<String> {
+        let rest = self.beginning.strip_prefix(b"@ unsupported-platform ")?;
+        let rest = rest.strip_prefix(self.derivation.as_str().as_bytes())?.strip_prefix(b" ")?;
+        rest.split(|byte| *byte == b'\n').next().map(text)
     }
 
     fn verdict(self, result: Result<(), daemon::Error>) -> Result<Ended, Error> {
@@ -265,6 +289,10 @@ impl<'a> Seen<'a> {
                 Ended::NotBuiltHere("guix-daemon remembers a failure of it and did not try again".to_owned())
             }
             Some(reason) if reason.starts_with("unsupported-platform") => Ended::Unsupported(last_words()),
+            Some(_) if self.unsupported().is_some() => Ended::Unsupported(format!(
+                "guix-daemon here cannot run builders for {}",
+                self.unsupported().unwrap_or_default()
+            )),
             // A number, then the sentence.
             Some(reason) => {
                 Ended::Failed(reason.split_once(' ').map_or(said, |(_, words)| words.trim().to_owned()))
@@ -356,6 +384,17 @@ mod tests {
             Ended::Failed("builder failed with exit code 3".into())
         );
         assert!(matches!(verdict(&[failed(b"unsupported-platform")], refused("no")), Ended::Unsupported(_)));
+        let line = [b"@ unsupported-platform ", OURS, b" i586-gnu\nand more\n"].concat();
+        let ended = verdict(&[STARTED, Event::Output(&line), failed(b"1 builder failed")], refused("no"));
+        assert!(matches!(ended, Ended::Unsupported(words) if words.ends_with("i586-gnu")));
+        let later = [
+            STARTED,
+            Event::Output(b"x\n"),
+            Event::Output(&line),
+            failed(b"1 builder failed with exit code 1"),
+        ];
+        let ended = verdict(&later, refused("no"));
+        assert!(matches!(ended, Ended::Failed(_)));
         assert!(matches!(verdict(&[failed(b"cached")], refused("no")), Ended::NotBuiltHere(_)));
         assert_eq!(verdict(&[], refused("no input")), Ended::NotBuiltHere("no input".into()));
     }
