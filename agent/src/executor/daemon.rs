@@ -346,6 +346,7 @@ mod tests {
                 Event::Started { derivation, process } => Event::Started { derivation, process: *process },
                 Event::Succeeded { derivation } => Event::Succeeded { derivation },
                 Event::Failed { derivation, reason } => Event::Failed { derivation, reason },
+                Event::Output(bytes) => Event::Output(bytes),
                 Event::Words(words) => Event::Words(words),
                 other => panic!("{other:?}"),
             };
