@@ -1,5 +1,7 @@
 //! Who builds what: the most urgent builds that are ready go to the agent that asks.
 
+use std::cmp::Reverse;
+
 use drover_store::StorePath;
 use drover_wire::agent::Allocation;
 use drover_wire::{BuildId, LeaseId};
@@ -33,7 +35,7 @@ pub(super) fn allocate(
     for platform in platforms {
         candidates.extend(ready(tx, agent.id, *platform, free)?);
     }
-    candidates.sort_unstable_by_key(|candidate| (-candidate.priority, candidate.build));
+    candidates.sort_unstable_by_key(|candidate| (Reverse(candidate.priority), candidate.build));
     candidates.truncate(usize::try_from(free).unwrap_or(usize::MAX));
     candidates.into_iter().map(|candidate| open(tx, agent, &candidate)).collect()
 }
