@@ -84,7 +84,7 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct Farm {
     config: Config,
-    storage: Storage,
+    storage: Arc<Storage>,
     database: Database<Change>,
     live: Arc<Live>,
     secrets: Secrets,
@@ -99,7 +99,8 @@ impl Farm {
     /// # Errors
     /// When the folder cannot be used, or is in use.
     pub fn open(config: Config) -> Result<Arc<Self>, OpenError> {
-        let storage = Storage::open(&config.state, config.disk_reserve_mib.saturating_mul(1 << 20))?;
+        let storage =
+            Arc::new(Storage::open(&config.state, config.disk_reserve_mib.saturating_mul(1 << 20))?);
         let key = key::load_or_make(storage.root())?;
         let (ended, ended_logs) = mpsc::unbounded_channel();
         let live = Arc::new(Live::new(Duration::from_secs(config.lease_seconds), ended));

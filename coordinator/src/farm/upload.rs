@@ -123,9 +123,10 @@ impl Farm {
             tokio::select! {
                 piece = body.next() => match piece {
                     Some(Ok(piece)) => {
-                        self.live.lease(agent.id, lease);
-                        if pieces.send(piece).await.is_err() {
-                            // The writer has ended already, with an error.
+                        // Renewed; and what comes for a lease that has ended is not wanted.
+                        let holds = self.live.lease(agent.id, lease).is_some();
+                        if !holds || pieces.send(piece).await.is_err() {
+                            // Or the writer has ended already, with an error.
                             break Ending::Cut;
                         }
                     }
@@ -334,10 +335,6 @@ impl Copy<'_> {
             Err(reason) => return self.refuse(&partial, reason.0),
         };
         file.sync_all().map_err(|error| self.io("sync", error))?;
-        let storage = &self.farm.storage;
-        storage
-            .place_nar(&partial, &self.upload.path)
-            .map_err(|error| self.io("give its place to", error))?;
         let deriver = &self.lease.allocation.derivation;
         let export_hash = export::export_hash(
             verified.after_nar,
@@ -345,16 +342,11 @@ impl Copy<'_> {
             &self.upload.output.references,
             Some(deriver),
         );
-        let (lease, id) = (self.lease.id, self.upload.id);
-        self.farm.database.write_blocking::<_, Error>(move |tx| {
-            let marked = tx
-                .prepare_cached(
-                    "UPDATE uploads SET complete = 1, file_size = ?3, export_hash = ?4 \
-                     WHERE lease = ?1 AND path = ?2",
-                )?
-                .execute((sql(lease.0), id, sql(received), export_hash.as_bytes()))?;
-            if marked == 1 { Ok(()) } else { Err(Error::LeaseNotHeld(lease)) }
-        })?;
+        let lease = self.lease.id;
+        let whole =
+            Whole { lease, id: self.upload.id, path: self.upload.path.clone(), received, export_hash };
+        let storage = Arc::clone(&self.farm.storage);
+        self.farm.database.write_blocking::<_, Error>(move |tx| whole.place(tx, &storage, &partial))?;
         tracing::info!(lease = %lease, output = self.upload.path.base_name(), bytes = received, "an output is here");
         Ok(Received { received, complete: true })
     }
@@ -416,6 +408,38 @@ impl Copy<'_> {
 
     fn io(&self, what: &str, error: io::Error) -> Error {
         Error::io(format!("{what} the copy of {}", self.upload.path), error)
+    }
+}
+
+/// An output that arrived whole, was verified and synced.
+struct Whole {
+    lease: LeaseId,
+    id: i64,
+    path: StorePath,
+    received: u64,
+    export_hash: Sha256Hash,
+}
+
+impl Whole {
+    /// Gives it its place, unless the lease has ended meanwhile. This is done within the job because the place is
+    /// shared: once the build is another lease's, or the output an item, the file there is not this lease's to replace.
+    fn place(&self, tx: &Tx<'_>, storage: &Storage, partial: &std::path::Path) -> Result<(), Error> {
+        let open = "SELECT 1 FROM attempts WHERE lease = ?1 AND ended_at IS NULL";
+        if !tx.prepare_cached(open)?.exists([sql(self.lease.0)])? {
+            return Err(Error::LeaseNotHeld(self.lease));
+        }
+        let placed = if tx.prepare_cached("SELECT 1 FROM items WHERE path = ?1")?.exists([self.id])? {
+            remove_if_there(partial)
+        } else {
+            storage.place_nar(partial, &self.path)
+        };
+        placed.map_err(|error| Error::io(format!("give its place to the copy of {}", self.path), error))?;
+        let marked = tx
+            .prepare_cached(
+                "UPDATE uploads SET complete = 1, file_size = ?3, export_hash = ?4 WHERE lease = ?1 AND path = ?2",
+            )?
+            .execute((sql(self.lease.0), self.id, sql(self.received), self.export_hash.as_bytes()))?;
+        if marked == 1 { Ok(()) } else { Err(Error::LeaseNotHeld(self.lease)) }
     }
 }
 
