@@ -260,25 +260,36 @@ impl Try {
 
     /// What nobody provides gets built, and the build waits for it.
     fn missing_inputs(&self, tx: &mut Tx<'_>, missing: &[StorePath], most: u32) -> Result<BuildState, Error> {
+        let (derivation, priority): (i64, i64) = tx
+            .prepare_cached("SELECT derivation, priority FROM builds WHERE id = ?1")?
+            .query_row([self.build], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let mut absent = Vec::new();
+        let mut hopeless = None;
         for path in missing {
-            let id = paths::number(tx, path)?;
-            let provided: i64 = tx
-                .prepare_cached("SELECT provided FROM paths WHERE id = ?1")?
-                .query_row([id], |row| row.get(0))?;
-            if provided != Provided::Held as i64 {
-                absent.push(id);
+            let known: Option<(i64, i64)> = tx
+                .prepare_cached("SELECT id, provided FROM paths WHERE base = ?1")?
+                .query_row([path.base_name()], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            match known {
+                Some((_, provided)) if provided == Provided::Held as i64 => {}
+                Some((id, _)) => match maker_below(tx, derivation, id)? {
+                    Some(maker) => absent.push((id, maker)),
+                    None => hopeless = Some(path),
+                },
+                None => hopeless = Some(path),
             }
+        }
+        if let Some(path) = hopeless {
+            // To wait for it would be to wait for ever.
+            let message = format!("it lacks {path}, which nobody provides and no derivation below it makes");
+            return self.setup_failed(tx, SetupStep::ImportInputs, &message, most);
         }
         if absent.is_empty() {
             let message = "it reported inputs as missing that the coordinator holds";
             return self.setup_failed(tx, SetupStep::ImportInputs, message, most);
         }
-        let (derivation, priority): (i64, i64) = tx
-            .prepare_cached("SELECT derivation, priority FROM builds WHERE id = ?1")?
-            .query_row([self.build], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let mut plan = Plan::default();
-        for path in absent {
+        for (path, maker) in absent {
             tx.prepare_cached("UPDATE substitutes SET found = 0, checked_at = ?2 WHERE path = ?1")?
                 .execute([path, sql(now())])?;
             depend::provide(tx, path, Provided::No)?;
@@ -286,13 +297,7 @@ impl Try {
             if !tx.prepare_cached(direct)?.exists([derivation, path])? {
                 self.await_path(tx, path)?;
             }
-            let maker: Option<i64> = tx
-                .prepare_cached("SELECT derivation FROM derivation_outputs WHERE path = ?1 LIMIT 1")?
-                .query_row([path], |row| row.get(0))
-                .optional()?;
-            if let Some(maker) = maker {
-                plan.need(tx, maker, priority)?;
-            }
+            plan.need(tx, maker, priority)?;
         }
         plan.settle(tx)?;
         requeue::back(tx, self.build)
@@ -309,6 +314,21 @@ impl Try {
         }
         Ok(())
     }
+}
+
+/// A derivation below this one that makes the path.
+fn maker_below(tx: &Tx<'_>, derivation: i64, path: i64) -> Result<Option<i64>, Error> {
+    let direct = "SELECT maker FROM derivation_inputs WHERE derivation = ?1 AND output = ?2 LIMIT 1";
+    let maker: Option<i64> =
+        tx.prepare_cached(direct)?.query_row([derivation, path], |row| row.get(0)).optional()?;
+    if maker.is_some() {
+        return Ok(maker);
+    }
+    let below = "WITH RECURSIVE below (id) AS (SELECT maker FROM derivation_inputs WHERE derivation = ?1 \
+                     UNION SELECT i.maker FROM below b JOIN derivation_inputs i ON i.derivation = b.id) \
+                 SELECT o.derivation FROM derivation_outputs o JOIN below b ON b.id = o.derivation \
+                 WHERE o.path = ?2 LIMIT 1";
+    Ok(tx.prepare_cached(below)?.query_row([derivation, path], |row| row.get(0)).optional()?)
 }
 
 #[cfg(test)]
