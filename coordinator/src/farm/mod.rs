@@ -175,3 +175,6 @@ fn sql(number: u64) -> i64 {
 fn unsql(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

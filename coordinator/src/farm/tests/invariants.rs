@@ -1,0 +1,125 @@
+//! What holds of the database after every commit.
+
+use rusqlite::Connection;
+
+use super::super::Farm;
+use super::super::error::Error;
+
+/// Each finds what must not be there, with its name.
+const NEVER: &[(&str, &str)] = &[
+    (
+        "an open build whose count of missing things is wrong",
+        "SELECT b.id || ': ' || b.state || ' ' || b.missing FROM builds b JOIN derivations d ON d.id = b.derivation \
+         WHERE b.state IN ('waiting', 'ready', 'allocated', 'running', 'dependency-failed') AND b.missing <> \
+           (SELECT count(DISTINCT i.output) FROM derivation_inputs i JOIN paths p ON p.id = i.output \
+            WHERE i.derivation = b.derivation AND p.provided = 0) + (d.lacking > 0) \
+           + (SELECT count(*) FROM awaited a WHERE a.build = b.id)",
+    ),
+    (
+        "a build that waits for nothing, or is ready and lacks something",
+        "SELECT id || ': ' || state FROM builds WHERE (state IN ('waiting', 'dependency-failed') AND missing = 0) \
+           OR (state = 'ready' AND missing > 0)",
+    ),
+    (
+        "a build that an agent holds without a lease",
+        "SELECT id FROM builds b WHERE state IN ('allocated', 'running') \
+           AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.build = b.id AND a.ended_at IS NULL)",
+    ),
+    (
+        "an open lease of a build that nobody builds",
+        "SELECT a.lease || ': ' || b.state FROM attempts a JOIN builds b ON b.id = a.build \
+         WHERE a.ended_at IS NULL AND b.state NOT IN ('allocated', 'running', 'canceled')",
+    ),
+    (
+        "two open builds of one output",
+        "SELECT target FROM builds WHERE state IN ('waiting', 'ready', 'allocated', 'running', 'dependency-failed') \
+         GROUP BY target HAVING count(*) > 1",
+    ),
+    (
+        "a build that waits for an input that nobody will make",
+        "SELECT b.id || ' for ' || p.base FROM builds b JOIN derivation_inputs i ON i.derivation = b.derivation \
+         JOIN paths p ON p.id = i.output AND p.provided = 0 WHERE b.state = 'waiting' AND NOT EXISTS ( \
+           SELECT 1 FROM builds x JOIN derivations m ON m.target = x.target WHERE m.id = i.maker \
+           AND x.state IN ('waiting', 'ready', 'allocated', 'running'))",
+    ),
+    (
+        "a build that waits for something below its inputs that nobody will make",
+        "SELECT b.id FROM builds b JOIN awaited a ON a.build = b.id WHERE b.state = 'waiting' AND NOT EXISTS ( \
+           SELECT 1 FROM builds x JOIN derivations m ON m.target = x.target \
+           JOIN derivation_outputs o ON o.derivation = m.id WHERE o.path = a.path \
+           AND x.state IN ('waiting', 'ready', 'allocated', 'running'))",
+    ),
+    (
+        "a build given up for its dependencies, all of which are on their way",
+        "SELECT b.id FROM builds b WHERE b.state = 'dependency-failed' AND NOT EXISTS ( \
+           SELECT 1 FROM derivation_inputs i JOIN paths p ON p.id = i.output AND p.provided = 0 \
+           WHERE i.derivation = b.derivation AND NOT EXISTS ( \
+             SELECT 1 FROM builds x JOIN derivations m ON m.target = x.target WHERE m.id = i.maker \
+             AND x.state IN ('waiting', 'ready', 'allocated', 'running'))) \
+         AND NOT EXISTS (SELECT 1 FROM awaited a WHERE a.build = b.id AND NOT EXISTS ( \
+             SELECT 1 FROM builds x JOIN derivations m ON m.target = x.target \
+             JOIN derivation_outputs o ON o.derivation = m.id WHERE o.path = a.path \
+             AND x.state IN ('waiting', 'ready', 'allocated', 'running')))",
+    ),
+    (
+        "a build whose dependency failed, without the build that did",
+        "SELECT b.id FROM builds b LEFT JOIN builds r ON r.id = b.failed_dependency \
+         WHERE (b.state = 'dependency-failed') <> (r.id IS NOT NULL)",
+    ),
+    (
+        "a derivation whose count of lacking sources is wrong",
+        "SELECT d.id FROM derivations d WHERE d.lacking <> \
+           (SELECT count(*) FROM derivation_sources s WHERE s.derivation = d.id AND NOT EXISTS \
+             (SELECT 1 FROM items i WHERE i.path = s.path AND i.kind = 'source')) \
+         + (SELECT count(DISTINCT i.maker) FROM derivation_inputs i JOIN derivations m ON m.id = i.maker \
+            WHERE i.derivation = d.id AND m.lacking > 0)",
+    ),
+    (
+        "a state that is counted wrongly",
+        "SELECT c.state FROM state_counts c \
+         WHERE c.count <> (SELECT count(*) FROM builds b WHERE b.state = c.state)",
+    ),
+    (
+        "an item that is not provided, or the other way round",
+        "SELECT p.base FROM paths p \
+         WHERE (p.provided = 1) <> EXISTS (SELECT 1 FROM items i WHERE i.path = p.id)",
+    ),
+    (
+        "a build that succeeded without its outputs",
+        "SELECT b.id FROM builds b JOIN derivation_outputs o ON o.derivation = b.derivation \
+         WHERE b.state = 'succeeded' AND NOT EXISTS (SELECT 1 FROM items i WHERE i.path = o.path)",
+    ),
+    (
+        "an end without its time, or a time without an end",
+        "SELECT id || ': ' || state FROM builds WHERE (ended_at IS NULL) <> \
+           (state IN ('waiting', 'ready', 'allocated', 'running'))",
+    ),
+];
+
+/// Panics with the name of what must not be.
+pub(super) fn check(farm: &Farm, after: &str) {
+    let found = farm.database.read_blocking(|sql: &Connection| {
+        let mut found = Vec::new();
+        for (name, query) in NEVER {
+            let mut select = sql.prepare_cached(query)?;
+            let rows = select.query_map([], |row| row.get::<_, rusqlite::types::Value>(0))?;
+            for row in rows {
+                found.push(format!("{name}: {:?}", row?));
+            }
+        }
+        Ok::<_, Error>(found)
+    });
+    let found = found.unwrap();
+    assert!(found.is_empty(), "after {after}: {found:#?}");
+
+    let open = farm.database.read_blocking(|sql: &Connection| {
+        let mut select =
+            sql.prepare_cached("SELECT lease FROM attempts WHERE ended_at IS NULL ORDER BY lease")?;
+        let rows = select.query_map([], |row| row.get::<_, i64>(0))?;
+        Ok::<_, Error>(rows.collect::<rusqlite::Result<Vec<_>>>()?)
+    });
+    let mut live: Vec<u64> = farm.live.leases().iter().map(|lease| lease.id.0).collect();
+    live.sort_unstable();
+    let open: Vec<u64> = open.unwrap().into_iter().map(super::super::unsql).collect();
+    assert_eq!(live, open, "after {after}: the leases in memory are not those in the database");
+}

@@ -1,0 +1,107 @@
+//! Single cases: uploads and leases that end in the midst of each other, extreme priorities, inputs that cannot be.
+
+use std::io::Read;
+
+use drover_wire::agent::Received;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::*;
+
+/// An upload whose bytes are sent by hand.
+struct Slow {
+    bytes: mpsc::UnboundedSender<Bytes>,
+    upload: JoinHandle<Result<Received, Error>>,
+}
+
+impl World {
+    fn start_upload(&self, held: &Held, output: &Output) -> Slow {
+        let (farm, agent) = (Arc::clone(self.farm()), self.agents[held.agent].clone());
+        let (lease, output) = (held.lease, output.clone());
+        let declared = self.runtime.block_on(farm.declare(&agent, lease, output.clone())).unwrap();
+        assert_eq!(declared, Received { received: 0, complete: false });
+        let (bytes, mut coming) = mpsc::unbounded_channel();
+        let body = stream::poll_fn(move |context| coming.poll_recv(context).map(|piece| piece.map(Ok)));
+        let upload = self
+            .runtime
+            .spawn(async move { farm.upload(&agent, lease, output.path, 0, Box::pin(body)).await });
+        Slow { bytes, upload }
+    }
+
+    fn kept(&self, output: &Output) -> Vec<u8> {
+        let mut nar = Vec::new();
+        std::fs::File::open(self.farm().storage.nar(&output.path)).unwrap().read_to_end(&mut nar).unwrap();
+        nar
+    }
+}
+
+#[test]
+fn an_upload_for_a_lease_that_was_lost_does_not_touch_what_the_next_holder_uploaded() {
+    let mut world = World::new();
+    world.submit(0, 0);
+    world.give(0, 1);
+    let first = world.held[0].clone();
+    let (output, bytes) = world.nodes[0].built().remove(0);
+    let other = zstd::encode_all(&zstd::decode_all(&bytes[..]).unwrap()[..], 19).unwrap();
+    // An empty frame before it: other bytes of the same nar.
+    let skipped = [0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4];
+    let other = [&skipped[..], &other].concat();
+
+    let slow = world.start_upload(&first, &output);
+    slow.bytes.send(Bytes::from(other)).unwrap();
+    world.come_back(0, 0);
+    world.give(1, 1);
+    let second = world.held[0].clone();
+    assert_ne!(second.lease, first.lease);
+    world.upload_outputs(&second);
+    assert_eq!(world.kept(&output), bytes);
+
+    // Its end comes only now, and it is whole.
+    drop(slow.bytes);
+    let refused = world.runtime.block_on(slow.upload).unwrap();
+    assert!(matches!(refused, Err(Error::LeaseNotHeld(_) | Error::CutOff { .. })), "{refused:?}");
+    assert_eq!(world.kept(&output), bytes);
+    world.end(0, &How::Succeeded);
+    invariants::check(world.farm(), "the end");
+    assert_eq!(world.kept(&output), bytes);
+}
+
+#[test]
+fn the_most_urgent_build_goes_first_whatever_the_numbers_are() {
+    let mut world = World::new();
+    for source in 0..2 {
+        world.take(&Step::Source(source));
+    }
+    for (node, priority) in [(0, 0), (2, i64::MIN), (3, i64::MAX)] {
+        world.elsewhere(0);
+        world.submit(node, priority);
+    }
+    world.give(0, 3);
+    let given: Vec<usize> = world.held.iter().map(|held| held.node).collect();
+    assert_eq!(given, [3, 0, 2]);
+}
+
+#[test]
+fn an_input_that_nothing_makes_is_a_failed_setup_and_not_an_endless_wait() {
+    let mut world = World::new();
+    world.submit(0, 0);
+    world.give(0, 1);
+    let held = world.held[0].clone();
+    let unknown = drover_store::StorePath::parse_base(&format!("{}-unknown", "1".repeat(32))).unwrap();
+    // Neither what nobody knows, nor what only comes after the build, nor its own output.
+    for path in [unknown, world.nodes[9].outputs[0].1.clone(), world.nodes[0].outputs[0].1.clone()] {
+        let report = Report::MissingInputs { paths: vec![path] };
+        let reported = world.farm().report(&world.agents[0], world.held[0].lease, report);
+        let state = world.runtime.block_on(reported).unwrap().state;
+        world.held.clear();
+        invariants::check(world.farm(), "the report");
+        if state == BuildState::Failed {
+            return;
+        }
+        assert_eq!(state, BuildState::Ready);
+        world.take(&Step::Forgive);
+        world.give(0, 1);
+        assert_eq!(world.held[0].node, held.node);
+    }
+    panic!("the build was not given up after three setups that failed");
+}
