@@ -78,7 +78,9 @@ fn set_ready(tx: &mut Tx<'_>, build: i64) -> Result<(), Error> {
     let platform = tx
         .prepare_cached("UPDATE builds SET state = 'ready' WHERE id = ?1 RETURNING platform")?
         .query_row([build], |row| row.get(0))?;
-    tx.note(Change::Ready { platform });
+    // An agent that is kept from it would be woken in vain.
+    let avoided = tx.prepare_cached("SELECT 1 FROM avoided WHERE build = ?1")?.exists([build])?;
+    tx.note(if avoided { Change::Requeued { platform } } else { Change::Ready { platform } });
     Ok(())
 }
 
@@ -135,21 +137,40 @@ fn waiting_for(tx: &Tx<'_>, build: i64, state: BuildState) -> Result<Vec<i64>, E
 }
 
 /// A build ended without its outputs: whatever waits for them fails with it, to the top.
-pub(super) fn fail_dependents(tx: &mut Tx<'_>, root: i64) -> Result<(), Error> {
-    let mut failed = vec![root];
+fn fail_dependents(tx: &mut Tx<'_>, ended: i64, root: Option<i64>) -> Result<(), Error> {
+    let mut failed = vec![ended];
     while let Some(build) = failed.pop() {
         for dependent in waiting_for(tx, build, BuildState::Waiting)? {
-            let id = tx
-                .prepare_cached(
-                    "UPDATE builds SET state = 'dependency-failed', failed_dependency = ?2, ended_at = ?3 \
-                     WHERE id = ?1 RETURNING uuid",
-                )?
-                .query_row((dependent, root, sql(now())), |row| paths::build_id(row, 0))?;
-            tx.note(Change::Ended(id));
+            fail_with(tx, dependent, root)?;
             failed.push(dependent);
         }
     }
     Ok(())
+}
+
+fn fail_with(tx: &mut Tx<'_>, build: i64, root: Option<i64>) -> Result<(), Error> {
+    let id = tx
+        .prepare_cached(
+            "UPDATE builds SET state = 'dependency-failed', failed_dependency = ?2, ended_at = ?3 \
+             WHERE id = ?1 RETURNING uuid",
+        )?
+        .query_row((build, root, sql(now())), |row| paths::build_id(row, 0))?;
+    tx.note(Change::Ended(id));
+    Ok(())
+}
+
+/// A build that was given back waits again. What it waits for may have failed while an agent had it: then it, and
+/// what waits for it, has failed with that. Gives the state that it has now.
+pub(super) fn wait_again(tx: &mut Tx<'_>, build: i64) -> Result<BuildState, Error> {
+    const LAST: &str =
+        "SELECT coalesce(failed_dependency, id) FROM builds WHERE target = ?1 ORDER BY id DESC LIMIT 1";
+    let Some(hopeless) = paths::numbers(tx, HOPELESS, build)?.first().copied() else {
+        return Ok(BuildState::Waiting);
+    };
+    let root = paths::numbers(tx, LAST, hopeless)?.first().copied();
+    fail_with(tx, build, root)?;
+    fail_dependents(tx, build, root)?;
+    Ok(BuildState::DependencyFailed)
 }
 
 /// The builds that wait for this one's outputs and had failed with it: those that wait for nothing that failed go on.
@@ -158,19 +179,20 @@ pub(super) fn revive_dependents(tx: &mut Tx<'_>, build: i64) -> Result<(), Error
     revive(tx, stuck)
 }
 
+/// The target of something missing that no build will make as things are.
+const HOPELESS: &str = "SELECT m.target FROM builds b \
+     JOIN derivation_inputs i ON i.derivation = b.derivation \
+     JOIN paths p ON p.id = i.output AND p.provided = 0 \
+     JOIN derivations m ON m.id = i.maker \
+     WHERE b.id = ?1 AND NOT EXISTS (SELECT 1 FROM builds x WHERE x.target = m.target \
+         AND x.state IN ('waiting', 'ready', 'allocated', 'running')) \
+     UNION SELECT m.target FROM awaited a JOIN derivation_outputs o ON o.path = a.path \
+     JOIN derivations m ON m.id = o.derivation \
+     WHERE a.build = ?1 AND NOT EXISTS (SELECT 1 FROM builds x WHERE x.target = m.target \
+         AND x.state IN ('waiting', 'ready', 'allocated', 'running')) LIMIT 1";
+
 /// Lets builds with failed dependencies go on, as far as each missing input has a build that goes on.
 fn revive(tx: &mut Tx<'_>, mut stuck: Vec<i64>) -> Result<(), Error> {
-    // Something missing that no build will make as things are.
-    const HOPELESS: &str = "SELECT b.id FROM builds b \
-         JOIN derivation_inputs i ON i.derivation = b.derivation \
-         JOIN paths p ON p.id = i.output AND p.provided = 0 \
-         JOIN derivations m ON m.id = i.maker \
-         WHERE b.id = ?1 AND NOT EXISTS (SELECT 1 FROM builds x WHERE x.target = m.target \
-             AND x.state IN ('waiting', 'ready', 'allocated', 'running')) \
-         UNION SELECT a.build FROM awaited a JOIN derivation_outputs o ON o.path = a.path \
-         JOIN derivations m ON m.id = o.derivation \
-         WHERE a.build = ?1 AND NOT EXISTS (SELECT 1 FROM builds x WHERE x.target = m.target \
-             AND x.state IN ('waiting', 'ready', 'allocated', 'running')) LIMIT 1";
     while let Some(build) = stuck.pop() {
         let state = tx
             .prepare_cached("SELECT state FROM builds WHERE id = ?1")?
@@ -214,7 +236,7 @@ pub(super) fn end(tx: &mut Tx<'_>, build: i64, end: &End<'_>) -> Result<(), Erro
     tx.prepare_cached("DELETE FROM avoided WHERE build = ?1")?.execute([build])?;
     tx.note(Change::Ended(id));
     if end.state != BuildState::Succeeded {
-        fail_dependents(tx, build)?;
+        fail_dependents(tx, build, Some(build))?;
     }
     Ok(())
 }

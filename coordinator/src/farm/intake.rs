@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::error::Error;
 use super::paths::{self, Numbers};
-use super::{Tx, sql};
+use super::{Tx, sources, sql};
 
 /// The level at which texts are compressed. Higher ones gain little on so small things.
 const LEVEL: i32 = 9;
@@ -62,11 +62,10 @@ pub(super) fn keep(tx: &mut Tx<'_>, numbers: &mut Numbers, new: &NewDerivation) 
     check_outputs(path, derivation, &hashes)?;
 
     let mut lacking = inputs.iter().filter(|input| input.lacking).count();
-    for source in &derivation.sources {
-        let source = numbers.of(tx, source)?;
+    let own = derivation.sources.iter().map(|source| numbers.of(tx, source));
+    for source in sources::with_references(tx, own.collect::<Result<_, _>>()?)? {
         tx.prepare_cached("INSERT INTO derivation_sources VALUES (?1, ?2)")?.execute([id, source])?;
-        let held = "SELECT 1 FROM items WHERE path = ?1 AND kind = 'source'";
-        lacking += usize::from(!tx.prepare_cached(held)?.exists([source])?);
+        lacking += usize::from(!sources::is_held(tx, source)?);
     }
     let mut target = None;
     for output in &derivation.outputs {

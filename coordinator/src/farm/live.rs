@@ -144,7 +144,7 @@ impl Live {
     }
 
     /// Leases that have run out, unless nobody else could take the build now. A canceled one needs nobody.
-    pub fn run_out(&self) -> Vec<LeaseId> {
+    pub fn run_out(&self) -> Vec<Arc<Lease>> {
         let state = self.state();
         let now = Instant::now();
         let gone = state.leases.values().filter(|lease| lease.deadline() <= now);
@@ -154,7 +154,7 @@ impl Live {
                     *id != lease.agent && agent.open_polls > 0 && agent.takes(lease.platform)
                 })
         })
-        .map(|lease| lease.id)
+        .cloned()
         .collect()
     }
 
@@ -189,6 +189,9 @@ impl Live {
         let Some(agent) = state.agents.get_mut(&agent) else { return Vec::new() };
         let all: Vec<GiveUp> = holding.iter().filter_map(|lease| agent.verdict(*lease)).collect();
         let now = Instant::now();
+        // What it does not list any more needs no telling; it could list any number one after the other.
+        let listed: HashSet<&LeaseId> = holding.iter().collect();
+        agent.told.retain(|lease, _| listed.contains(lease));
         for give_up in &all {
             agent.told.insert(give_up.lease, now);
         }
@@ -289,6 +292,8 @@ impl State {
     fn open(&mut self, lease: Arc<Lease>) {
         if let Some(agent) = self.agents.get_mut(&lease.agent) {
             agent.leases.insert(lease.id, Arc::clone(&lease));
+            // The poll that asked may be gone, and a newer one have looked before the commit.
+            agent.wake.notify_one();
         }
         self.leases.insert(lease.id, lease);
     }
@@ -355,10 +360,11 @@ impl Turn {
     pub fn look(&self, holding: &[LeaseId]) -> Option<Waiting> {
         let mut state = self.live.state();
         let agent = state.agents.get_mut(&self.agent).filter(|agent| agent.poll == self.number)?;
-        agent.woken = false;
+        let woken = std::mem::take(&mut agent.woken);
         let now = Instant::now();
         let mut waiting = Waiting { free: agent.free(), ..Waiting::default() };
-        let unlisted = agent.leases.values().filter(|lease| !holding.contains(&lease.id));
+        let listed: HashSet<&LeaseId> = holding.iter().collect();
+        let unlisted = agent.leases.values().filter(|lease| !listed.contains(&lease.id));
         waiting.unlisted = unlisted.filter(|lease| !lease.is_canceled()).cloned().collect();
         let told = std::mem::take(&mut agent.told);
         let all: Vec<GiveUp> = holding.iter().filter_map(|lease| agent.verdict(*lease)).collect();
@@ -369,7 +375,13 @@ impl Turn {
             agent.told = waiting.give_up.iter().map(|give_up| (give_up.lease, now)).collect();
         } else {
             waiting.again = told.values().min().map(|told| *told + TELL_AGAIN);
-            agent.told = told.into_iter().filter(|(lease, _)| holding.contains(lease)).collect();
+            agent.told = told.into_iter().filter(|(lease, _)| listed.contains(lease)).collect();
+        }
+        if woken && waiting.free == 0 {
+            // It has no room any more for what it was woken for: somebody else may have.
+            for platform in agent.platforms.clone() {
+                state.wake(platform, 1);
+            }
         }
         Some(waiting)
     }

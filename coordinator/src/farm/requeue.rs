@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::change::Change;
 use super::error::Error;
-use super::{Tx, now, paths, sql};
+use super::{Tx, depend, now, paths, sql};
 
 /// The longest that an agent is kept from a build that it could not set up.
 const LONGEST_MS: u64 = 5 * 60 * 1000;
@@ -68,8 +68,9 @@ pub(super) fn back(tx: &mut Tx<'_>, build: i64) -> Result<BuildState, Error> {
         .execute((build, state.as_str()))?;
     if state == BuildState::Ready {
         tx.note(Change::Requeued { platform });
+        return Ok(state);
     }
-    Ok(state)
+    depend::wait_again(tx, build)
 }
 
 /// Keeps an agent from a build for a while that grows each time.

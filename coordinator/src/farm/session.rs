@@ -36,6 +36,7 @@ impl Farm {
             .into_iter()
             .filter(|lease| lease.agent == agent.id && !hello.holding.contains(&lease.id))
             .collect();
+        let given_up: Vec<LeaseId> = gone.iter().map(|lease| lease.id).collect();
         let row = agent.clone();
         let systems = serde_json::to_string(&hello.systems).unwrap_or_default();
         let builtins = serde_json::to_string(&hello.builtins).unwrap_or_default();
@@ -62,6 +63,9 @@ impl Farm {
                 Ok(())
             })
             .await?;
+        for lease in given_up {
+            self.clean_uploads_later(lease);
+        }
         self.live.seen(agent.id, &hello.holding, now());
         let held = |lease: &LeaseId| self.live.lease(agent.id, *lease).is_some();
         Ok(Welcome {

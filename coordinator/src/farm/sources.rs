@@ -1,5 +1,6 @@
 //! Sources come in.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -305,8 +306,48 @@ pub(super) fn keep(
         insert(farm, tx, numbers, id, new)?;
         depend::provide(tx, id, Provided::Held)?;
     }
+    need_references(tx, id)?;
     depend::source_came(tx, id)?;
     Ok(true)
+}
+
+/// These sources, and what those of them that are here refer to, each once.
+pub(super) fn with_references(sql: &rusqlite::Connection, sources: Vec<i64>) -> Result<Vec<i64>, Error> {
+    let references = "SELECT reference FROM item_references WHERE item = ?1";
+    let mut seen = HashSet::new();
+    let mut all = Vec::new();
+    let mut open = sources;
+    while let Some(source) = open.pop() {
+        if seen.insert(source) {
+            all.push(source);
+            if is_held(sql, source)? {
+                open.extend(paths::numbers(sql, references, source)?);
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// A text cannot be added to a store before what it refers to: the derivations that name it need that, too. They
+/// lack at least the source itself until [`depend::source_came`].
+fn need_references(tx: &Tx<'_>, source: i64) -> Result<(), Error> {
+    for reference in with_references(tx, vec![source])? {
+        let derivations = {
+            let mut insert = tx.prepare_cached(
+                "INSERT OR IGNORE INTO derivation_sources \
+                 SELECT derivation, ?2 FROM derivation_sources WHERE path = ?1 RETURNING derivation",
+            )?;
+            let rows = insert.query_map([source, reference], |row| row.get(0))?;
+            rows.collect::<rusqlite::Result<Vec<i64>>>()?
+        };
+        if !is_held(tx, reference)? {
+            for derivation in derivations {
+                tx.prepare_cached("UPDATE derivations SET lacking = lacking + 1 WHERE id = ?1")?
+                    .execute([derivation])?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn insert(
@@ -322,7 +363,7 @@ fn insert(
             bytes.len() as u64
         }
         Body::File(temporary, size) => {
-            // A file without a row is replaced when the source comes again; a row without a file must never be.
+            // A file without a row goes at the next start; a row without a file must never be.
             farm.storage
                 .place_nar(&temporary.path, &new.path)
                 .map_err(|error| Error::io(format!("the source {}", new.path), error))?;

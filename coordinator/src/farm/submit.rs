@@ -188,7 +188,13 @@ impl Plan {
             // Its inputs get their builds below; it goes on when all of them have.
             self.reopened.push(build);
         }
-        let below = if stuck || had < priority { missing_inputs(tx, own)? } else { Vec::new() };
+        if !stuck && had >= priority {
+            return Ok((build, Vec::new()));
+        }
+        let mut below = missing_inputs(tx, own)?;
+        let awaited = "SELECT min(o.derivation) FROM awaited a JOIN derivation_outputs o ON o.path = a.path \
+                       WHERE a.build = ?1 GROUP BY a.path";
+        below.extend(paths::numbers(tx, awaited, build)?);
         Ok((build, below))
     }
 

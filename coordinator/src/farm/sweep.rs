@@ -46,26 +46,32 @@ impl Farm {
         });
     }
 
-    async fn sweep(self: &Arc<Self>, looked: &mut u64, note: bool) -> Result<(), Error> {
-        for lease in self.live.run_out() {
-            let log = self.live.leases().into_iter().find(|held| held.id == lease);
-            let bytes = log.map_or(0, |held| held.log().length().borrow().bytes);
-            tracing::warn!(%lease, "a lease ran out; its build goes back to the queue");
-            self.database
+    pub(super) async fn sweep(self: &Arc<Self>, looked: &mut u64, note: bool) -> Result<(), Error> {
+        for held in self.live.run_out() {
+            let lease = held.id;
+            let lost = self
+                .database
                 .write::<_, Error>(move |tx| {
+                    // The agent may have been heard of while this job waited.
+                    let over = held.deadline() <= Instant::now();
                     let open = "SELECT 1 FROM attempts WHERE lease = ?1 AND ended_at IS NULL";
-                    if tx.prepare_cached(open)?.exists([sql(lease.0)])? {
-                        requeue::lose(
-                            tx,
-                            sql(lease.0),
-                            bytes,
-                            "the agent was not heard of and the lease ran out",
-                        )?;
+                    if !over || !tx.prepare_cached(open)?.exists([sql(lease.0)])? {
+                        return Ok(false);
                     }
-                    Ok(())
+                    let bytes = held.log().length().borrow().bytes;
+                    requeue::lose(
+                        tx,
+                        sql(lease.0),
+                        bytes,
+                        "the agent was not heard of and the lease ran out",
+                    )?;
+                    Ok(true)
                 })
                 .await?;
-            self.clean_uploads_later(lease);
+            if lost {
+                tracing::warn!(%lease, "a lease ran out; its build goes back to the queue");
+                self.clean_uploads_later(lease);
+            }
         }
         self.wake_for_avoided(looked).await?;
         if note {
@@ -118,6 +124,11 @@ impl Farm {
 pub(super) fn pack_logs(farm: &Arc<Farm>, mut ended: mpsc::UnboundedReceiver<Arc<Lease>>) {
     let farm: Weak<Farm> = Arc::downgrade(farm);
     let started = thread::Builder::new().name("logs".to_owned()).spawn(move || {
+        if let Some(farm) = farm.upgrade() {
+            if let Err(error) = pack_left_logs(&farm) {
+                tracing::warn!(%error, "logs that were left could not be looked for; they stay as they are");
+            }
+        }
         while let Some(lease) = ended.blocking_recv() {
             let Some(farm) = farm.upgrade() else { return };
             if let Err(error) = farm.pack(lease.id, lease.build, lease.attempt) {
@@ -131,7 +142,7 @@ pub(super) fn pack_logs(farm: &Arc<Farm>, mut ended: mpsc::UnboundedReceiver<Arc
 }
 
 /// Compresses the logs of tries that ended just before the coordinator did.
-pub(super) fn pack_left_logs(farm: &Arc<Farm>) -> Result<(), Error> {
+fn pack_left_logs(farm: &Farm) -> Result<(), Error> {
     let left = farm.database.read_blocking::<_, Error>(|sql_| {
         let mut select = sql_.prepare(
             "SELECT a.lease, b.uuid, a.number FROM attempts a JOIN builds b ON b.id = a.build \

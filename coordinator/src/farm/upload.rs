@@ -201,6 +201,10 @@ fn declare(
         .query_row((sql(lease.0), output.path.base_name()), |row| row.get(0))
         .optional()?;
     let Some(id) = id else {
+        let open = "SELECT 1 FROM attempts WHERE lease = ?1 AND ended_at IS NULL";
+        if !tx.prepare_cached(open)?.exists([sql(lease.0)])? {
+            return Err(Error::LeaseNotHeld(lease));
+        }
         return Err(bad("it is not one of the outputs of the build's derivation".to_owned()));
     };
     let kept: Option<i64> = tx
@@ -312,7 +316,25 @@ impl Copy<'_> {
         pieces: mpsc::Receiver<Bytes>,
         ended: tokio::sync::oneshot::Receiver<Ending>,
     ) -> Result<Received, Error> {
-        let partial = self.farm.storage.upload(self.lease.id, &self.upload.path);
+        let lease = self.lease;
+        let partial = self.farm.storage.upload(lease.id, &self.upload.path);
+        let received = self.take(partial.clone(), expected, pieces, ended);
+        if lease.log().length().borrow().ended {
+            // It may have been made after what the lease left behind was removed.
+            if let Err(error) = remove_if_there(&partial) {
+                tracing::warn!(lease = %lease.id, %error, "what an ended lease left behind could not be removed");
+            }
+        }
+        received
+    }
+
+    fn take(
+        self,
+        partial: PathBuf,
+        expected: Expected,
+        pieces: mpsc::Receiver<Bytes>,
+        ended: tokio::sync::oneshot::Receiver<Ending>,
+    ) -> Result<Received, Error> {
         let here = length(&partial)?;
         if here != self.offset {
             return Err(Error::WrongOffset { what: "the output", offset: self.offset, received: here });
@@ -342,12 +364,12 @@ impl Copy<'_> {
             &self.upload.output.references,
             Some(deriver),
         );
-        let lease = self.lease.id;
-        let whole =
-            Whole { lease, id: self.upload.id, path: self.upload.path.clone(), received, export_hash };
-        let storage = Arc::clone(&self.farm.storage);
-        self.farm.database.write_blocking::<_, Error>(move |tx| whole.place(tx, &storage, &partial))?;
-        tracing::info!(lease = %lease, output = self.upload.path.base_name(), bytes = received, "an output is here");
+        let (storage, lease, upload) = (Arc::clone(&self.farm.storage), self.lease.id, self.upload);
+        let output = upload.path.clone();
+        let whole = Whole { file: partial, size: received, export_hash };
+        let kept = move |tx: &mut Tx<'_>| keep(tx, &storage, lease, &upload, &whole);
+        self.farm.database.write_blocking::<_, Error>(kept)?;
+        tracing::info!(%lease, output = output.base_name(), bytes = received, "an output is here");
         Ok(Received { received, complete: true })
     }
 
@@ -411,36 +433,41 @@ impl Copy<'_> {
     }
 }
 
-/// An output that arrived whole, was verified and synced.
+/// An output that came whole and is what was declared.
 struct Whole {
-    lease: LeaseId,
-    id: i64,
-    path: StorePath,
-    received: u64,
+    file: PathBuf,
+    size: u64,
     export_hash: Sha256Hash,
 }
 
-impl Whole {
-    /// Gives it its place, unless the lease has ended meanwhile. This is done within the job because the place is
-    /// shared: once the build is another lease's, or the output an item, the file there is not this lease's to replace.
-    fn place(&self, tx: &Tx<'_>, storage: &Storage, partial: &std::path::Path) -> Result<(), Error> {
-        let open = "SELECT 1 FROM attempts WHERE lease = ?1 AND ended_at IS NULL";
-        if !tx.prepare_cached(open)?.exists([sql(self.lease.0)])? {
-            return Err(Error::LeaseNotHeld(self.lease));
-        }
-        let placed = if tx.prepare_cached("SELECT 1 FROM items WHERE path = ?1")?.exists([self.id])? {
-            remove_if_there(partial)
-        } else {
-            storage.place_nar(partial, &self.path)
-        };
-        placed.map_err(|error| Error::io(format!("give its place to the copy of {}", self.path), error))?;
-        let marked = tx
-            .prepare_cached(
-                "UPDATE uploads SET complete = 1, file_size = ?3, export_hash = ?4 WHERE lease = ?1 AND path = ?2",
-            )?
-            .execute((sql(self.lease.0), self.id, sql(self.received), self.export_hash.as_bytes()))?;
-        if marked == 1 { Ok(()) } else { Err(Error::LeaseNotHeld(self.lease)) }
+/// Gives an output its place and notes it, in one job. What ended leases leave behind is removed by jobs, too: neither
+/// can come between the file and the row of the other.
+fn keep(tx: &Tx<'_>, storage: &Storage, lease: LeaseId, upload: &Upload, whole: &Whole) -> Result<(), Error> {
+    let failed = |error| Error::io(format!("give its place to {}", upload.path), error);
+    let state = tx
+        .prepare_cached(
+            "SELECT b.state FROM attempts a JOIN builds b ON b.id = a.build \
+             WHERE a.lease = ?1 AND a.ended_at IS NULL",
+        )?
+        .query_row([sql(lease.0)], |row| paths::state(row, 0))
+        .optional()?
+        .ok_or(Error::LeaseNotHeld(lease))?;
+    let kept = tx.prepare_cached("SELECT 1 FROM items WHERE path = ?1")?.exists([upload.id])?;
+    if state.is_final() || kept {
+        // Canceled: nobody wants it, and another lease may have one that is wanted. Or it came as a source meanwhile.
+        return remove_if_there(&whole.file).map_err(failed);
     }
+    let declared = find(tx, lease, &upload.path)?;
+    if declared.is_none_or(|declared| declared.output != upload.output) {
+        let reason = "something else was declared for it while it was uploaded".to_owned();
+        return Err(Error::BadOutput { path: upload.path.clone(), reason });
+    }
+    storage.place_nar(&whole.file, &upload.path).map_err(failed)?;
+    tx.prepare_cached(
+        "UPDATE uploads SET complete = 1, file_size = ?3, export_hash = ?4 WHERE lease = ?1 AND path = ?2",
+    )?
+    .execute((sql(lease.0), upload.id, sql(whole.size), whole.export_hash.as_bytes()))?;
+    Ok(())
 }
 
 /// Removes what an ended lease left behind: partial files, and whole outputs that became nobody's.
@@ -451,62 +478,44 @@ fn clean(tx: &Tx<'_>, lease: LeaseId, storage: &Storage) -> Result<(), Error> {
     }
     let left = {
         let mut select = tx.prepare_cached(
-            "SELECT u.path, p.base, u.complete FROM uploads u JOIN paths p ON p.id = u.path WHERE u.lease = ?1",
+            "SELECT u.path, p.base FROM uploads u JOIN paths p ON p.id = u.path WHERE u.lease = ?1",
         )?;
-        let rows = select.query_map([sql(lease.0)], |row| {
-            Ok((row.get::<_, i64>(0)?, paths::base(row, 1)?, row.get::<_, bool>(2)?))
-        })?;
+        let rows =
+            select.query_map([sql(lease.0)], |row| Ok((row.get::<_, i64>(0)?, paths::base(row, 1)?)))?;
         rows.collect::<rusqlite::Result<Vec<_>>>()?
     };
-    for (id, path, complete) in left {
-        let remove = |file: PathBuf| {
-            remove_if_there(&file).map_err(|error| Error::io(format!("remove {}", file.display()), error))
-        };
-        remove(storage.upload(lease, &path))?;
-        if complete {
-            forsake(tx, storage, lease, id, &path)?;
-        }
+    for (id, path) in left {
+        let file = storage.upload(lease, &path);
+        remove_if_there(&file).map_err(|error| Error::io(format!("remove {}", file.display()), error))?;
+        forsake(tx, storage, lease, id, &path)?;
         tx.prepare_cached("DELETE FROM uploads WHERE lease = ?1 AND path = ?2")?
             .execute([sql(lease.0), id])?;
     }
     Ok(())
 }
 
-/// Removes the file of an output that is no item and that no other lease has to do with.
+/// Removes the file of an output that neither an item nor another lease has.
 fn forsake(tx: &Tx<'_>, storage: &Storage, lease: LeaseId, id: i64, path: &StorePath) -> Result<(), Error> {
-    let somebodys = "SELECT 1 FROM items WHERE path = ?1 \
-                     UNION ALL SELECT 1 FROM uploads WHERE path = ?1 AND lease <> ?2";
-    if tx.prepare_cached(somebodys)?.exists([id, sql(lease.0)])? {
+    if has_file(tx, id, lease)? {
         return Ok(());
     }
     let file = storage.nar(path);
     remove_if_there(&file).map_err(|error| Error::io(format!("remove {}", file.display()), error))
 }
 
-/// At the start, before anybody uploads: removes the files of outputs that were given their place and not noted, and
-/// what ended leases left behind.
+/// Whether the file among the nars belongs to an item, or to an upload of another lease than this.
+pub(super) fn has_file(sql_: &Connection, id: i64, but: LeaseId) -> Result<bool, Error> {
+    // An item in the database has no file.
+    let somebodys = "SELECT 1 FROM items i WHERE i.path = ?1 \
+                         AND NOT EXISTS (SELECT 1 FROM contents c WHERE c.path = i.path) \
+                     UNION ALL SELECT 1 FROM uploads WHERE path = ?1 AND complete = 1 AND lease <> ?2";
+    Ok(sql_.prepare_cached(somebodys)?.exists([id, sql(but.0)])?)
+}
+
+/// At the start, before anybody uploads: removes what ended leases left behind.
 pub(super) fn recover(tx: &Tx<'_>, storage: &Storage) -> Result<(), Error> {
-    let rows = {
-        let mut select = tx.prepare(
-            "SELECT u.lease, u.path, p.base, u.complete FROM uploads u JOIN paths p ON p.id = u.path",
-        )?;
-        let rows = select.query_map([], |row| {
-            Ok((row.get(0)?, row.get::<_, i64>(1)?, paths::base(row, 2)?, row.get::<_, bool>(3)?))
-        })?;
-        rows.collect::<rusqlite::Result<Vec<(i64, i64, StorePath, bool)>>>()?
-    };
-    for (lease, id, path, complete) in rows {
-        let lease = LeaseId(unsql(lease));
-        if !complete {
-            let others = "SELECT 1 FROM items WHERE path = ?1 \
-                          UNION ALL SELECT 1 FROM uploads WHERE path = ?1 AND complete = 1";
-            if !tx.prepare_cached(others)?.exists([id])? {
-                let file = storage.nar(&path);
-                remove_if_there(&file)
-                    .map_err(|error| Error::io(format!("remove {}", file.display()), error))?;
-            }
-        }
-        clean(tx, lease, storage)?;
+    for lease in paths::numbers(tx, "SELECT DISTINCT lease FROM uploads WHERE lease >= ?1", 0)? {
+        clean(tx, LeaseId(unsql(lease)), storage)?;
     }
     Ok(())
 }

@@ -70,6 +70,7 @@ CREATE TABLE derivation_inputs (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX derivations_by_input ON derivation_inputs (output, maker, derivation);
 
+-- Its sources, and what texts among them refer to, as far as that is known.
 CREATE TABLE derivation_sources (
     derivation INTEGER NOT NULL,
     path       INTEGER NOT NULL,
