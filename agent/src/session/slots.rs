@@ -87,9 +87,13 @@ impl Session {
         let mut state = self.lock();
         state.held.remove(&lease);
         state.beat = true;
+        let idle = state.held.is_empty();
         drop(state);
         self.changed.notify_all();
         self.start_what_fits();
+        if idle {
+            machine::release_memory();
+        }
     }
 
     /// Runs something in a thread that keeps the session.

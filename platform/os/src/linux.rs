@@ -55,8 +55,17 @@ pub(crate) fn hoard_no_memory() {
         unsafe {
             libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
             libc::mallopt(libc::M_TRIM_THRESHOLD, LARGE);
-            libc::mallopt(libc::M_ARENA_MAX, 2);
+            libc::mallopt(libc::M_ARENA_MAX, 1);
         }
+    }
+}
+
+/// What musl frees goes back by itself; glibc keeps it until it is told.
+pub(crate) fn release_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: only pages that the allocator has free are given back, under its own lock.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

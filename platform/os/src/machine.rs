@@ -60,6 +60,12 @@ pub fn hoard_no_memory() {
     sys::hoard_no_memory();
 }
 
+/// Has the allocator give back to the system what it holds and nobody uses. It walks the whole heap: for the moment when
+/// a piece of work is over.
+pub fn release_memory() {
+    sys::release_memory();
+}
+
 /// The file system that holds `path`.
 pub fn disk(path: &Path) -> Option<Disk> {
     let stat = nix::sys::statvfs::statvfs(path).ok()?;
