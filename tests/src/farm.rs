@@ -134,6 +134,14 @@ impl Farm {
         Ground::start(&self.dir.path().join(name), &[])
     }
 
+    /// [`Farm::ground`] with the machine's network.
+    #[must_use]
+    pub fn ground_with_network(&self, name: &str) -> Ground {
+        let ground = Ground::start_with_network(&self.dir.path().join(name));
+        ground.authorize(&self.client.key());
+        ground
+    }
+
     /// An agent beside this daemon, with a password of its own and as many builds at a time as said.
     ///
     /// # Panics

@@ -15,9 +15,10 @@ use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use drover_store::path::StorePath;
 
 use crate::graph::Made;
+use crate::service::Start;
 use crate::wait;
 
-/// A daemon without a network; it ends when this is dropped, or when the test ends in any other way.
+/// A daemon, without a network if not said otherwise; it ends when this is dropped, or when the test ends in any other way.
 #[derive(Debug)]
 pub struct Ground {
     /// Everything of it: the store, the daemon's state, its log.
@@ -30,6 +31,7 @@ pub struct Ground {
     pub store: PathBuf,
     holder: Option<(Child, ChildStdin)>,
     flags: Vec<String>,
+    network: bool,
 }
 
 impl Ground {
@@ -39,6 +41,20 @@ impl Ground {
     /// When it does not start.
     #[must_use]
     pub fn start(dir: &Path, flags: &[&str]) -> Self {
+        Self::start_with(dir, flags, false)
+    }
+
+    /// A daemon that has the machine's network, for substitutes from a server on this machine: by itself it takes them
+    /// from nowhere, until a client names a server.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn start_with_network(dir: &Path) -> Self {
+        Self::start_with(dir, &["--substitute-urls=http://127.0.0.1:9"], true)
+    }
+
+    fn start_with(dir: &Path, flags: &[&str], network: bool) -> Self {
         let mut ground = Self {
             dir: dir.to_owned(),
             socket: PathBuf::new(),
@@ -46,6 +62,7 @@ impl Ground {
             store: PathBuf::new(),
             holder: None,
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            network,
         };
         ground.resume();
         ground
@@ -59,7 +76,7 @@ impl Ground {
         self.stop();
         let mut child = script("hold", &self.dir)
             .args(&self.flags)
-            .env("GUIX_ROOT_NETWORK", "none")
+            .env("GUIX_ROOT_NETWORK", if self.network { "host" } else { "none" })
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -103,6 +120,12 @@ impl Ground {
     #[must_use]
     pub fn run(&self, words: &[&str]) -> Output {
         script("run", &self.dir).args(words).stdin(Stdio::null()).output().expect("ci/guix-root can be run")
+    }
+
+    /// How a command is started that runs on beside the daemon, in the machine's network.
+    #[must_use]
+    pub fn beside(&self, words: &[&str]) -> Start {
+        Start::new(crate::top().join("ci/guix-root")).arg("run").arg(&self.dir).args(words.iter().copied())
     }
 
     /// Where an item of its store is, seen from outside.
