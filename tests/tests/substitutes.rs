@@ -8,11 +8,12 @@ use drover_tests::service::Service;
 use drover_wire::BuildState;
 
 /// A farm that has built these, and a server that publishes what is in its store.
+// In the order in which they end: the farm's folder, in which the others are, goes last.
 struct Elsewhere {
-    _farm: Farm,
-    ground: Ground,
     _publish: Service,
+    ground: Ground,
     url: String,
+    _farm: Farm,
 }
 
 impl Elsewhere {
@@ -30,7 +31,7 @@ impl Elsewhere {
         let mut publish =
             Service::start("guix publish", ground.beside(&["guix", "publish", "--listen=127.0.0.1", &port]));
         wait_listening(&mut publish, &[address]);
-        Self { _farm: farm, ground, _publish: publish, url: format!("http://{address}") }
+        Self { _publish: publish, ground, url: format!("http://{address}"), _farm: farm }
     }
 
     /// Lets a daemon take what is published.
