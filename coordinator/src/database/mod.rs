@@ -1,5 +1,6 @@
 //! The database: SQLite in WAL mode, one writer that commits many jobs at once, and readers apart from it.
 
+pub(crate) mod makers;
 mod readers;
 mod writer;
 
@@ -134,7 +135,10 @@ impl<C: Send + 'static> Database<C> {
 }
 
 fn migrations() -> Migrations<'static> {
-    Migrations::new(vec![M::up(include_str!("migrations/1.sql"))])
+    Migrations::new(vec![
+        M::up(include_str!("migrations/1.sql")),
+        M::up_with_hook(include_str!("migrations/2.sql"), |tx| Ok(makers::fill(tx)?)),
+    ])
 }
 
 fn connect(path: &Path, writes: bool) -> Result<Connection, rusqlite::Error> {

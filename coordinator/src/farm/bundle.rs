@@ -40,6 +40,20 @@ impl Farm {
             .await
     }
 
+    /// The sources that derivations which are here name, and nobody has uploaded; as many as a bundle may have.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn missing_sources(&self) -> Result<MissingAnswer, Error> {
+        self.database
+            .read(|sql| {
+                let select = "SELECT p.base FROM missing_sources m JOIN paths p ON p.id = m.path LIMIT ?1";
+                let most = i64::try_from(BUNDLE_PATHS_LIMIT).unwrap_or(i64::MAX);
+                Ok(MissingAnswer { missing: paths::bases(sql, select, most)? })
+            })
+            .await
+    }
+
     /// Keeps the derivations and sources of a bundle, which is read as it comes, decompressed already. What is
     /// referred to must come first.
     ///

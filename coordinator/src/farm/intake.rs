@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::error::Error;
 use super::paths::{self, Numbers};
 use super::{Tx, sources, sql};
+use crate::database::makers;
 
 /// The level at which texts are compressed. Higher ones gain little on so small things.
 const LEVEL: i32 = 9;
@@ -65,7 +66,10 @@ pub(super) fn keep(tx: &mut Tx<'_>, numbers: &mut Numbers, new: &NewDerivation) 
     let own = derivation.sources.iter().map(|source| numbers.of(tx, source));
     for source in sources::with_references(tx, own.collect::<Result<_, _>>()?)? {
         tx.prepare_cached("INSERT INTO derivation_sources VALUES (?1, ?2)")?.execute([id, source])?;
-        lacking += usize::from(!sources::is_held(tx, source)?);
+        if !sources::is_held(tx, source)? {
+            lacking += 1;
+            tx.prepare_cached("INSERT OR IGNORE INTO missing_sources VALUES (?1)")?.execute([source])?;
+        }
     }
     let mut target = None;
     for output in &derivation.outputs {
@@ -87,13 +91,14 @@ pub(super) fn keep(tx: &mut Tx<'_>, numbers: &mut Numbers, new: &NewDerivation) 
         Some(builtin) => paths::platform(tx, &format!("builtin:{builtin}"))?,
         None => system,
     };
-    tx.prepare_cached("INSERT INTO derivations VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute((
+    tx.prepare_cached("INSERT INTO derivations VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?.execute((
         id,
         system,
         platform,
         target,
         derivation.hash_with(&hashes).as_bytes(),
         sql(lacking as u64),
+        makers::encode(inputs.iter().map(|input| input.id).collect()),
     ))?;
     tx.prepare_cached("INSERT INTO contents VALUES (?1, ?2)")?.execute((id, text))?;
     Ok(true)

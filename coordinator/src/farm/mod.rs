@@ -24,6 +24,7 @@ mod report;
 mod requeue;
 pub mod secrets;
 mod session;
+mod sets;
 mod show;
 mod sources;
 mod submit;
@@ -50,6 +51,7 @@ use live::Live;
 pub use log::LogPlace;
 pub use outputs::NarPlace;
 use secrets::Secrets;
+pub use sets::Coming;
 pub use upload::UploadBody;
 
 /// A job's transaction.

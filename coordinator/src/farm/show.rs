@@ -32,8 +32,10 @@ impl Farm {
 fn details(sql: &Connection, live: &Live, build: BuildId) -> Result<BuildDetails, Error> {
     let id = list::find(sql, build)?;
     let summary = list::summary(sql, &Phases::of(live), id)?;
-    let (derivation, wanted, timeout, max_silent_time): (i64, bool, Option<i64>, Option<i64>) = sql
-        .prepare_cached("SELECT derivation, wanted, timeout, max_silent_time FROM builds WHERE id = ?1")?
+    let (derivation, asked, timeout, max_silent_time): (i64, bool, Option<i64>, Option<i64>) = sql
+        .prepare_cached(
+            "SELECT derivation, asked IS NOT NULL, timeout, max_silent_time FROM builds WHERE id = ?1",
+        )?
         .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
     let waits = match summary.state {
         BuildState::Waiting | BuildState::DependencyFailed => Waits::of(sql, id, derivation)?,
@@ -42,7 +44,7 @@ fn details(sql: &Connection, live: &Live, build: BuildId) -> Result<BuildDetails
     let why = why(sql, live, id, &summary, &waits)?;
     Ok(BuildDetails {
         why,
-        wanted,
+        wanted: asked,
         timeout: timeout.map(unsql),
         max_silent_time: max_silent_time.map(unsql),
         waits_for_count: (waits.inputs + waits.sources) as u64,

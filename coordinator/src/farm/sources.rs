@@ -306,6 +306,7 @@ pub(super) fn keep(
         insert(farm, tx, numbers, id, new)?;
         depend::provide(tx, id, Provided::Held)?;
     }
+    tx.prepare_cached("DELETE FROM missing_sources WHERE path = ?1")?.execute([id])?;
     need_references(tx, id)?;
     depend::source_came(tx, id)?;
     Ok(true)
@@ -340,7 +341,8 @@ fn need_references(tx: &Tx<'_>, source: i64) -> Result<(), Error> {
             let rows = insert.query_map([source, reference], |row| row.get(0))?;
             rows.collect::<rusqlite::Result<Vec<i64>>>()?
         };
-        if !is_held(tx, reference)? {
+        if !is_held(tx, reference)? && !derivations.is_empty() {
+            tx.prepare_cached("INSERT OR IGNORE INTO missing_sources VALUES (?1)")?.execute([reference])?;
             for derivation in derivations {
                 tx.prepare_cached("UPDATE derivations SET lacking = lacking + 1 WHERE id = ?1")?
                     .execute([derivation])?;

@@ -115,10 +115,10 @@ fn held(tx: &Tx<'_>, derivation: i64) -> Result<bool, Error> {
 /// Marks a build as wanted by a client, with what the client said about it.
 fn want(tx: &Tx<'_>, build: i64, wanted: &Wanted) -> Result<(), Error> {
     tx.prepare_cached(
-        "UPDATE builds SET wanted = 1, timeout = max(coalesce(timeout, ?2), coalesce(?2, timeout)), \
+        "UPDATE builds SET asked = max(coalesce(asked, ?4), ?4), timeout = max(coalesce(timeout, ?2), coalesce(?2, timeout)), \
          max_silent_time = max(coalesce(max_silent_time, ?3), coalesce(?3, max_silent_time)) WHERE id = ?1",
     )?
-    .execute((build, wanted.timeout.map(sql), wanted.max_silent_time.map(sql)))?;
+    .execute((build, wanted.timeout.map(sql), wanted.max_silent_time.map(sql), wanted.priority))?;
     for (key, value) in &wanted.tags {
         tx.prepare_cached(
             "INSERT INTO build_tags VALUES (?1, ?2, ?3) ON CONFLICT (build, key) DO UPDATE SET value = ?3",
@@ -258,14 +258,13 @@ fn insert(
     let id = BuildId(Uuid::new_v4());
     let (build, platform) = tx
         .prepare_cached(
-            "INSERT INTO builds (uuid, derivation, target, platform, state, wanted, priority, missing, submitted_at) \
-             SELECT ?1, id, target, platform, ?3, 0, ?4, ?5, ?6 FROM derivations WHERE id = ?2 \
+            "INSERT INTO builds (uuid, derivation, target, platform, state, priority, missing, submitted_at) \
+             SELECT ?1, id, target, platform, ?3, ?4, ?5, ?6 FROM derivations WHERE id = ?2 \
              RETURNING id, platform",
         )?
-        .query_row(
-            (id.0.as_bytes(), derivation, state.as_str(), priority, missing, sql(now())),
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )?;
+        .query_row((id.0.as_bytes(), derivation, state.as_str(), priority, missing, sql(now())), |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
     if state == BuildState::Ready {
         tx.note(Change::Ready { platform });
     }

@@ -40,9 +40,9 @@ pub(super) async fn upload(State(farm): State<Arc<Farm>>, call: Call) -> Answer 
     json(taken.await?)
 }
 
-type Decompressed = zstd::stream::read::Decoder<'static, BufReader<BlockingBody>>;
+pub(super) type Decompressed = zstd::stream::read::Decoder<'static, BufReader<BlockingBody>>;
 
-fn decompressed(body: BlockingBody) -> io::Result<Decompressed> {
+pub(super) fn decompressed(body: BlockingBody) -> io::Result<Decompressed> {
     let mut bundle = zstd::stream::read::Decoder::new(body)?;
     bundle.window_log_max(WINDOW_LOG_MAX)?;
     Ok(bundle)

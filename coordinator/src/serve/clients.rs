@@ -6,8 +6,8 @@ use axum::extract::State;
 use drover_wire::client::{NewAgent, NewToken, Submission, WaitQuestion};
 use drover_wire::route::Route;
 use drover_wire::route::clients::{
-    AGENT_TOKEN, AGENTS, BUILD, BUILDS, CANCEL, ITEM, KEY, LOG, MISSING, NAR, NEW_AGENT, PASSWORD, SUBMIT,
-    UPLOAD, WAIT,
+    AGENT_TOKEN, AGENTS, BLOCKERS, BUILD, BUILDS, CANCEL, DIFF, DROP_SET, ITEM, KEY, LOG, MISSING,
+    MISSING_SOURCES, NAR, NEW_AGENT, PASSWORD, SET, SETS, SUBMIT, SUBMIT_SET, UPLOAD, WAIT,
 };
 use drover_wire::{AgentId, BuildId};
 
@@ -15,13 +15,14 @@ use super::agents::key;
 use super::body::MESSAGE_LIMIT;
 use super::call::{Answer, Call, json, to_its_end};
 use super::router::{Mounted, at};
-use super::{bundle, log, nar};
+use super::{bundle, log, nar, sets};
 use crate::farm::Farm;
 
 /// The handler of a route; none if it is no route of clients.
 pub(super) fn handler(route: &Route) -> Option<Mounted> {
     Some(match *route {
         MISSING => at(route, missing),
+        MISSING_SOURCES => at(route, missing_sources),
         UPLOAD => at(route, bundle::upload),
         SUBMIT => at(route, submit),
         BUILDS => at(route, builds),
@@ -31,6 +32,12 @@ pub(super) fn handler(route: &Route) -> Option<Mounted> {
         CANCEL => at(route, cancel),
         ITEM => at(route, item),
         NAR => at(route, nar::download),
+        SETS => at(route, sets::list),
+        SET => at(route, sets::show),
+        SUBMIT_SET => at(route, sets::submit),
+        BLOCKERS => at(route, sets::blockers),
+        DROP_SET => at(route, sets::forget),
+        DIFF => at(route, sets::diff),
         AGENTS => at(route, agents),
         NEW_AGENT => at(route, new_agent),
         PASSWORD => at(route, password),
@@ -44,6 +51,10 @@ type Core = State<Arc<Farm>>;
 
 async fn missing(State(farm): Core, call: Call) -> Answer {
     json(farm.missing(call.body.json(MESSAGE_LIMIT).await?).await?)
+}
+
+async fn missing_sources(State(farm): Core) -> Answer {
+    json(farm.missing_sources().await?)
 }
 
 async fn submit(State(farm): Core, call: Call) -> Answer {

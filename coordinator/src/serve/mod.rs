@@ -16,6 +16,7 @@ mod log;
 mod nar;
 mod problem;
 mod router;
+mod sets;
 
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;

@@ -102,6 +102,7 @@ pub mod clients {
     routes!(Clients {
         MISSING Post "/v1/missing" "`MissingQuestion` → `MissingAnswer`";
         UPLOAD Post "/v1/bundle" "a bundle of derivations and sources → `Uploaded`";
+        MISSING_SOURCES Get "/v1/missing-sources" "→ `MissingAnswer`: sources that derivations which are here name, and nobody has uploaded";
         SUBMIT Post "/v1/builds" "`Submission` → `Submitted`";
         BUILDS Get "/v1/builds" "`BuildFilter` as the query → `BuildList`";
         WAIT Post "/v1/wait" "`WaitQuestion` → `WaitAnswer`, held open";
@@ -110,6 +111,12 @@ pub mod clients {
         CANCEL Post "/v1/builds/{build}/cancel" "→ `BuildDetails`";
         ITEM Get "/v1/items/{item}" "→ `ItemInfo`";
         NAR Get "/v1/nars/{item}" "→ the zstd-compressed nar of a store item; ranges";
+        SETS Get "/v1/sets" "→ a list of `SetSummary`";
+        SET Get "/v1/sets/{set}" "→ `SetDetails`; the set may be named with its revision, as `NAME@REVISION`";
+        SUBMIT_SET Post "/v1/sets/{set}/revisions/{revision}" "`SetSubmission` as the query, rows as the body → `SetSubmitted`";
+        BLOCKERS Get "/v1/sets/{set}/blockers" "`BlockersQuestion` as the query → `Blockers`";
+        DROP_SET Post "/v1/sets/{set}/drop" "→ `SetDropped`";
+        DIFF Get "/v1/set-diff" "`DiffQuestion` as the query → `SetDiff`";
         AGENTS Get "/v1/agents" "→ a list of `AgentSummary`";
         NEW_AGENT Post "/v1/agents" "`NewAgent` → `AgentSummary`";
         PASSWORD Post "/v1/agents/{agent}/passwords" "→ `Secret`: one more password";
