@@ -13,7 +13,7 @@ use rusqlite_migration::{M, Migrations};
 
 use readers::Readers;
 pub use writer::Tx;
-use writer::Writer;
+use writer::{Size, Writer};
 
 /// Why the database did not do what it was asked to.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -85,7 +85,7 @@ impl<C: Send + 'static> Database<C> {
         R: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        self.writer.write(job).await
+        self.writer.write(Size::Small, job).await
     }
 
     /// As [`Database::write`], from a thread that may block.
@@ -100,7 +100,39 @@ impl<C: Send + 'static> Database<C> {
         R: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        self.writer.write_blocking(job)
+        self.writer.write_blocking(Size::Small, job)
+    }
+
+    /// As [`Database::write`], for a job that writes much: nobody else's job shares its transaction, so that a
+    /// failure undoes all of it without a trace of every page having been kept. Such jobs should still end within
+    /// seconds, since all others wait for them.
+    ///
+    /// # Errors
+    /// As [`Database::write`].
+    pub async fn write_alone<R, E>(
+        &self,
+        job: impl FnOnce(&mut Tx<'_, C>) -> Result<R, E> + Send + 'static,
+    ) -> Result<R, E>
+    where
+        R: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        self.writer.write(Size::Large, job).await
+    }
+
+    /// As [`Database::write_alone`], from a thread that may block.
+    ///
+    /// # Errors
+    /// As [`Database::write`].
+    pub fn write_alone_blocking<R, E>(
+        &self,
+        job: impl FnOnce(&mut Tx<'_, C>) -> Result<R, E> + Send + 'static,
+    ) -> Result<R, E>
+    where
+        R: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        self.writer.write_blocking(Size::Large, job)
     }
 
     /// Runs a job that only reads, on a thread where it may take its time.

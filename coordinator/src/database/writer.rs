@@ -49,8 +49,23 @@ type Reply = Box<dyn FnOnce(Result<(), Error>) + Send>;
 /// A job: whether it went well, and how to answer.
 type Job<C> = Box<dyn FnOnce(&mut Tx<'_, C>) -> (bool, Reply) + Send>;
 
+/// How much a job writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Size {
+    /// Little: it shares a transaction with others, in a savepoint of its own.
+    Small,
+    /// Much: a savepoint would have SQLite keep the old contents of every page in memory, and look through all of
+    /// them at every statement. It has a transaction of its own.
+    Large,
+}
+
+struct Task<C> {
+    size: Size,
+    job: Job<C>,
+}
+
 pub(super) struct Writer<C> {
-    jobs: mpsc::Sender<Job<C>>,
+    tasks: mpsc::Sender<Task<C>>,
 }
 
 impl<C> fmt::Debug for Writer<C> {
@@ -65,17 +80,25 @@ impl<C: Send + 'static> Writer<C> {
         connection: Connection,
         mut committed: impl FnMut(Vec<C>) + Send + 'static,
     ) -> std::io::Result<Self> {
-        let (jobs, mut waiting) = mpsc::channel(QUEUE);
+        let (tasks, mut waiting) = mpsc::channel(QUEUE);
         thread::Builder::new().name("database".to_owned()).spawn(move || {
-            while let Some(first) = waiting.blocking_recv() {
-                batch(&connection, first, &mut waiting, &mut committed);
+            let mut met = None;
+            while let Some(Task { size, job }) = met.take().or_else(|| waiting.blocking_recv()) {
+                met = match size {
+                    Size::Small => batch(&connection, job, &mut waiting, &mut committed),
+                    Size::Large => {
+                        alone(&connection, job, &mut committed);
+                        None
+                    }
+                };
             }
         })?;
-        Ok(Self { jobs })
+        Ok(Self { tasks })
     }
 
     pub(super) async fn write<R, E>(
         &self,
+        size: Size,
         job: impl FnOnce(&mut Tx<'_, C>) -> Result<R, E> + Send + 'static,
     ) -> Result<R, E>
     where
@@ -83,12 +106,13 @@ impl<C: Send + 'static> Writer<C> {
         E: From<Error> + Send + 'static,
     {
         let (job, answer) = boxed(job);
-        self.jobs.send(job).await.map_err(|_| Error::Closed)?;
+        self.tasks.send(Task { size, job }).await.map_err(|_| Error::Closed)?;
         answer.await.unwrap_or_else(|_| Err(Error::Panicked.into()))
     }
 
     pub(super) fn write_blocking<R, E>(
         &self,
+        size: Size,
         job: impl FnOnce(&mut Tx<'_, C>) -> Result<R, E> + Send + 'static,
     ) -> Result<R, E>
     where
@@ -96,7 +120,7 @@ impl<C: Send + 'static> Writer<C> {
         E: From<Error> + Send + 'static,
     {
         let (job, answer) = boxed(job);
-        self.jobs.blocking_send(job).map_err(|_| Error::Closed)?;
+        self.tasks.blocking_send(Task { size, job }).map_err(|_| Error::Closed)?;
         answer.blocking_recv().unwrap_or_else(|_| Err(Error::Panicked.into()))
     }
 }
@@ -124,18 +148,20 @@ where
     (job, answer)
 }
 
-/// Runs a job and those that wait behind it in one transaction.
+/// Runs a small job and those that wait behind it in one transaction. Gives the large one that it came upon, if it
+/// did.
 fn batch<C>(
     connection: &Connection,
     first: Job<C>,
-    waiting: &mut mpsc::Receiver<Job<C>>,
+    waiting: &mut mpsc::Receiver<Task<C>>,
     committed: &mut impl FnMut(Vec<C>),
-) {
+) -> Option<Task<C>> {
     let mut replies = Vec::new();
     let mut changes = Vec::new();
     let start = Instant::now();
     let mut outcome = execute(connection, "BEGIN IMMEDIATE");
     let mut next = Some(first);
+    let mut met = None;
     while let Some(job) = next {
         if outcome.is_ok() {
             let (job_outcome, reply, job_changes) = run(connection, job);
@@ -147,20 +173,65 @@ fn batch<C>(
             drop(job);
         }
         let full = replies.len() >= BATCH || start.elapsed() >= BATCH_TIME || outcome.is_err();
-        next = if full { None } else { waiting.try_recv().ok() };
+        next = match if full { None } else { waiting.try_recv().ok() } {
+            Some(Task { size: Size::Small, job }) => Some(job),
+            large => {
+                met = large;
+                None
+            }
+        };
     }
+    end(connection, outcome, replies, changes, committed);
+    met
+}
+
+/// Commits, or undoes what is lost, and answers.
+fn end<C>(
+    connection: &Connection,
+    outcome: Result<(), Error>,
+    replies: Vec<Reply>,
+    changes: Vec<C>,
+    committed: &mut impl FnMut(Vec<C>),
+) {
     let outcome = outcome.and_then(|()| execute(connection, "COMMIT"));
     match &outcome {
         Ok(()) => committed(changes),
         Err(error) => {
             tracing::error!(%error, jobs = replies.len(), "a transaction was undone");
-            if !connection.is_autocommit() {
-                let _ = execute(connection, "ROLLBACK");
-            }
+            undo(connection);
         }
     }
     for reply in replies {
         reply(outcome.clone());
+    }
+}
+
+fn undo(connection: &Connection) {
+    if !connection.is_autocommit() {
+        let _ = execute(connection, "ROLLBACK");
+    }
+}
+
+/// Runs a job in a transaction of its own, which is undone when it fails.
+fn alone<C>(connection: &Connection, job: Job<C>, committed: &mut impl FnMut(Vec<C>)) {
+    if let Err(error) = execute(connection, "BEGIN IMMEDIATE") {
+        // Its sender hears of it from the dropped reply.
+        tracing::error!(%error, "a transaction could not be begun");
+        return;
+    }
+    let mut tx = Tx { connection, changes: Vec::new() };
+    let result = catch_unwind(AssertUnwindSafe(|| job(&mut tx)));
+    let lost = connection.is_autocommit();
+    match result {
+        Ok((true, reply)) => {
+            let outcome = if lost { Err(Error::Full) } else { Ok(()) };
+            end(connection, outcome, vec![reply], tx.changes, committed);
+        }
+        Ok((false, reply)) => {
+            undo(connection);
+            reply(if lost { Err(Error::Full) } else { Ok(()) });
+        }
+        Err(_) => undo(connection),
     }
 }
 
