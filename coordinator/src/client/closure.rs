@@ -67,33 +67,21 @@ pub struct Closure {
 }
 
 impl Closure {
-    /// Reads these .drv files and all below them. One that is not at its place is looked for by its base name beside
-    /// the others and in the store; one that is nowhere is noted in [`Closure::absent`].
+    /// Reads these derivations and all below them. One without a file is looked for in the places; one that is nowhere
+    /// is noted in [`Closure::absent`].
     ///
     /// # Errors
     /// A file that cannot be read, is not a derivation, or has a name that does not belong to its bytes.
-    pub fn of(files: &[PathBuf], store: &Path, watch: &dyn Watch) -> Result<Self, ClientError> {
-        let mut places = Places::default();
-        let mut wanted = Vec::new();
-        for file in files {
-            let (path, file) = asked_for(file)?;
-            if let Some(folder) = file.parent() {
-                places.add(folder);
-            }
-            wanted.push((path, file));
-        }
-        places.add(store);
-        let mut walk = Walk {
-            places: &places,
-            watch,
-            closure: Self::default(),
-            seen: HashSet::new(),
-            sources: HashMap::new(),
-        };
+    pub(crate) fn of(
+        wanted: Vec<(StorePath, Option<PathBuf>)>,
+        places: &Places,
+        watch: &dyn Watch,
+    ) -> Result<Self, ClientError> {
+        let mut walk =
+            Walk { places, watch, closure: Self::default(), seen: HashSet::new(), sources: HashMap::new() };
         let mut asked = HashSet::new();
         for (path, file) in wanted {
-            let here = file.symlink_metadata().is_ok().then_some(file);
-            walk.from(&path, here)?;
+            walk.from(&path, file)?;
             if asked.insert(path.clone()) {
                 walk.closure.wanted.push(path);
             }
@@ -166,7 +154,7 @@ impl Walk<'_> {
 
 /// The store path that is meant by a file's name, and the file. A link such as a garbage collector's root counts as
 /// the derivation that it leads to.
-fn asked_for(file: &Path) -> Result<(StorePath, PathBuf), ClientError> {
+pub(crate) fn asked_for(file: &Path) -> Result<(StorePath, PathBuf), ClientError> {
     let bad = |why: String| ClientError::BadDerivation { file: file.to_owned(), why };
     let path_of = |file: &Path| {
         let name = file.file_name().and_then(|name| name.to_str())?;

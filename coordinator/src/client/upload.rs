@@ -10,7 +10,7 @@ use drover_wire::bundle::{self, Kind};
 use drover_wire::client::{MissingAnswer, MissingQuestion, Uploaded};
 use drover_wire::route::clients;
 
-use super::closure::{Absent, Closure, Local, Places, read_bounded};
+use super::closure::{Absent, Closure, Local, Places, asked_for, read_bounded};
 use super::pipe::{PipeWriter, pipe};
 use super::retry::Patience;
 use super::{ClientError, Coordinator, Unit, Watch};
@@ -39,29 +39,74 @@ enum Item<'a> {
     Source(&'a StorePath, PathBuf),
 }
 
-/// Uploads everything of this closure that the coordinator lacks, what is referred to first. A connection that breaks
-/// is made again, and only what still lacks is sent.
+/// What became of derivations that were named by their files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Brought {
+    /// Their paths in the store, in that order, each once.
+    pub wanted: Vec<StorePath>,
+    /// What was sent.
+    pub sent: Sent,
+}
+
+/// Sees to it that the coordinator has the derivations in these files, and all that they need. Items are looked for
+/// beside the files, and then in `places`, which are folders with items by their base names. A file that is not there
+/// counts as the derivation of its name, which the coordinator may have. A connection that breaks is made again, and
+/// only what still lacks is sent.
 ///
 /// # Errors
-/// A derivation that is nowhere; a refusal; a coordinator that stays away; a file that cannot be read.
-pub fn upload(
+/// A file that cannot be read, is not a derivation, or has a name that does not belong to its bytes; a derivation that
+/// is nowhere; a refusal; a coordinator that stays away.
+pub fn bring(
     coordinator: &Coordinator,
-    closure: &Closure,
-    store: &Path,
+    wanted: &[PathBuf],
+    places: &[PathBuf],
+    watch: &dyn Watch,
+) -> Result<Brought, ClientError> {
+    let mut all = Places::default();
+    let mut named = Vec::with_capacity(wanted.len());
+    for file in wanted {
+        let (path, file) = asked_for(file)?;
+        if let Some(folder) = file.parent() {
+            all.add(folder);
+        }
+        named.push((path, file.symlink_metadata().is_ok().then_some(file)));
+    }
+    places.iter().for_each(|folder| all.add(folder));
+    let closure = Closure::of(named, &all, watch)?;
+    let sent = upload(coordinator, &closure, &all, watch)?;
+    Ok(Brought { wanted: closure.wanted, sent })
+}
+
+/// As [`bring`], for derivations that are named by their paths in the store. Those that the coordinator has need not
+/// be on this machine.
+///
+/// # Errors
+/// As [`bring`].
+pub fn bring_paths(
+    coordinator: &Coordinator,
+    wanted: &[StorePath],
+    places: &[PathBuf],
     watch: &dyn Watch,
 ) -> Result<Sent, ClientError> {
-    let mut places = Places::default();
-    for folder in closure.derivations.iter().filter_map(|d| d.file.parent()) {
-        places.add(folder);
-    }
-    places.add(store);
+    let mut all = Places::default();
+    places.iter().for_each(|folder| all.add(folder));
+    let closure = Closure::of(wanted.iter().map(|path| (path.clone(), None)).collect(), &all, watch)?;
+    upload(coordinator, &closure, &all, watch)
+}
+
+fn upload(
+    coordinator: &Coordinator,
+    closure: &Closure,
+    places: &Places,
+    watch: &dyn Watch,
+) -> Result<Sent, ClientError> {
     let mut patience = Patience::some();
     let mut sent = Sent::default();
     let mut before = usize::MAX;
     loop {
         let missing = missing(coordinator, closure, watch)?;
         refuse_absent(&closure.absent, &missing)?;
-        let (items, nowhere) = plan(closure, &missing, &places);
+        let (items, nowhere) = plan(closure, &missing, places);
         sent.nowhere = nowhere;
         if items.is_empty() {
             return Ok(sent);

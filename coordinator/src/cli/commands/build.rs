@@ -13,8 +13,7 @@ use crate::cli::progress::Progress;
 use crate::cli::text::{clean, count};
 use crate::cli::{BuildArgs, Exit};
 use crate::client::builds::{self, Terms};
-use crate::client::closure::Closure;
-use crate::client::upload::upload;
+use crate::client::upload::{Brought, bring};
 use crate::client::{ClientError, Unit, Watch};
 
 /// How many sources that are nowhere are named.
@@ -56,10 +55,9 @@ pub(in crate::cli) fn run(args: &BuildArgs, out: &mut Out, watch: &Progress) -> 
         return Err(ClientError::Usage("nothing to build: standard input named no .drv file".to_owned()));
     }
     watch.begin("reading derivations", None, Unit::Things);
-    let closure = Closure::of(&files, &args.store, watch)?;
-    let sent = upload(&coordinator, &closure, &args.store, watch)?;
+    let Brought { wanted, sent } = bring(&coordinator, &files, std::slice::from_ref(&args.store), watch)?;
     warn_of_sources(&sent.nowhere, watch);
-    let submitted = builds::submit(&coordinator, &closure.wanted, &terms, watch)?;
+    let submitted = builds::submit(&coordinator, &wanted, &terms, watch)?;
     watch.end();
     read_or_not(tell_submitted(&submitted, sent.uploaded, out))?;
     summarize(&submitted, sent.uploaded, watch);
