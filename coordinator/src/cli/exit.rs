@@ -91,6 +91,7 @@ impl From<&ClientError> for Exit {
             | ClientError::BadDerivation { .. }
             | ClientError::MissingDerivations { .. }
             | ClientError::NoSuchDerivation { .. }
+            | ClientError::BadRow { .. }
             | ClientError::Exists { .. } => Self::BadInput,
             ClientError::Unreachable { .. } | ClientError::NotACoordinator { .. } => Self::Unreachable,
             ClientError::Refused { .. } => Self::Refused,

@@ -18,7 +18,8 @@ use clap::{Parser, Subcommand};
 
 pub use args::{
     AgentArgs, AgentCommand, BuildArgs, BuildsArgs, CancelArgs, CheckArgs, Connection, DerivationCommand,
-    FetchArgs, Format, KeyArgs, KeyCommand, LogArgs, PasswordCommand, ShowArgs, TokenCommand,
+    FetchArgs, Format, KeyArgs, KeyCommand, LogArgs, PasswordCommand, SetArgs, SetCommand, ShowArgs,
+    SubmitArgs, TokenCommand,
 };
 pub use exit::{EXITS, Exit};
 
@@ -52,6 +53,8 @@ enum Command {
     /// Show everything about a build
     #[command(after_help = shapes::SHOW)]
     Show(ShowArgs),
+    /// Sets: what a branch, a patch or a release wants, and how it stands
+    Set(SetArgs),
     /// Print a build's log, byte for byte
     Log(LogArgs),
     /// Cancel builds
@@ -73,8 +76,15 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     match Cli::try_parse_from(arguments) {
         Ok(cli) => run(cli.command),
         Err(error) => {
+            let words = error.render().to_string();
+            let clean = text::clean_lines(words.trim_end());
             // Help and version are no errors; nobody reading them is none either.
-            let _ = error.print();
+            let _ = if clean == words.trim_end() {
+                error.print()
+            } else {
+                // A word of the command line has what a terminal would act upon.
+                writeln!(std::io::stderr(), "{clean}")
+            };
             if error.use_stderr() { Exit::BadInput } else { Exit::Success }
         }
     }
@@ -93,6 +103,7 @@ fn run(command: Command) -> Exit {
         Command::Build(args) => with(args.format.json, |out, watch| commands::build::run(&args, out, watch)),
         Command::Builds(args) => with(args.format.json, |out, _| commands::builds::run(&args, out)),
         Command::Show(args) => with(args.format.json, |out, _| commands::show::run(&args, out)),
+        Command::Set(args) => with(args.format.json, |out, watch| commands::set::run(&args, out, watch)),
         Command::Log(args) => with(false, |out, watch| commands::log::run(&args, out, watch)),
         Command::Cancel(args) => {
             with(args.format.json, |out, watch| commands::cancel::run(&args, out, watch))

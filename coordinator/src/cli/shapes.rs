@@ -11,6 +11,10 @@ pub(super) const BUILDS: &str = r#"Lines of JSON: {"build", "derivation", "syste
 /// `drover show`
 pub(super) const SHOW: &str = r#"JSON: {"summary" (as builds has it), "why", "wanted", "timeout", "max_silent_time",
   "waits_for", "waits_for_count", "outputs", "attempts"}"#;
+/// `drover set submit`
+pub(super) const SET_SUBMIT: &str = r#"JSON: {"set", "revision", "superseded", "new", "rows", "rows_new", "rows_gone", "not_evaluated", "builds",
+  "for_inputs", "canceled", "missing_sources" (at most 100), "missing_sources_count",
+  "uploaded": {"derivations", "sources", "known"}}"#;
 /// `drover cancel`
 pub(super) const CANCEL: &str = "Lines of JSON: for each build what show has";
 /// `drover fetch`

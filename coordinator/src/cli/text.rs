@@ -130,9 +130,22 @@ pub(crate) fn parse_span(text: &str) -> Result<u64, String> {
     if total == 0 { Err(bad()) } else { Ok(total) }
 }
 
-/// `1 build`, `2 builds`.
+/// `1 build`, `2 builds`, `30,571 builds`.
 pub(crate) fn count(number: u64, one: &str, many: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { many })
+    format!("{} {}", thousands(number), if number == 1 { one } else { many })
+}
+
+/// A number in groups of three digits: `831`, `30,571`.
+pub(crate) fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 #[cfg(test)]
@@ -159,6 +172,18 @@ mod tests {
             assert_eq!(size(bytes), words);
         }
         assert_eq!(size(u64::MAX), "16.0 EiB");
+    }
+
+    #[test]
+    fn large_numbers_are_grouped() {
+        let pairs = [(0, "0"), (999, "999"), (1000, "1,000"), (30_571, "30,571"), (1_234_567, "1,234,567")];
+        for (number, words) in pairs {
+            assert_eq!(thousands(number), words);
+        }
+        assert_eq!(
+            (count(1, "row", "rows"), count(2000, "row", "rows")),
+            ("1 row".into(), "2,000 rows".into())
+        );
     }
 
     #[test]

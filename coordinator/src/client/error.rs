@@ -98,6 +98,16 @@ pub enum ClientError {
         /// What was given.
         file: PathBuf,
     },
+    /// A row of a revision that cannot be submitted.
+    #[error("row {row} of {from}: {why}; nothing of the revision was submitted")]
+    BadRow {
+        /// What has the rows.
+        from: String,
+        /// Which line of it, from 1.
+        row: u64,
+        /// What is wrong with it, and what to do.
+        why: String,
+    },
     /// Something on this machine.
     #[error("{doing}: {source}")]
     Local {

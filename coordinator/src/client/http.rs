@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use drover_wire::client::Uploaded;
 use drover_wire::route::{Method, Route, clients};
+use drover_wire::set::{ROWS_TYPE, RevisionName, SetName, SetSubmission, SetSubmitted};
 use drover_wire::{BUNDLE_TYPE, Problem};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -39,7 +40,8 @@ pub struct Coordinator {
 enum Payload<'a> {
     None,
     Json(Vec<u8>),
-    Bundle(&'a mut (dyn Read + 'a)),
+    /// Bytes of this media type, which are read as they go.
+    Stream(&'static str, &'a mut (dyn Read + 'a)),
 }
 
 impl Coordinator {
@@ -132,7 +134,21 @@ impl Coordinator {
     /// Sends a compressed bundle, which is read as it goes.
     pub(crate) fn upload(&self, doing: &str, bundle: &mut dyn Read) -> Result<Uploaded, ClientError> {
         let route = &clients::UPLOAD;
-        self.answer(doing, self.send(doing, route, &route.path(&[]), Payload::Bundle(bundle), None)?)
+        let payload = Payload::Stream(BUNDLE_TYPE, bundle);
+        self.answer(doing, self.send(doing, route, &route.path(&[]), payload, None)?)
+    }
+
+    /// Sends the compressed rows of a revision.
+    pub(crate) fn submit_rows(
+        &self,
+        doing: &str,
+        (set, revision): (&SetName, &RevisionName),
+        terms: &SetSubmission,
+        rows: &mut dyn Read,
+    ) -> Result<SetSubmitted, ClientError> {
+        let route = &clients::SUBMIT_SET;
+        let path = format!("{}{}", route.path(&[set, revision]), query(terms));
+        self.answer(doing, self.send(doing, route, &path, Payload::Stream(ROWS_TYPE, rows), None)?)
     }
 
     /// The answer as text, such as a key.
@@ -186,9 +202,9 @@ impl Coordinator {
                 let request = request.header(header::CONTENT_TYPE, "application/json");
                 self.run(doing, request.body(json), self.silence)
             }
-            Payload::Bundle(bundle) => {
-                let request = request.header(header::CONTENT_TYPE, BUNDLE_TYPE);
-                self.run(doing, request.body(SendBody::from_reader(bundle)), UPLOAD_SILENCE)
+            Payload::Stream(media_type, bytes) => {
+                let request = request.header(header::CONTENT_TYPE, media_type);
+                self.run(doing, request.body(SendBody::from_reader(bytes)), UPLOAD_SILENCE)
             }
         }
     }

@@ -12,6 +12,8 @@ mod http;
 pub mod log;
 mod pipe;
 mod retry;
+pub mod rows;
+pub mod sets;
 mod token;
 pub mod upload;
 mod watch;

@@ -171,6 +171,8 @@ pub(crate) struct Farm {
     pub(crate) uploaded: Vec<String>,
     /// The state that every build is in at once.
     pub(crate) state: &'static str,
+    /// The revisions that were submitted, `SET@REVISION`, with their rows as they came.
+    pub(crate) revisions: Vec<(String, Vec<Value>)>,
 }
 
 pub(crate) const BUILD: &str = "7a3c0d9e-52ef-4c5b-9a37-0f8e6f0f9a11";
@@ -199,8 +201,37 @@ impl Farm {
                     "builds": builds, "for_inputs": 3, "missing_sources": [], "missing_sources_count": 0
                 }))
             }
+            ("POST", path) if path.starts_with("/v1/sets/") => {
+                let (set, revision) = path["/v1/sets/".len()..].split_once("/revisions/").unwrap();
+                self.submit_set(set, revision, &request.query, &request.body)
+            }
             _ => Reply::problem(404, "not-found", "there is no such route"),
         }
+    }
+
+    fn submit_set(&mut self, set: &str, revision: &str, query: &str, body: &[u8]) -> Reply {
+        let lines = String::from_utf8(zstd::decode_all(body).unwrap()).unwrap();
+        let rows: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!(query.split('&').any(|field| field == format!("rows={}", rows.len())), "{query}");
+        let lacks = |row: &&Value| {
+            row.get("derivation").is_some_and(|derivation| !self.known.contains(base(derivation)))
+        };
+        if let Some(row) = rows.iter().find(lacks) {
+            return Reply::problem(422, "missing-derivation", &format!("{row} is not here"));
+        }
+        let name = format!("{set}@{revision}");
+        let before = self.revisions.last().cloned();
+        let new = before.as_ref().is_none_or(|(last, _)| *last != name);
+        let count = rows.len();
+        if new {
+            self.revisions.push((name, rows));
+        }
+        let superseded = before.filter(|_| new).map(|(name, _)| name.split_once('@').unwrap().1.to_owned());
+        Reply::json(&json!({
+            "set": set, "revision": revision, "superseded": superseded, "new": new, "rows": count,
+            "rows_new": 1, "rows_gone": 2, "not_evaluated": 0, "builds": 1200, "for_inputs": 3, "canceled": 7,
+            "missing_sources": [], "missing_sources_count": 4
+        }))
     }
 
     /// Takes a bundle, and refuses a derivation that comes before its inputs or its sources.

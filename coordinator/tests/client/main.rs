@@ -6,6 +6,7 @@ mod check;
 mod double;
 mod fetch;
 mod logs;
+mod sets;
 mod submit;
 mod talk;
 

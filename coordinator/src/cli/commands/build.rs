@@ -7,7 +7,7 @@ use drover_wire::client::{Ended, Submitted, Uploaded};
 use drover_wire::{BuildId, BuildState};
 use serde::Serialize;
 
-use super::with_standard_input;
+use super::{warn_of_sources, with_standard_input};
 use crate::cli::out::Out;
 use crate::cli::progress::Progress;
 use crate::cli::text::{clean, count};
@@ -15,9 +15,6 @@ use crate::cli::{BuildArgs, Exit};
 use crate::client::builds::{self, Terms};
 use crate::client::upload::{Brought, bring};
 use crate::client::{ClientError, Unit, Watch};
-
-/// How many sources that are nowhere are named.
-const NAMED: usize = 10;
 
 /// A line of `--json`.
 #[derive(Serialize)]
@@ -94,20 +91,6 @@ fn tags(given: &[(String, String)]) -> Result<BTreeMap<String, String>, ClientEr
         }
     }
     Ok(tags)
-}
-
-fn warn_of_sources(nowhere: &[StorePath], watch: &Progress) {
-    for source in nowhere.iter().take(NAMED) {
-        watch.warn(&format!(
-            "the source {source} is neither here nor at the coordinator: what needs it will wait for it"
-        ));
-    }
-    if nowhere.len() > NAMED {
-        watch.warn(&format!(
-            "so are {}",
-            count((nowhere.len() - NAMED) as u64, "more source", "more sources")
-        ));
-    }
 }
 
 fn tell_submitted(submitted: &Submitted, uploaded: Uploaded, out: &mut Out) -> Result<(), ClientError> {

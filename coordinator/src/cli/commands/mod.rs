@@ -8,12 +8,35 @@ pub(super) mod check;
 pub(super) mod fetch;
 pub(super) mod key;
 pub(super) mod log;
+pub(super) mod set;
 pub(super) mod show;
 
 use std::io::BufRead;
 use std::path::PathBuf;
 
-use crate::client::ClientError;
+use drover_store::path::StorePath;
+
+use super::progress::Progress;
+use super::text::count;
+use crate::client::{ClientError, Watch};
+
+/// How many sources that are nowhere are named.
+const NAMED: usize = 10;
+
+/// Says which sources lack: what needs them will not be built before somebody uploads them.
+fn warn_of_sources(nowhere: &[StorePath], watch: &Progress) {
+    for source in nowhere.iter().take(NAMED) {
+        watch.warn(&format!(
+            "the source {source} is neither here nor at the coordinator: what needs it will wait for it"
+        ));
+    }
+    if nowhere.len() > NAMED {
+        watch.warn(&format!(
+            "so are {}",
+            count((nowhere.len() - NAMED) as u64, "more source", "more sources")
+        ));
+    }
+}
 
 /// Paths as they were given, with `-` replaced by the lines of standard input.
 fn with_standard_input(given: &[PathBuf]) -> Result<Vec<PathBuf>, ClientError> {

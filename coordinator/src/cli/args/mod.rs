@@ -1,5 +1,7 @@
 //! The grammar of the operators' commands.
 
+mod set;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -10,6 +12,8 @@ use drover_wire::{AgentId, BuildId, BuildState};
 use super::text::parse_span;
 use crate::client::{ClientError, Coordinator, TokenPlaces};
 use crate::config::Config;
+
+pub use set::{SetArgs, SetCommand, SubmitArgs};
 
 /// Where a coordinator without an address is.
 const COORDINATOR: &str = "http://127.0.0.1:8746";
