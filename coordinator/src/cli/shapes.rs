@@ -15,6 +15,22 @@ pub(super) const SHOW: &str = r#"JSON: {"summary" (as builds has it), "why", "wa
 pub(super) const SET_SUBMIT: &str = r#"JSON: {"set", "revision", "superseded", "new", "rows", "rows_new", "rows_gone", "not_evaluated", "builds",
   "for_inputs", "canceled", "missing_sources" (at most 100), "missing_sources_count",
   "uploaded": {"derivations", "sources", "known"}}"#;
+/// `drover set list`
+pub(super) const SET_LIST: &str = r#"Lines of JSON: {"set", "revision", "submitted_at", "revisions", "keep", "total"}; times are milliseconds since
+  1970; total is {"wanted", "done", "failed", "dependency_failed", "running", "waiting", "canceled",
+  "not_evaluated"}, in rows"#;
+/// `drover set show`
+pub(super) const SET_SHOW: &str = r#"JSON: {"set", "revision", "current", "submitted_at", "keep", "parts", "total", "estimate", "revisions"}; each of
+  parts is {"system", "target", "tally" (as list has total), "estimate"}; an estimate is {"seconds" from now,
+  "ended" rows, "within" seconds} or null; each of revisions is {"revision", "submitted_at", "rows"}"#;
+/// `drover set diff`
+pub(super) const SET_DIFF: &str = r#"JSON: {"a", "b", "changes", "counts" by kind, "same"}; each of changes is {"kind", "package", "system", "target",
+  "before", "after"}; before and after are {"version", "derivation", "build", "state"} or null"#;
+/// `drover set blockers`
+pub(super) const SET_BLOCKERS: &str = r#"JSON: {"set", "revision", "blockers", "count", "rows"}; each of blockers is {"derivation", "system", "build",
+  "state", "missing_source", "holds_up" rows}"#;
+/// `drover set drop`
+pub(super) const SET_DROP: &str = r#"JSON: {"set", "revisions", "canceled"}"#;
 /// `drover cancel`
 pub(super) const CANCEL: &str = "Lines of JSON: for each build what show has";
 /// `drover fetch`

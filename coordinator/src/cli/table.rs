@@ -44,9 +44,10 @@ impl Table {
     }
 
     /// One more row, with a cell for each column.
-    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        debug_assert_eq!(N, self.columns.len());
-        self.rows.push(cells.into());
+    pub(crate) fn row(&mut self, cells: impl Into<Vec<String>>) {
+        let cells = cells.into();
+        debug_assert_eq!(cells.len(), self.columns.len());
+        self.rows.push(cells);
     }
 
     /// Its lines, at most so wide if there is a limit.
@@ -84,7 +85,9 @@ impl Table {
                     let cell = *cells.get(i)?;
                     let column = self.columns[i];
                     Some(match room(&shown) {
-                        Some(room) if i == last => truncate_str(cell, room.max(1), "…").into_owned(),
+                        Some(room) if i == last && !column.right => {
+                            truncate_str(cell, room.max(1), "…").into_owned()
+                        }
                         _ if i == last && !column.right => cell.to_owned(),
                         _ => {
                             let side = if column.right {

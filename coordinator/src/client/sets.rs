@@ -3,7 +3,11 @@
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use drover_wire::set::{RevisionName, SetName, SetSubmission, SetSubmitted};
+use drover_wire::route::clients;
+use drover_wire::set::{
+    Blockers, BlockersQuestion, DiffQuestion, RevisionName, SetDetails, SetDiff, SetDropped, SetName, SetRef,
+    SetSubmission, SetSubmitted, SetSummary,
+};
 
 use super::retry::Patience;
 use super::rows::Rows;
@@ -78,6 +82,52 @@ fn of_row(error: ClientError, rows: &Rows, places: &[PathBuf]) -> ClientError {
         _ => None,
     };
     blamed.unwrap_or(error)
+}
+
+/// Every set, by name.
+///
+/// # Errors
+/// A refusal or an unreachable coordinator, here and below.
+pub fn list(coordinator: &Coordinator) -> Result<Vec<SetSummary>, ClientError> {
+    coordinator.ask("listing sets", &clients::SETS, &[])
+}
+
+/// How a set stands, or a revision of it.
+///
+/// # Errors
+/// As [`list`]; there is no such set or revision, here and below.
+pub fn details(coordinator: &Coordinator, set: &SetRef) -> Result<SetDetails, ClientError> {
+    coordinator.ask(&format!("asking about the set {set}"), &clients::SET, &[set])
+}
+
+/// What differs between two revisions, of one set or of two.
+///
+/// # Errors
+/// As [`details`].
+pub fn diff(coordinator: &Coordinator, question: &DiffQuestion) -> Result<SetDiff, ClientError> {
+    let doing = format!("comparing {} with {}", question.a, question.b);
+    coordinator.ask_query(&doing, &clients::DIFF, &[], question)
+}
+
+/// What holds a set up, at most so many things.
+///
+/// # Errors
+/// As [`details`].
+pub fn blockers(
+    coordinator: &Coordinator,
+    set: &SetRef,
+    limit: Option<u32>,
+) -> Result<Blockers, ClientError> {
+    let doing = format!("asking what holds up {set}");
+    coordinator.ask_query(&doing, &clients::BLOCKERS, &[set], &BlockersQuestion { limit })
+}
+
+/// Forgets a set, and cancels what only it wanted.
+///
+/// # Errors
+/// As [`details`].
+pub fn forget(coordinator: &Coordinator, set: &SetName) -> Result<SetDropped, ClientError> {
+    coordinator.ask(&format!("dropping the set {set}"), &clients::DROP_SET, &[set])
 }
 
 fn base_name(file: &Path) -> Option<&str> {

@@ -1,4 +1,4 @@
-//! `drover set submit`.
+//! `drover set …`.
 
 use std::fs;
 use std::io::Write;
@@ -257,4 +257,108 @@ fn names_that_cannot_be_and_files_that_are_not_there_are_refused() {
         assert!(!ran.stderr.contains('\u{1b}'), "{}", ran.stderr);
     }
     assert!(double.requests().is_empty());
+}
+
+const TALLY: &str = r#"{"wanted": 2000, "done": 500, "failed": 3, "dependency_failed": 4, "running": 5, "waiting": 1400,
+    "canceled": 88, "not_evaluated": 0}"#;
+
+/// A coordinator with one set, asked about in every way.
+fn asked() -> Double {
+    let tally: Value = serde_json::from_str(TALLY).unwrap();
+    let build = "7a3c0d9e-52ef-4c5b-9a37-0f8e6f0f9a11";
+    Double::new(move |request| match (request.method.as_str(), request.path.as_str()) {
+        ("GET", "/v1/sets") => Reply::json(&json!([
+            {"set": "master", "revision": "r2", "submitted_at": 5, "revisions": 2, "keep": false, "total": tally}
+        ])),
+        ("GET", "/v1/sets/master@r2") => Reply::json(&json!({
+            "set": "master", "revision": "r2", "current": true, "submitted_at": 0, "keep": false, "total": tally,
+            "parts": [{"system": "x86_64-linux", "target": null, "tally": tally, "estimate": null},
+                {"system": "x86\u{1b}[31m", "target": "i586-pc-gnu", "tally": tally, "estimate": null}],
+            "estimate": {"seconds": 7500, "ended": 1812, "within": 3600},
+            "revisions": [{"revision": "r2", "submitted_at": 5, "rows": 2000},
+                {"revision": "r1", "submitted_at": 4, "rows": 1999}]
+        })),
+        ("GET", "/v1/sets/master/blockers") => Reply::json(&json!({
+            "set": "master", "revision": "r2", "count": 2, "rows": 1300, "blockers": [
+                {"derivation": format!("/gnu/store/{HELLO}"), "system": "s\u{7}", "build": build, "state": "failed",
+                    "missing_source": null, "holds_up": 1204}]
+        })),
+        ("GET", "/v1/set-diff") => {
+            assert_eq!(request.query, "a=master%40r1&b=patch-71234");
+            let row =
+                |state: &str| json!({"version": "1", "derivation": null, "build": build, "state": state});
+            Reply::json(
+                &json!({"a": "master@r1", "b": "patch-71234@r7", "same": 3, "counts": {"newly-broken": 1},
+                "changes": [{"kind": "newly-broken", "package": "hello\u{1b}", "system": "s", "target": null,
+                    "before": row("succeeded"), "after": row("timed-out")}]}),
+            )
+        }
+        ("POST", "/v1/sets/master/drop") => {
+            Reply::json(&json!({"set": "master", "revisions": 2, "canceled": 1400}))
+        }
+        _ => Reply::problem(404, "not-found", "there is no set x"),
+    })
+}
+
+#[test]
+fn what_is_asked_about_sets_is_shown_in_words() {
+    let double = asked();
+    for (arguments, words) in [
+        (&["set", "list"][..], &["NAME", "DEP-FAILED", "master", "2,000", "25.00", "1,400", "r2"][..]),
+        (
+            &["set", "show", "master@r2"],
+            &[
+                "x86_64-linux",
+                "x86\\u{1b}[31m for i586-pc-gnu",
+                "no estimate",
+                "CANCELED",
+                "done in about 2 h 5 min",
+                "in the last 1 h 0 min, when 1,812 rows ended",
+                "1,999",
+            ],
+        ),
+        (
+            &["set", "blockers", "master"],
+            &["1,300 rows are held up by 2 things", "the first 1", "1,204", HELLO],
+        ),
+        (
+            &["set", "diff", "master@r1", "patch-71234"],
+            &["newly broken", "hello\\u{1b}", "succeeded → timed-out", "1 newly broken, 3 the same"],
+        ),
+        (&["set", "drop", "master"], &["master: 2 revisions forgotten, 1,400 builds canceled"]),
+    ] {
+        let ran = run(drover(&double, arguments)).ended(0);
+        let said = ran.text();
+        assert!(words.iter().all(|word| said.contains(word)), "{words:?}: {said}");
+        assert!(!said.contains(['\u{1b}', '\u{7}']), "{said}");
+        let script = run(drover(&double, &[arguments, &["--json"]].concat())).ended(0);
+        assert_eq!(script.json().len(), 1);
+    }
+    assert_eq!(double.requests().iter().find(|r| r.path.ends_with("blockers")).unwrap().query, "limit=20");
+}
+
+#[test]
+fn a_script_can_be_told_that_something_is_newly_broken() {
+    let double = asked();
+    run(drover(&double, &["set", "diff", "master@r1", "patch-71234", "--fail-if-broken"])).ended(1);
+}
+
+#[test]
+fn a_set_that_is_not_there_is_refused_and_a_name_that_cannot_be_is_not_sent() {
+    let double = asked();
+    for arguments in [&["set", "show", "x"][..], &["set", "drop", "x"], &["set", "blockers", "x@y"]] {
+        assert!(run(drover(&double, arguments)).ended(4).stderr.contains("there is no set x"));
+    }
+    let asked = double.requests().len();
+    for arguments in [
+        &["set", "show", "a/b"][..],
+        &["set", "show", "a@b@c"],
+        &["set", "diff", "a", "b@"],
+        &["set", "drop", "master@r2"],
+        &["set", "blockers", "master", "--limit", "-1"],
+        &["set"],
+    ] {
+        run(drover(&double, arguments)).ended(2);
+    }
+    assert_eq!(double.requests().len(), asked);
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use drover_store::STORE_DIR;
-use drover_wire::set::{RevisionName, SetName};
+use drover_wire::set::{RevisionName, SetName, SetRef};
 
 use super::{Connection, Format};
 use crate::cli::shapes;
@@ -24,14 +24,62 @@ pub struct SetArgs {
 #[derive(Debug, Subcommand)]
 pub enum SetCommand {
     /// Make rows the current revision of a set, and submit builds for them
-    ///
-    /// A revision supersedes the one before: builds that have not started and that nobody else wants are canceled,
-    /// unless the set keeps them. Nothing of it becomes current until all of it is in; to repeat the command is safe,
-    /// and after an interruption it goes on where it was. What is known to have failed is not tried again: drover
-    /// build does that.
-    #[command(after_help = shapes::SET_SUBMIT)]
+    #[command(after_help = format!("{SUBMIT}\n\n{}", shapes::SET_SUBMIT))]
     Submit(SubmitArgs),
+    /// List the sets, and how they stand
+    #[command(after_help = format!("{COLUMNS}\n\n{}", shapes::SET_LIST))]
+    List,
+    /// Show how a set stands, for each system and cross target
+    #[command(after_help = format!("{COLUMNS}\n\n{}", shapes::SET_SHOW))]
+    Show {
+        /// The set; without a revision the current one
+        #[arg(value_name = "NAME[@REVISION]")]
+        set: SetRef,
+    },
+    /// Show what differs between two revisions, or between two sets
+    #[command(after_help = format!("{DIFF}\n\n{}", shapes::SET_DIFF))]
+    Diff {
+        /// Before
+        #[arg(value_name = "NAME[@REVISION]")]
+        a: SetRef,
+        /// After
+        #[arg(value_name = "NAME[@REVISION]")]
+        b: SetRef,
+        /// End with 1 if something is newly broken, or is broken and was not known
+        #[arg(long)]
+        fail_if_broken: bool,
+    },
+    /// List what failed or is missing, by how many rows it holds up
+    #[command(after_help = shapes::SET_BLOCKERS)]
+    Blockers {
+        /// The set; without a revision the current one
+        #[arg(value_name = "NAME[@REVISION]")]
+        set: SetRef,
+        /// At most this many; 10,000 at most
+        #[arg(long, default_value_t = 20, value_name = "N")]
+        limit: u32,
+    },
+    /// Forget a set, and cancel what only it wanted
+    #[command(after_help = format!("{DROP}\n\n{}", shapes::SET_DROP))]
+    Drop {
+        /// The set
+        #[arg(value_name = "NAME")]
+        set: SetName,
+    },
 }
+
+const SUBMIT: &str = "\
+A revision supersedes the one before: builds that have not started and that nobody else wants are canceled, unless
+the set keeps them. Nothing of it is current until all of it is in. To repeat the command is safe: it goes on where
+it was. What failed before is not tried again because a revision wants it; drover build does that.";
+const COLUMNS: &str = "\
+WANTED counts rows. Each is in one of the other columns, by the newest build of its outputs: DEP-FAILED waits for
+something that failed, CANCELED has no build that goes on. 100 % is all of them.";
+const DIFF: &str = "\
+Broken is what could not be evaluated, or what failed, timed out or needs something that did. “newly broken” was
+built before, “broken” was not known before; “changed” is another derivation, priority or timeout.";
+const DROP: &str = "\
+Builds that have not started and that no other set and no client wants are canceled. What was built stays.";
 
 /// `drover set submit …`
 #[derive(Debug, Args)]
