@@ -7,7 +7,7 @@ use drover_wire::BuildState;
 
 use super::change::Change;
 use super::error::Error;
-use super::{Tx, now, open_states, paths, sql};
+use super::{Tx, now, open_states, paths, sql, wants};
 
 /// Who has a store item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +20,14 @@ pub(super) enum Provided {
     Elsewhere = 2,
 }
 
+/// The targets of open builds that make a path.
+const MAKERS: &str = concat!(
+    "SELECT DISTINCT d.target FROM derivation_outputs o JOIN derivations d ON d.id = o.derivation \
+     JOIN builds b ON b.target = d.target AND b.state IN ",
+    open_states!(),
+    " WHERE o.path = ?1"
+);
+
 /// Notes who has an item, and lets the builds that wait for it go on, or those that had it wait.
 pub(super) fn provide(tx: &mut Tx<'_>, path: i64, provided: Provided) -> Result<(), Error> {
     let before: i64 =
@@ -29,7 +37,12 @@ pub(super) fn provide(tx: &mut Tx<'_>, path: i64, provided: Provided) -> Result<
     }
     tx.prepare_cached("UPDATE paths SET provided = ?2 WHERE id = ?1")?.execute([path, provided as i64])?;
     match (before, provided) {
-        (0, _) => came(tx, path),
+        (0, _) => {
+            came(tx, path)?;
+            // What makes it is not wanted for the sake of those any more.
+            let makers = paths::numbers(tx, MAKERS, path)?;
+            wants::gone(tx, makers).map(drop)
+        }
         (_, Provided::No) => went(tx, path),
         _ => Ok(()),
     }
@@ -136,6 +149,35 @@ fn waiting_for(tx: &Tx<'_>, build: i64, state: BuildState) -> Result<Vec<i64>, E
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
+/// An open build that waits for another one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Dependent {
+    pub(super) build: i64,
+    pub(super) state: BuildState,
+    pub(super) priority: i64,
+}
+
+/// The open builds that wait for an output of this one, which nobody has.
+pub(super) fn dependents(tx: &Tx<'_>, build: i64) -> Result<Vec<Dependent>, Error> {
+    const ALL: &str = concat!(
+        "SELECT d.id, d.state, d.priority FROM builds b \
+         JOIN derivation_outputs o ON o.derivation = b.derivation \
+         JOIN paths p ON p.id = o.path AND p.provided = 0 \
+         JOIN derivation_inputs i ON i.output = o.path \
+         JOIN builds d ON d.derivation = i.derivation AND d.state IN ",
+        open_states!(),
+        " WHERE b.id = ?1 \
+         UNION SELECT d.id, d.state, d.priority FROM builds b \
+         JOIN derivation_outputs o ON o.derivation = b.derivation \
+         JOIN awaited a ON a.path = o.path JOIN builds d ON d.id = a.build WHERE b.id = ?1"
+    );
+    let mut statement = tx.prepare_cached(ALL)?;
+    let rows = statement.query_map([build], |row| {
+        Ok(Dependent { build: row.get(0)?, state: paths::state(row, 1)?, priority: row.get(2)? })
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
 /// A build ended without its outputs: whatever waits for them fails with it, to the top.
 fn fail_dependents(tx: &mut Tx<'_>, ended: i64, root: Option<i64>) -> Result<(), Error> {
     let mut failed = vec![ended];
@@ -173,6 +215,17 @@ pub(super) fn wait_again(tx: &mut Tx<'_>, build: i64) -> Result<BuildState, Erro
     Ok(BuildState::DependencyFailed)
 }
 
+/// A new build that waits for something of which the last build failed fails with that.
+pub(super) fn fail_if_hopeless(tx: &mut Tx<'_>, build: i64) -> Result<(), Error> {
+    let state = tx
+        .prepare_cached("SELECT state FROM builds WHERE id = ?1")?
+        .query_row([build], |row| paths::state(row, 0))?;
+    if state == BuildState::Waiting {
+        wait_again(tx, build)?;
+    }
+    Ok(())
+}
+
 /// The builds that wait for this one's outputs and had failed with it: those that wait for nothing that failed go on.
 pub(super) fn revive_dependents(tx: &mut Tx<'_>, build: i64) -> Result<(), Error> {
     let stuck = waiting_for(tx, build, BuildState::DependencyFailed)?;
@@ -192,7 +245,7 @@ const HOPELESS: &str = "SELECT m.target FROM builds b \
          AND x.state IN ('waiting', 'ready', 'allocated', 'running')) LIMIT 1";
 
 /// Lets builds with failed dependencies go on, as far as each missing input has a build that goes on.
-fn revive(tx: &mut Tx<'_>, mut stuck: Vec<i64>) -> Result<(), Error> {
+pub(super) fn revive(tx: &mut Tx<'_>, mut stuck: Vec<i64>) -> Result<(), Error> {
     while let Some(build) = stuck.pop() {
         let state = tx
             .prepare_cached("SELECT state FROM builds WHERE id = ?1")?
@@ -224,19 +277,25 @@ pub(super) struct End<'a> {
     pub(super) why: Option<&'a str>,
 }
 
-/// A build ends, once: whoever calls this has seen that it has not ended.
+/// A build ends, once: whoever calls this has seen that it has not ended. What it still waited for is not wanted for
+/// its sake any more.
 pub(super) fn end(tx: &mut Tx<'_>, build: i64, end: &End<'_>) -> Result<(), Error> {
-    let id = tx
+    let (id, missing) = tx
         .prepare_cached(
             "UPDATE builds SET state = ?2, why = ?3, ended_at = ?4, failed_dependency = NULL \
-             WHERE id = ?1 RETURNING uuid",
+             WHERE id = ?1 RETURNING uuid, missing",
         )?
-        .query_row((build, end.state.as_str(), end.why, sql(now())), |row| paths::build_id(row, 0))?;
+        .query_row((build, end.state.as_str(), end.why, sql(now())), |row| {
+            Ok((paths::build_id(row, 0)?, row.get::<_, i64>(1)?))
+        })?;
     tx.prepare_cached("DELETE FROM awaited WHERE build = ?1")?.execute([build])?;
     tx.prepare_cached("DELETE FROM avoided WHERE build = ?1")?.execute([build])?;
     tx.note(Change::Ended(id));
     if end.state != BuildState::Succeeded {
         fail_dependents(tx, build, Some(build))?;
+    }
+    if missing > 0 {
+        wants::gone_below(tx, build)?;
     }
     Ok(())
 }

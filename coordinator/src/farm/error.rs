@@ -80,6 +80,14 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A row of a set's revision that is refused.
+    #[error("row {row} is refused: {reason}; nothing of the revision was taken")]
+    BadRow {
+        /// Which row; the first is 1.
+        row: u64,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// An output that is refused.
     #[error("the output {path} is refused: {reason}")]
     BadOutput {

@@ -18,6 +18,7 @@ pub mod live;
 mod log;
 mod outputs;
 mod paths;
+mod plan;
 mod provided;
 mod recover;
 mod report;
@@ -30,6 +31,7 @@ mod sources;
 mod submit;
 mod sweep;
 mod upload;
+mod wants;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

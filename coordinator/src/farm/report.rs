@@ -10,8 +10,8 @@ use rusqlite::OptionalExtension;
 use super::change::AgentRow;
 use super::depend::{self, End, Provided};
 use super::error::Error;
+use super::plan::Plan;
 use super::requeue::{self, Outcome};
-use super::submit::Plan;
 use super::{Farm, Tx, now, paths, sql, unsql};
 
 /// The most bytes of an agent's words that are kept.
@@ -291,7 +291,7 @@ impl Try {
             let message = "it reported inputs as missing that the coordinator holds";
             return self.setup_failed(tx, SetupStep::ImportInputs, message, most);
         }
-        let mut plan = Plan::default();
+        let mut plan = Plan::that_retries();
         for (path, maker) in absent {
             tx.prepare_cached("UPDATE substitutes SET found = 0, checked_at = ?2 WHERE path = ?1")?
                 .execute([path, sql(now())])?;

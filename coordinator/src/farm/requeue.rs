@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::change::Change;
 use super::error::Error;
-use super::{Tx, depend, now, paths, sql};
+use super::{Tx, depend, now, paths, sql, wants};
 
 /// The longest that an agent is kept from a build that it could not set up.
 const LONGEST_MS: u64 = 5 * 60 * 1000;
@@ -55,17 +55,20 @@ pub(super) fn word(value: &impl Serialize) -> Option<String> {
     }
 }
 
-/// A build goes back to the queue, unless it has ended; gives its state.
+/// A build goes back to the queue, unless it has ended or nobody wants it any more; gives its state.
 pub(super) fn back(tx: &mut Tx<'_>, build: i64) -> Result<BuildState, Error> {
-    let (state, missing, platform): (BuildState, i64, i64) = tx
-        .prepare_cached("SELECT state, missing, platform FROM builds WHERE id = ?1")?
-        .query_row([build], |row| Ok((paths::state(row, 0)?, row.get(1)?, row.get(2)?)))?;
+    let (state, missing, platform, target): (BuildState, i64, i64, i64) = tx
+        .prepare_cached("SELECT state, missing, platform, target FROM builds WHERE id = ?1")?
+        .query_row([build], |row| Ok((paths::state(row, 0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
     if !matches!(state, BuildState::Allocated | BuildState::Running) {
         return Ok(state);
     }
     let state = if missing == 0 { BuildState::Ready } else { BuildState::Waiting };
     tx.prepare_cached("UPDATE builds SET state = ?2, started_at = NULL, agent = NULL WHERE id = ?1")?
         .execute((build, state.as_str()))?;
+    if wants::gone(tx, [target])? > 0 {
+        return Ok(BuildState::Canceled);
+    }
     if state == BuildState::Ready {
         tx.note(Change::Requeued { platform });
         return Ok(state);

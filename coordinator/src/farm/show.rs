@@ -34,7 +34,8 @@ fn details(sql: &Connection, live: &Live, build: BuildId) -> Result<BuildDetails
     let summary = list::summary(sql, &Phases::of(live), id)?;
     let (derivation, asked, timeout, max_silent_time): (i64, bool, Option<i64>, Option<i64>) = sql
         .prepare_cached(
-            "SELECT derivation, asked IS NOT NULL, timeout, max_silent_time FROM builds WHERE id = ?1",
+            "SELECT derivation, asked IS NOT NULL OR EXISTS (SELECT 1 FROM set_rows r WHERE r.target = b.target \
+             AND r.wanting = 1 AND r.target IS NOT NULL), timeout, max_silent_time FROM builds b WHERE id = ?1",
         )?
         .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
     let waits = match summary.state {

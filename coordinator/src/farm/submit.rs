@@ -1,16 +1,13 @@
 //! Builds are submitted: what is wanted, and what that needs.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use drover_store::StorePath;
 use drover_wire::client::{Submission, Submitted, SubmittedBuild, Wanted};
-use drover_wire::{BuildId, BuildState};
-use rusqlite::OptionalExtension;
-use uuid::Uuid;
 
-use super::change::Change;
 use super::error::Error;
-use super::{Farm, Tx, depend, now, open_states, paths, sql};
+use super::plan::{self, Plan};
+use super::{Farm, Tx, paths, sql};
 
 /// The most missing sources that an answer names.
 const NAMED: usize = 100;
@@ -26,15 +23,14 @@ impl Farm {
             check_tags(&wanted.tags)?;
         }
         self.ask_substitute_servers(submission.builds.iter().map(|wanted| &wanted.derivation)).await?;
-        let default_timeout = Some(self.config.timeout_seconds).filter(|seconds| *seconds > 0);
-        let default_silence = Some(self.config.max_silent_seconds).filter(|seconds| *seconds > 0);
+        let limits = self.default_limits();
         let submitted = self
             .database
             .write(move |tx| {
                 let mut all = Vec::with_capacity(submission.builds.len());
                 for mut wanted in submission.builds {
-                    wanted.timeout = wanted.timeout.or(default_timeout);
-                    wanted.max_silent_time = wanted.max_silent_time.or(default_silence);
+                    wanted.timeout = wanted.timeout.or(limits.timeout);
+                    wanted.max_silent_time = wanted.max_silent_time.or(limits.max_silent_time);
                     let derivation = derivation_of(tx, &wanted.derivation)?;
                     all.push((derivation, wanted));
                 }
@@ -48,7 +44,24 @@ impl Farm {
     }
 }
 
-fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Error> {
+/// How long a build may take and be silent, in seconds, unless its submission says so; none: as its agent has it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) timeout: Option<u64>,
+    pub(super) max_silent_time: Option<u64>,
+}
+
+impl Farm {
+    pub(super) fn default_limits(&self) -> Limits {
+        let given = |seconds: u64| Some(seconds).filter(|seconds| *seconds > 0);
+        Limits {
+            timeout: given(self.config.timeout_seconds),
+            max_silent_time: given(self.config.max_silent_seconds),
+        }
+    }
+}
+
+pub(super) fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Error> {
     for (key, value) in tags {
         if key.is_empty() || key.contains('=') || key.len() > TAG_LIMIT || value.len() > TAG_LIMIT {
             let key: String = key.chars().take(40).collect();
@@ -72,12 +85,12 @@ pub(super) fn derivation_of(tx: &Tx<'_>, path: &StorePath) -> Result<i64, Error>
 }
 
 fn submit(tx: &mut Tx<'_>, all: &[(i64, Wanted)]) -> Result<Submitted, Error> {
-    let mut plan = Plan::default();
+    let mut plan = Plan::that_retries();
     let mut chosen = Vec::with_capacity(all.len());
     for (derivation, wanted) in all {
-        let build = match held(tx, *derivation)? {
+        let build = match plan::held(tx, *derivation)? {
             true => plan.take_succeeded(tx, *derivation, wanted.priority)?,
-            false => plan.need(tx, *derivation, wanted.priority)?,
+            false => plan.need(tx, *derivation, wanted.priority)?.build(),
         };
         want(tx, build, wanted)?;
         chosen.push((build, wanted));
@@ -105,170 +118,40 @@ fn submit(tx: &mut Tx<'_>, all: &[(i64, Wanted)]) -> Result<Submitted, Error> {
     })
 }
 
-/// Whether all outputs of a derivation are held here.
-fn held(tx: &Tx<'_>, derivation: i64) -> Result<bool, Error> {
-    let absent = "SELECT 1 FROM derivation_outputs o JOIN paths p ON p.id = o.path \
-                  WHERE o.derivation = ?1 AND p.provided <> 1";
-    Ok(!tx.prepare_cached(absent)?.exists([derivation])?)
-}
-
 /// Marks a build as wanted by a client, with what the client said about it.
 fn want(tx: &Tx<'_>, build: i64, wanted: &Wanted) -> Result<(), Error> {
-    tx.prepare_cached(
-        "UPDATE builds SET asked = max(coalesce(asked, ?4), ?4), timeout = max(coalesce(timeout, ?2), coalesce(?2, timeout)), \
-         max_silent_time = max(coalesce(max_silent_time, ?3), coalesce(?3, max_silent_time)) WHERE id = ?1",
-    )?
-    .execute((build, wanted.timeout.map(sql), wanted.max_silent_time.map(sql), wanted.priority))?;
-    for (key, value) in &wanted.tags {
+    tx.prepare_cached("UPDATE builds SET asked = max(coalesce(asked, ?2), ?2) WHERE id = ?1")?
+        .execute((build, wanted.priority))?;
+    allow(tx, build, wanted.timeout, wanted.max_silent_time)?;
+    tag(tx, build, &wanted.tags)
+}
+
+/// Gives a build at least so much time.
+pub(super) fn allow(
+    tx: &Tx<'_>,
+    build: i64,
+    timeout: Option<u64>,
+    max_silent_time: Option<u64>,
+) -> Result<(), Error> {
+    if timeout.is_some() || max_silent_time.is_some() {
+        tx.prepare_cached(
+            "UPDATE builds SET timeout = max(coalesce(timeout, ?2), coalesce(?2, timeout)), \
+             max_silent_time = max(coalesce(max_silent_time, ?3), coalesce(?3, max_silent_time)) WHERE id = ?1",
+        )?
+        .execute((build, timeout.map(sql), max_silent_time.map(sql)))?;
+    }
+    Ok(())
+}
+
+/// Gives a build tags; one that it has already gets the new value.
+pub(super) fn tag(tx: &Tx<'_>, build: i64, tags: &BTreeMap<String, String>) -> Result<(), Error> {
+    for (key, value) in tags {
         tx.prepare_cached(
             "INSERT INTO build_tags VALUES (?1, ?2, ?3) ON CONFLICT (build, key) DO UPDATE SET value = ?3",
         )?
         .execute((build, key, value))?;
     }
     Ok(())
-}
-
-/// The builds that one submission makes and takes up.
-#[derive(Debug, Default)]
-pub(super) struct Plan {
-    /// New ones.
-    pub(super) made: HashSet<i64>,
-    /// Those with a failed dependency that are tried again.
-    reopened: Vec<i64>,
-    /// The build of each target that was looked at, with the priority that it was needed with.
-    seen: HashMap<i64, (i64, i64)>,
-}
-
-impl Plan {
-    /// A build for the derivation, and for what it needs and nobody provides.
-    pub(super) fn need(&mut self, tx: &mut Tx<'_>, derivation: i64, priority: i64) -> Result<i64, Error> {
-        let (first, mut rest) = self.need_one(tx, derivation, priority)?;
-        while let Some(derivation) = rest.pop() {
-            let (_, more) = self.need_one(tx, derivation, priority)?;
-            rest.extend(more);
-        }
-        Ok(first)
-    }
-
-    /// A build for the derivation, and the derivations that have to be looked at for it.
-    fn need_one(
-        &mut self,
-        tx: &mut Tx<'_>,
-        derivation: i64,
-        priority: i64,
-    ) -> Result<(i64, Vec<i64>), Error> {
-        const OPEN: &str = concat!(
-            "SELECT id, state, priority, derivation FROM builds WHERE target = ?1 AND state IN ",
-            open_states!()
-        );
-        let target: i64 = tx
-            .prepare_cached("SELECT target FROM derivations WHERE id = ?1")?
-            .query_row([derivation], |row| row.get(0))?;
-        if let Some((build, needed)) = self.seen.get(&target) {
-            if *needed >= priority {
-                return Ok((*build, Vec::new()));
-            }
-        }
-        let open: Option<(i64, BuildState, i64, i64)> = tx
-            .prepare_cached(OPEN)?
-            .query_row([target], |row| Ok((row.get(0)?, paths::state(row, 1)?, row.get(2)?, row.get(3)?)))
-            .optional()?;
-        let Some((build, state, had, own)) = open else {
-            let build = make(tx, derivation, priority)?;
-            self.made.insert(build);
-            self.seen.insert(target, (build, priority));
-            return Ok((build, missing_inputs(tx, derivation)?));
-        };
-        self.seen.insert(target, (build, priority.max(had)));
-        if had < priority {
-            tx.prepare_cached("UPDATE builds SET priority = ?2 WHERE id = ?1")?.execute([build, priority])?;
-        }
-        let stuck = state == BuildState::DependencyFailed;
-        if stuck {
-            // Its inputs get their builds below; it goes on when all of them have.
-            self.reopened.push(build);
-        }
-        if !stuck && had >= priority {
-            return Ok((build, Vec::new()));
-        }
-        let mut below = missing_inputs(tx, own)?;
-        let awaited = "SELECT min(o.derivation) FROM awaited a JOIN derivation_outputs o ON o.path = a.path \
-                       WHERE a.build = ?1 GROUP BY a.path";
-        below.extend(paths::numbers(tx, awaited, build)?);
-        Ok((build, below))
-    }
-
-    /// The build that made the outputs, which are all here.
-    fn take_succeeded(&mut self, tx: &mut Tx<'_>, derivation: i64, priority: i64) -> Result<i64, Error> {
-        let found = tx
-            .prepare_cached(
-                "SELECT b.id FROM builds b JOIN derivations d ON d.target = b.target \
-                 WHERE d.id = ?1 AND b.state = 'succeeded' ORDER BY b.id DESC LIMIT 1",
-            )?
-            .query_row([derivation], |row| row.get(0))
-            .optional()?;
-        if let Some(build) = found {
-            return Ok(build);
-        }
-        let build = insert(tx, derivation, priority, BuildState::Succeeded, 0)?;
-        tx.prepare_cached("UPDATE builds SET ended_at = submitted_at WHERE id = ?1")?.execute([build])?;
-        self.made.insert(build);
-        Ok(build)
-    }
-
-    /// After the last one: builds whose dependencies are tried again go on, and so do those above them.
-    pub(super) fn settle(&mut self, tx: &mut Tx<'_>) -> Result<(), Error> {
-        for build in std::mem::take(&mut self.reopened) {
-            depend::reopen(tx, build)?;
-            depend::revive_dependents(tx, build)?;
-        }
-        for build in &self.made {
-            depend::revive_dependents(tx, *build)?;
-        }
-        Ok(())
-    }
-}
-
-/// One derivation for each input that nobody provides.
-fn missing_inputs(tx: &Tx<'_>, derivation: i64) -> Result<Vec<i64>, Error> {
-    let select = "SELECT min(i.maker) FROM derivation_inputs i JOIN paths p ON p.id = i.output AND p.provided = 0 \
-                  WHERE i.derivation = ?1 GROUP BY i.output";
-    paths::numbers(tx, select, derivation)
-}
-
-fn make(tx: &mut Tx<'_>, derivation: i64, priority: i64) -> Result<i64, Error> {
-    let missing: i64 = tx
-        .prepare_cached(
-            "SELECT (SELECT count(DISTINCT i.output) FROM derivation_inputs i \
-                     JOIN paths p ON p.id = i.output AND p.provided = 0 WHERE i.derivation = ?1) \
-                  + (SELECT lacking > 0 FROM derivations WHERE id = ?1)",
-        )?
-        .query_row([derivation], |row| row.get(0))?;
-    let state = if missing == 0 { BuildState::Ready } else { BuildState::Waiting };
-    insert(tx, derivation, priority, state, missing)
-}
-
-fn insert(
-    tx: &mut Tx<'_>,
-    derivation: i64,
-    priority: i64,
-    state: BuildState,
-    missing: i64,
-) -> Result<i64, Error> {
-    let id = BuildId(Uuid::new_v4());
-    let (build, platform) = tx
-        .prepare_cached(
-            "INSERT INTO builds (uuid, derivation, target, platform, state, priority, missing, submitted_at) \
-             SELECT ?1, id, target, platform, ?3, ?4, ?5, ?6 FROM derivations WHERE id = ?2 \
-             RETURNING id, platform",
-        )?
-        .query_row((id.0.as_bytes(), derivation, state.as_str(), priority, missing, sql(now())), |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })?;
-    if state == BuildState::Ready {
-        tx.note(Change::Ready { platform });
-    }
-    Ok(build)
 }
 
 /// The sources that nobody has uploaded, of these derivations and of all below them.

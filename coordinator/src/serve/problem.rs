@@ -56,6 +56,7 @@ impl From<Error> for Refusal {
             }
             Error::UnknownDerivation(path) => Problem { paths: vec![path], ..with(Code::MissingDerivation) },
             Error::BadSource { path, .. } => Problem { paths: vec![path], ..with(Code::BadSource) },
+            Error::BadRow { .. } => with(Code::BadRow),
             Error::BadOutput { path, .. } => Problem { paths: vec![path], ..with(Code::BadOutput) },
             Error::Bundle(BundleError::Io { source, .. }) if source.kind() == io::ErrorKind::TimedOut => {
                 with(Code::RequestTimeout)

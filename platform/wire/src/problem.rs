@@ -76,6 +76,8 @@ codes! {
     MissingDerivation => 422,
     /// A source whose contents do not belong to its name.
     BadSource => 422,
+    /// A row of a set that cannot be taken.
+    BadRow => 422,
     /// An output that is not one of the derivation's, or whose nar, hash, size or references are not what was said.
     BadOutput => 422,
     /// The two programs are of versions that do not work together.

@@ -6,6 +6,7 @@ mod blockers;
 mod current;
 mod diff;
 mod receive;
+mod rows;
 mod show;
 
 use drover_wire::Timestamp;

@@ -5,6 +5,20 @@ use rusqlite::Connection;
 use super::super::Farm;
 use super::super::error::Error;
 
+/// What the highest wish for each open build is: a client's, a row's, or that of what waits for it.
+const WISHES: &str = "CREATE TEMP VIEW IF NOT EXISTS wishes AS \
+    SELECT b.id AS build, max(w.wish) AS wish FROM builds b LEFT JOIN ( \
+        SELECT id AS build, asked AS wish FROM builds \
+        UNION ALL SELECT b.id, r.priority FROM builds b JOIN set_rows r ON r.target = b.target AND r.wanting = 1 \
+        UNION ALL SELECT b.id, d.priority FROM builds b JOIN derivation_outputs o ON o.derivation = b.derivation \
+            JOIN paths p ON p.id = o.path AND p.provided = 0 JOIN derivation_inputs i ON i.output = o.path \
+            JOIN builds d ON d.derivation = i.derivation \
+            AND d.state IN ('waiting', 'ready', 'allocated', 'running', 'dependency-failed') \
+        UNION ALL SELECT b.id, d.priority FROM builds b JOIN derivation_outputs o ON o.derivation = b.derivation \
+            JOIN awaited a ON a.path = o.path JOIN builds d ON d.id = a.build \
+    ) w ON w.build = b.id \
+    WHERE b.state IN ('waiting', 'ready', 'allocated', 'running', 'dependency-failed') GROUP BY b.id";
+
 /// Each finds what must not be there, with its name.
 const NEVER: &[(&str, &str)] = &[
     (
@@ -90,6 +104,22 @@ const NEVER: &[(&str, &str)] = &[
          WHERE b.state = 'succeeded' AND NOT EXISTS (SELECT 1 FROM items i WHERE i.path = o.path)",
     ),
     (
+        "a priority that is not the highest of what wants the build",
+        "SELECT b.id || ': ' || b.state || ' ' || b.priority || ', wanted with ' || w.wish FROM builds b JOIN wishes w \
+         ON w.build = b.id WHERE b.priority <> w.wish",
+    ),
+    (
+        "an open build that nobody wants and that has not started",
+        "SELECT b.id || ': ' || b.state FROM builds b JOIN wishes w ON w.build = b.id \
+         WHERE w.wish IS NULL AND b.state <> 'running'",
+    ),
+    (
+        "a build that was canceled because nobody wanted it, and somebody wants it",
+        "SELECT b.id FROM builds b WHERE b.state = 'canceled' AND b.why = 'nobody wants it any more' \
+         AND NOT EXISTS (SELECT 1 FROM builds x WHERE x.target = b.target AND x.id > b.id) \
+         AND EXISTS (SELECT 1 FROM set_rows r WHERE r.target = b.target AND r.wanting = 1)",
+    ),
+    (
         "an end without its time, or a time without an end",
         "SELECT id || ': ' || state FROM builds WHERE (ended_at IS NULL) <> \
            (state IN ('waiting', 'ready', 'allocated', 'running'))",
@@ -100,6 +130,7 @@ const NEVER: &[(&str, &str)] = &[
 pub(super) fn check(farm: &Farm, after: &str) {
     let found = farm.database.read_blocking(|sql: &Connection| {
         let mut found = Vec::new();
+        sql.execute_batch(WISHES)?;
         for (name, query) in NEVER {
             let mut select = sql.prepare_cached(query)?;
             let rows = select.query_map([], |row| row.get::<_, rusqlite::types::Value>(0))?;

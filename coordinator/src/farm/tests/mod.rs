@@ -11,9 +11,11 @@ use std::sync::Arc;
 use std::thread;
 
 use bytes::Bytes;
+use drover_store::StorePath;
 use drover_wire::agent::{Heartbeat, Hello, Machine, Output, Progress, Report, SetupStep, TimeLimit};
 use drover_wire::bundle::{Kind, Writer};
 use drover_wire::client::{NewAgent, Submission, Wanted};
+use drover_wire::set::{Row, RowWanted, SetSubmission};
 use drover_wire::{BuildId, BuildState, LeaseId, PROTOCOL, Phase};
 use futures_util::stream;
 use proptest::prelude::*;
@@ -22,22 +24,48 @@ use tokio::runtime::Runtime;
 use super::change::AgentRow;
 use super::depend::{self, Provided};
 use super::error::Error;
-use super::{Farm, allocate, paths};
+use super::{Coming, Farm, allocate, paths};
 use crate::config::Config;
 use graph::{Node, SYSTEM, Source, graph};
 
 #[derive(Debug, Clone)]
 enum Step {
-    Submit { node: usize, priority: i64 },
+    Submit {
+        node: usize,
+        priority: i64,
+    },
     Source(usize),
     Elsewhere(usize),
-    Give { agent: usize, accepting: u32 },
+    Give {
+        agent: usize,
+        accepting: u32,
+    },
     Building(usize),
-    End { lease: usize, how: How },
-    EndAgain { lease: usize, how: How },
-    EndAsOther { lease: usize, how: How },
+    End {
+        lease: usize,
+        how: How,
+    },
+    EndAgain {
+        lease: usize,
+        how: How,
+    },
+    EndAsOther {
+        lease: usize,
+        how: How,
+    },
     Cancel(usize),
-    Hello { agent: usize, keep: u8 },
+    /// A bit for each node that the revision wants.
+    Set {
+        set: usize,
+        nodes: u16,
+        priority: i64,
+        keep: Option<bool>,
+    },
+    Drop(usize),
+    Hello {
+        agent: usize,
+        keep: u8,
+    },
     Forgive,
     Restart,
 }
@@ -79,6 +107,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..8_usize, how()).prop_map(|(lease, how)| Step::EndAgain { lease, how }),
         1 => (0..8_usize, how()).prop_map(|(lease, how)| Step::EndAsOther { lease, how }),
         1 => (0..20_usize).prop_map(Step::Cancel),
+        3 => (0..3_usize, 1..1024_u16, -2..3_i64, proptest::option::of(any::<bool>()))
+            .prop_map(|(set, nodes, priority, keep)| Step::Set { set, nodes, priority, keep }),
+        1 => (0..3_usize).prop_map(Step::Drop),
         1 => (0..2_usize, any::<u8>()).prop_map(|(agent, keep)| Step::Hello { agent, keep }),
         2 => Just(Step::Forgive),
         1 => Just(Step::Restart),
@@ -93,7 +124,26 @@ struct Held {
     node: usize,
 }
 
+/// The names of the sets that come and go.
+const SETS: [&str; 3] = ["master", "core-updates", "patch-71234"];
+
+fn row(derivation: &StorePath, priority: i64) -> Row {
+    Row {
+        package: derivation.derivation_name().to_owned(),
+        version: "1".to_owned(),
+        system: SYSTEM.to_owned(),
+        target: None,
+        wanted: RowWanted::Derivation(derivation.clone()),
+        priority,
+        timeout: None,
+        max_silent_time: None,
+        publish: true,
+        tags: [].into(),
+    }
+}
+
 struct World {
+    revisions: u64,
     farm: Option<Arc<Farm>>,
     config: Config,
     agents: Vec<AgentRow>,
@@ -120,6 +170,7 @@ impl World {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (nodes, sources) = graph();
         let mut world = Self {
+            revisions: 0,
             farm: Some(Farm::open(config.clone()).unwrap()),
             config,
             agents: Vec::new(),
@@ -184,6 +235,8 @@ impl World {
             Step::EndAgain { lease, how } => self.end_again(*lease, how),
             Step::EndAsOther { lease, how } => self.end_as_other(*lease, how),
             Step::Cancel(build) => self.cancel(*build),
+            Step::Set { set, nodes, priority, keep } => self.submit_set(*set, *nodes, *priority, *keep),
+            Step::Drop(set) => self.drop_set(*set),
             Step::Hello { agent, keep } => self.come_back(*agent, *keep),
             Step::Forgive => self.write(|tx| Ok(tx.execute("UPDATE avoided SET until = 0", []).map(drop)?)),
             Step::Restart => self.restart(),
@@ -202,6 +255,28 @@ impl World {
         let submitted = self.farm().submit(Submission { builds: vec![wanted] });
         let submitted = self.runtime.block_on(submitted).unwrap();
         self.builds.push(submitted.builds[0].build);
+    }
+
+    /// A new revision, with a name that was not there before.
+    fn submit_set(&mut self, set: usize, nodes: u16, priority: i64, keep: Option<bool>) {
+        let wanted = (0..self.nodes.len()).filter(|node| nodes >> node & 1 == 1);
+        let rows: Vec<Row> = wanted.map(|node| row(&self.nodes[node].path, priority)).collect();
+        let lines: Vec<u8> =
+            rows.iter().flat_map(|row| [serde_json::to_vec(row).unwrap(), b"\n".to_vec()].concat()).collect();
+        self.revisions += 1;
+        let coming = Coming {
+            set: SETS[set].parse().unwrap(),
+            revision: self.revisions.to_string().parse().unwrap(),
+            terms: SetSubmission { rows: rows.len() as u64, keep },
+        };
+        let submitted = self.farm().submit_set(coming, std::io::Cursor::new(lines));
+        let submitted = self.runtime.block_on(submitted).unwrap();
+        assert_eq!(submitted.rows, rows.len() as u64);
+    }
+
+    fn drop_set(&self, set: usize) {
+        let dropped = self.runtime.block_on(self.farm().drop_set(SETS[set].parse().unwrap()));
+        assert!(matches!(dropped, Ok(_) | Err(Error::NotFound { .. })), "{dropped:?}");
     }
 
     fn elsewhere(&self, node: usize) {
