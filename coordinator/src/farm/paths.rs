@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use drover_store::{Sha256Hash, StorePath};
 use drover_wire::{AgentId, BuildId, BuildState};
-use rusqlite::types::Type;
+use rusqlite::types::{Type, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
@@ -80,6 +80,11 @@ pub(super) fn hash(row: &Row<'_>, column: usize) -> rusqlite::Result<Sha256Hash>
 /// A column with a build's state.
 pub(super) fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<BuildState> {
     row.get_ref(column)?.as_str()?.parse().map_err(|error| unfit(column, Type::Text, error))
+}
+
+/// A column with a build's state, or nothing.
+pub(super) fn state_if_any(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<BuildState>> {
+    if row.get_ref(column)? == ValueRef::Null { Ok(None) } else { state(row, column).map(Some) }
 }
 
 /// A column with a build's UUID.

@@ -5,6 +5,7 @@
 mod blockers;
 mod current;
 mod diff;
+mod pace;
 mod receive;
 mod rows;
 mod show;
@@ -77,3 +78,6 @@ fn revision_name(name: String) -> Result<RevisionName, Error> {
 fn set_name(name: String) -> Result<SetName, Error> {
     name.try_into().map_err(|error| Error::Damaged(format!("a set has a name that cannot be: {error}")))
 }
+
+#[cfg(test)]
+mod tests;
