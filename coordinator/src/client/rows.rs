@@ -15,8 +15,16 @@ use super::{ClientError, Unit, Watch};
 
 /// Quick: rows are alike, so that harder work gains little.
 const LEVEL: i32 = 3;
-/// The most bytes of all rows compressed. A million rows of a real Guix have a quarter of that.
-const KEPT_LIMIT: usize = 256 << 20;
+
+/// How many rows are taken, and how many bytes they may have compressed.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    rows: u64,
+    bytes: usize,
+}
+
+/// A million rows of a real Guix have a quarter of these bytes.
+const LIMITS: Limits = Limits { rows: ROWS_LIMIT, bytes: 256 << 20 };
 
 /// Half of a SHA-256.
 type Digest = [u8; 16];
@@ -39,9 +47,18 @@ impl Rows {
     /// # Errors
     /// At the first row that is none, or that disagrees with one before; when there are no rows, or too many.
     pub fn read(input: impl Read, from: &str, watch: &dyn Watch) -> Result<Self, ClientError> {
+        Self::read_within(LIMITS, input, from, watch)
+    }
+
+    fn read_within(
+        limits: Limits,
+        input: impl Read,
+        from: &str,
+        watch: &dyn Watch,
+    ) -> Result<Self, ClientError> {
         watch.begin("reading rows", None, Unit::Things);
         let mut lines = Lines { input: BufReader::with_capacity(1 << 16, input), from, number: 0 };
-        let mut reading = Reading::new(from)?;
+        let mut reading = Reading::new(from, limits)?;
         while let Some(line) = lines.next()? {
             reading.add(&line)?;
             watch.advance(1);
@@ -124,6 +141,7 @@ impl<R: BufRead> Lines<'_, R> {
 /// Rows as they come in.
 struct Reading {
     from: String,
+    limits: Limits,
     body: zstd::Encoder<'static, Bounded>,
     count: u64,
     wanted: Vec<(StorePath, u64)>,
@@ -133,11 +151,13 @@ struct Reading {
 }
 
 impl Reading {
-    fn new(from: &str) -> Result<Self, ClientError> {
-        let body = zstd::Encoder::new(Bounded::default(), LEVEL)
-            .map_err(|error| ClientError::local("compressing rows", error))?;
+    fn new(from: &str, limits: Limits) -> Result<Self, ClientError> {
+        let kept = Bounded { bytes: Vec::new(), limit: limits.bytes };
+        let body =
+            zstd::Encoder::new(kept, LEVEL).map_err(|error| ClientError::local("compressing rows", error))?;
         Ok(Self {
             from: from.to_owned(),
+            limits,
             body,
             count: 0,
             wanted: Vec::new(),
@@ -148,11 +168,10 @@ impl Reading {
 
     fn add(&mut self, line: &Line) -> Result<(), ClientError> {
         let number = line.number;
-        if self.count == ROWS_LIMIT {
-            return Err(self.bad(
-                number,
-                format!("a revision has at most {ROWS_LIMIT} rows; submit them as several sets"),
-            ));
+        if self.count == self.limits.rows {
+            let why =
+                format!("a revision has at most {} rows; submit them as several sets", self.limits.rows);
+            return Err(self.bad(number, why));
         }
         let row = parse(line).map_err(|why| self.bad(number, why))?;
         let mut text =
@@ -181,15 +200,16 @@ impl Reading {
     }
 
     fn finish(self) -> Result<Rows, ClientError> {
-        let Self { from, body, count, wanted, .. } = self;
-        if count == 0 {
+        if self.count == 0 {
             return Err(ClientError::Usage(format!(
-                "there are no rows in {from}: nothing was sent, since an empty revision is nearly always a mistake; \
-                 to end a set, say drover set drop NAME"
+                "there are no rows in {}: nothing was sent, since an empty revision is nearly always a mistake; \
+                 to end a set, say drover set drop NAME",
+                self.from
             )));
         }
-        let body = body.finish().map_err(|error| unkept(&from, error))?;
-        Ok(Rows { from, body: body.0, count, wanted })
+        let Self { from, limits, body, count, wanted, .. } = self;
+        let body = body.finish().map_err(|error| unkept(&from, limits, error))?.bytes;
+        Ok(Rows { from, body, count, wanted })
     }
 
     fn bad(&self, row: u64, why: String) -> ClientError {
@@ -197,16 +217,16 @@ impl Reading {
     }
 
     fn unkept(&self, error: io::Error) -> ClientError {
-        unkept(&self.from, error)
+        unkept(&self.from, self.limits, error)
     }
 }
 
-fn unkept(from: &str, error: io::Error) -> ClientError {
+fn unkept(from: &str, limits: Limits, error: io::Error) -> ClientError {
     match error.kind() {
         io::ErrorKind::FileTooLarge => ClientError::Usage(format!(
             "the rows in {from} are too large: compressed they have more than {} MiB; shorten their tags and errors, \
              or submit them as several sets",
-            KEPT_LIMIT >> 20
+            limits.bytes >> 20
         )),
         _ => ClientError::local("compressing rows", error),
     }
@@ -266,15 +286,17 @@ fn digest(parts: &[&[u8]]) -> Digest {
 }
 
 /// Bytes in memory, with an end.
-#[derive(Default)]
-struct Bounded(Vec<u8>);
+struct Bounded {
+    bytes: Vec<u8>,
+    limit: usize,
+}
 
 impl Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > KEPT_LIMIT {
+        if self.bytes.len() + bytes.len() > self.limit {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        self.0.extend_from_slice(bytes);
+        self.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -282,3 +304,6 @@ impl Write for Bounded {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

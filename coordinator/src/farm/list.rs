@@ -13,7 +13,7 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use super::change::Event;
 use super::error::Error;
 use super::live::Live;
-use super::{Farm, paths, show, unsql};
+use super::{Farm, paths, sets, show, unsql};
 
 /// How many builds a page has, unless somebody asks for another number, and how many at most.
 const PAGE: u32 = 100;
@@ -25,7 +25,7 @@ impl Farm {
     /// A page of the builds that the filter lets through, the newest first.
     ///
     /// # Errors
-    /// When the page is to start after a build that there is not.
+    /// When the page is to start after a build that there is not, or there is no such set.
     pub async fn builds(&self, filter: BuildFilter) -> Result<BuildList, Error> {
         let live = Arc::clone(&self.live);
         self.database.read(move |sql| page(sql, &Phases::of(&live), &filter)).await
@@ -223,6 +223,13 @@ fn page(sql: &Connection, phases: &Phases, filter: &BuildFilter) -> Result<Build
     if let Some(name) = &filter.name {
         // The name begins after 32 digits and a dash.
         conditions.add("instr(substr(p.base, 34), ?) > 0", [name.clone().into()]);
+    }
+    if let Some(set) = &filter.set {
+        let revision = sets::find(sql, set)?;
+        conditions.add(
+            "b.target IN (SELECT target FROM set_rows WHERE in_set = ? AND last >= ? AND first <= ?)",
+            [revision.set.into(), revision.id.into(), revision.id.into()],
+        );
     }
     let mut query = COLUMNS.to_owned();
     for (n, condition) in conditions.text.iter().enumerate() {

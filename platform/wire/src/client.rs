@@ -6,6 +6,7 @@ use drover_store::path::StorePath;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::{Machine, Output, SetupStep};
+use crate::set::SetRef;
 use crate::{AgentId, BuildId, BuildState, Phase, Timestamp};
 
 /// “Which of these derivations and sources do you lack?”
@@ -98,6 +99,8 @@ pub struct BuildFilter {
     pub agent: Option<String>,
     /// Whose derivation's name contains this.
     pub name: Option<String>,
+    /// Of the outputs that this revision of a set wants.
+    pub set: Option<SetRef>,
     /// Only those that were submitted before this one: how the next page is asked for.
     pub before: Option<BuildId>,
     /// At most this many, the newest first; 100 by default, 1,000 at most.

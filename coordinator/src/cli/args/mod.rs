@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use drover_store::STORE_DIR;
 use drover_store::path::StorePath;
+use drover_wire::set::SetRef;
 use drover_wire::{AgentId, BuildId, BuildState};
 
 use super::text::parse_span;
@@ -162,6 +163,9 @@ pub struct BuildsArgs {
     /// Whose derivation's name contains this
     #[arg(long, value_name = "TEXT")]
     pub name: Option<String>,
+    /// That this set wants, or this revision of it
+    #[arg(long, value_name = "NAME[@REVISION]")]
+    pub set: Option<SetRef>,
     /// At most this many; 0 for all
     #[arg(long, default_value_t = 100, value_name = "N")]
     pub limit: u64,

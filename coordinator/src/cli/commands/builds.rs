@@ -15,6 +15,7 @@ pub(in crate::cli) fn run(args: &BuildsArgs, out: &mut Out) -> Result<Exit, Clie
         tag: args.tag.clone(),
         agent: args.agent.clone(),
         name: args.name.clone(),
+        set: args.set.clone(),
         before: args.before,
         limit: None,
     };

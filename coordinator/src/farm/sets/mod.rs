@@ -24,14 +24,14 @@ const CURRENT: i64 = i64::MAX;
 
 /// A revision that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Revision {
+pub(super) struct Revision {
     /// The set's number.
-    set: i64,
+    pub(super) set: i64,
     set_name: SetName,
     /// Whether builds of superseded revisions of the set go on.
     keep: bool,
     /// Its own number: a row is in it if `first <= id AND id <= last`.
-    id: i64,
+    pub(super) id: i64,
     name: RevisionName,
     /// Whether it is the current one: its rows are then those with `last = CURRENT`.
     current: bool,
@@ -44,7 +44,7 @@ struct Revision {
 ///
 /// # Errors
 /// When there is none of that name.
-fn find(sql: &Connection, named: &SetRef) -> Result<Revision, Error> {
+pub(super) fn find(sql: &Connection, named: &SetRef) -> Result<Revision, Error> {
     let select = "SELECT s.id, s.keep, r.id, r.name, r.id = s.current, r.submitted_at, r.rows \
                   FROM sets s JOIN revisions r ON r.in_set = s.id \
                   WHERE s.name = ?1 AND CASE WHEN ?2 IS NULL THEN r.id = s.current ELSE r.name = ?2 END";
