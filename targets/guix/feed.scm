@@ -4,10 +4,11 @@
 ;;;
 ;;; README.md beside this file says how it is used. This file is part of drover; GPL version 3 or later.
 
-(use-modules (gnu packages) (guix derivations) (guix diagnostics) (guix discovery) (guix grafts) (guix packages)
-             (guix platform) (guix profiles) ((guix serialization) #:select (nar-error?)) (guix store) (guix ui)
-             (guix utils) (ice-9 format) (ice-9 match) (ice-9 rdelim) (ice-9 regex) (json) (srfi srfi-1) (srfi srfi-9)
-             (srfi srfi-26) (srfi srfi-37) (srfi srfi-71))
+(use-modules (gnu packages) ((guix build-system) #:select (bag-build-inputs bag-host-inputs)) (guix derivations)
+             (guix diagnostics) (guix discovery) (guix grafts) (guix packages) (guix platform) (guix profiles)
+             ((guix serialization) #:select (nar-error?)) (guix store) (guix ui) (guix utils) (ice-9 format)
+             (ice-9 match) (ice-9 rdelim) (ice-9 regex) (json) (srfi srfi-1) (srfi srfi-9) (srfi srfi-26)
+             (srfi srfi-37) (srfi srfi-71))
 
 (define help "Usage: guix repl -- feed.scm [OPTION…] [NAME[@VERSION]…]
 Write the packages with these names, or all of them, as the rows of a set.
