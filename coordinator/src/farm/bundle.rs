@@ -1,24 +1,15 @@
-//! Bundles of derivations and sources: from clients, and to agents.
+//! What is here and what is not, and bundles of derivations and sources on their way to agents.
 
-use std::io::{self, Read, Write};
-use std::sync::Arc;
+use std::io::Write;
 
 use drover_store::StorePath;
 use drover_wire::agent::{BUNDLE_PATHS_LIMIT, BundleRequest};
-use drover_wire::bundle::{BundleError, DERIVATION_LIMIT, Entry, Kind, Reader, Writer};
-use drover_wire::client::{MissingAnswer, MissingQuestion, Uploaded};
+use drover_wire::bundle::{Kind, Writer};
+use drover_wire::client::{MissingAnswer, MissingQuestion};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::error::Error;
-use super::intake::{self, NewDerivation};
-use super::paths::{self, Numbers};
-use super::sources::{self, NewSource, ReadError};
-use super::{Farm, Tx, unsql};
-use crate::database;
-
-/// Entries that are kept in one step, and the bytes that they may take in memory meanwhile.
-const BATCH: usize = 1000;
-const BATCH_WEIGHT: usize = 16 << 20;
+use super::{Farm, intake, paths, sources, unsql};
 
 impl Farm {
     /// Which of these derivations and sources are not here.
@@ -52,28 +43,6 @@ impl Farm {
                 Ok(MissingAnswer { missing: paths::bases(sql, select, most)? })
             })
             .await
-    }
-
-    /// Keeps the derivations and sources of a bundle, which is read as it comes, decompressed already. What is
-    /// referred to must come first.
-    ///
-    /// # Errors
-    /// At the first entry that is refused, or when the bundle is cut off; what came before is kept.
-    pub async fn upload_bundle(
-        self: &Arc<Self>,
-        body: impl Read + Send + 'static,
-    ) -> Result<Uploaded, Error> {
-        let farm = Arc::clone(self);
-        let task = tokio::task::spawn_blocking(move || {
-            let mut intake = Intake { farm, waiting: Vec::new(), weight: 0, uploaded: Uploaded::default() };
-            let read = intake.read(&mut Reader::new(body));
-            // What was whole before an error stays; the error of an earlier entry counts more.
-            let kept = intake.flush();
-            let Uploaded { derivations, sources, known } = intake.uploaded;
-            tracing::info!(derivations, sources, known, "bundle taken");
-            kept.and(read).map(|()| intake.uploaded)
-        });
-        task.await.unwrap_or_else(|_| Err(database::Error::Panicked.into()))
     }
 
     /// Checks that a bundle of these can be made: for an answer before its first byte.
@@ -165,110 +134,4 @@ fn place(sql: &Connection, path: &StorePath) -> Result<Option<Place>, Error> {
     let mut select = sql.prepare_cached("SELECT nar_size FROM items WHERE path = ?1 AND kind = 'source'")?;
     let size = select.query_row([id], |row| row.get(0)).optional()?;
     Ok(size.map(|size| Place::Source(id, unsql(size))))
-}
-
-#[derive(Debug)]
-enum New {
-    Derivation(NewDerivation),
-    Source(NewSource),
-}
-
-/// A bundle on its way into the database.
-struct Intake {
-    farm: Arc<Farm>,
-    waiting: Vec<New>,
-    weight: usize,
-    uploaded: Uploaded,
-}
-
-impl Intake {
-    fn read<R: Read>(&mut self, reader: &mut Reader<R>) -> Result<(), Error> {
-        let mut entries = 0;
-        while let Some(entry) = reader.next_entry()? {
-            let new = self.read_entry(entry, reader, entries)?;
-            entries += 1;
-            self.weight += match &new {
-                New::Derivation(new) => new.weight(),
-                New::Source(new) => new.weight(),
-            };
-            self.waiting.push(new);
-            if self.waiting.len() >= BATCH || self.weight >= BATCH_WEIGHT {
-                self.flush()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn read_entry<R: Read>(
-        &mut self,
-        entry: Entry,
-        reader: &mut Reader<R>,
-        entries: u64,
-    ) -> Result<New, Error> {
-        let Entry { kind, path, size } = entry;
-        let cut = |source: io::Error| Error::Bundle(BundleError::Io { entries, source });
-        if !self.farm.storage.has_room(size) {
-            return Err(Error::StorageFull(path.to_string()));
-        }
-        match kind {
-            Kind::Derivation => {
-                let mut text = Vec::new();
-                reader.contents().take(DERIVATION_LIMIT).read_to_end(&mut text).map_err(cut)?;
-                NewDerivation::read(path, &text).map(New::Derivation)
-            }
-            Kind::Source => {
-                let farm = Arc::clone(&self.farm);
-                let guesses = |named| {
-                    // Those that came just now count, too.
-                    self.flush()?;
-                    farm.database.read_blocking(|sql| sources::guesses(sql, named))
-                };
-                match NewSource::read(&farm.storage, path, size, reader.contents(), guesses) {
-                    Ok(new) => Ok(New::Source(new)),
-                    Err(ReadError::Cut(source)) => Err(cut(source)),
-                    Err(ReadError::Refused(error)) => Err(error),
-                }
-            }
-        }
-    }
-
-    /// Keeps what waits, up to the first that is refused.
-    fn flush(&mut self) -> Result<(), Error> {
-        if self.waiting.is_empty() {
-            return Ok(());
-        }
-        self.weight = 0;
-        let new = std::mem::take(&mut self.waiting);
-        let farm = Arc::clone(&self.farm);
-        let (uploaded, refused) = self.farm.database.write_blocking(move |tx| keep_all(&farm, tx, new))?;
-        self.uploaded.derivations += uploaded.derivations;
-        self.uploaded.sources += uploaded.sources;
-        self.uploaded.known += uploaded.known;
-        refused.map_or(Ok(()), Err)
-    }
-}
-
-/// Keeps all up to the first that is refused, which leaves nothing behind.
-fn keep_all(farm: &Farm, tx: &mut Tx<'_>, all: Vec<New>) -> Result<(Uploaded, Option<Error>), Error> {
-    let mut numbers = Numbers::default();
-    let mut uploaded = Uploaded::default();
-    for mut new in all {
-        tx.prepare_cached("SAVEPOINT entry")?.execute([])?;
-        let (kept, count) = match &mut new {
-            New::Derivation(new) => (intake::keep(tx, &mut numbers, new), &mut uploaded.derivations),
-            New::Source(new) => (sources::keep(farm, tx, &mut numbers, new), &mut uploaded.sources),
-        };
-        match kept {
-            Ok(true) => *count += 1,
-            Ok(false) => uploaded.known += 1,
-            // The transaction is lost with everything in it.
-            Err(error) if tx.is_autocommit() => return Err(error),
-            Err(error) => {
-                tx.execute_batch("ROLLBACK TO entry; RELEASE entry")?;
-                return Ok((uploaded, Some(error)));
-            }
-        }
-        tx.prepare_cached("RELEASE entry")?.execute([])?;
-    }
-    Ok((uploaded, None))
 }

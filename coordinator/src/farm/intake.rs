@@ -1,32 +1,42 @@
 //! Derivations come in.
 
-use drover_store::derivation::Derivation;
+use drover_store::derivation::{Derivation, Input};
 use drover_store::{Sha256Hash, StorePath};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::error::Error;
-use super::paths::{self, Numbers};
-use super::{Tx, sources, sql};
-use crate::database::makers;
+use super::paths;
+use super::press::Press;
 
-/// The level at which texts are compressed. Higher ones gain little on so small things.
-const LEVEL: i32 = 9;
-
-/// A derivation whose text is the one of its name.
+/// A derivation whose text is the one of its name, and whose outputs are those that it makes.
 #[derive(Debug)]
 pub(super) struct NewDerivation {
-    path: StorePath,
-    derivation: Derivation,
+    pub(super) path: StorePath,
+    pub(super) inputs: Vec<Input>,
+    pub(super) sources: Vec<StorePath>,
+    /// Names and paths.
+    pub(super) outputs: Vec<(String, StorePath)>,
+    pub(super) system: String,
+    /// What the daemon does by itself for it.
+    pub(super) builtin: Option<String>,
+    /// Its hash as an input of others.
+    pub(super) modulo: Sha256Hash,
     /// Its text, compressed.
-    text: Vec<u8>,
+    pub(super) text: Vec<u8>,
 }
 
 impl NewDerivation {
-    /// Reads the text of the derivation at `path`.
+    /// Reads the text of the derivation at `path`. `hashes` gives those of its inputs, in their order.
     ///
     /// # Errors
-    /// When it is no derivation, or not the one of that name.
-    pub(super) fn read(path: StorePath, text: &[u8]) -> Result<Self, Error> {
+    /// When it is no derivation, or not the one of that name, or its outputs are not those that it must have; and
+    /// those of `hashes`.
+    pub(super) fn read(
+        path: StorePath,
+        text: &[u8],
+        press: &mut Press,
+        hashes: impl FnOnce(&StorePath, &[Input]) -> Result<Vec<Sha256Hash>, Error>,
+    ) -> Result<Self, Error> {
         let bad = |reason: String| Error::BadDerivation { path: path.clone(), reason };
         if !path.is_derivation() {
             return Err(bad("its name does not end in .drv".to_owned()));
@@ -36,107 +46,24 @@ impl NewDerivation {
         if own != path {
             return Err(bad(format!("its name does not belong to its bytes, which are those of {own}")));
         }
-        let text = zstd::bulk::compress(text, LEVEL)
-            .map_err(|error| Error::io(format!("compress the derivation {path}"), error))?;
-        Ok(Self { path, derivation, text })
+        let hashes = hashes(&path, &derivation.inputs)?;
+        check_outputs(&path, &derivation, &hashes)?;
+        let modulo = derivation.hash_with(&hashes);
+        let text = press
+            .press(text)
+            .map_err(|error| Error::io(format!("compress the derivation {path}"), error))?
+            .to_vec();
+        let builtin = derivation.builtin().map(str::to_owned);
+        let Derivation { outputs, inputs, sources, system, .. } = derivation;
+        let outputs = outputs.into_iter().map(|output| (output.name, output.path)).collect();
+        Ok(Self { path, inputs, sources, outputs, system, builtin, modulo, text })
     }
 
     /// The bytes that it takes in memory, about.
     pub(super) fn weight(&self) -> usize {
-        // The text shrinks to about a third, and its parts are about as large as it is.
-        self.text.len() * 4
+        const NAME: usize = 200;
+        self.text.len() + (self.inputs.len() + self.sources.len() + self.outputs.len() + 1) * NAME
     }
-}
-
-/// Keeps a derivation; false if it is here already.
-///
-/// # Errors
-/// When an input of it is not here, or its outputs are not those that it must have.
-pub(super) fn keep(tx: &mut Tx<'_>, numbers: &mut Numbers, new: &NewDerivation) -> Result<bool, Error> {
-    let NewDerivation { path, derivation, text } = new;
-    let id = numbers.of(tx, path)?;
-    if is_kept(tx, id)? {
-        return Ok(false);
-    }
-    let inputs = find_inputs(tx, numbers, path, derivation)?;
-    let hashes: Vec<Sha256Hash> = inputs.iter().map(|input| input.modulo).collect();
-    check_outputs(path, derivation, &hashes)?;
-
-    let mut lacking = inputs.iter().filter(|input| input.lacking).count();
-    let own = derivation.sources.iter().map(|source| numbers.of(tx, source));
-    for source in sources::with_references(tx, own.collect::<Result<_, _>>()?)? {
-        tx.prepare_cached("INSERT INTO derivation_sources VALUES (?1, ?2)")?.execute([id, source])?;
-        if !sources::is_held(tx, source)? {
-            lacking += 1;
-            tx.prepare_cached("INSERT OR IGNORE INTO missing_sources VALUES (?1)")?.execute([source])?;
-        }
-    }
-    let mut target = None;
-    for output in &derivation.outputs {
-        let output_id = numbers.of(tx, &output.path)?;
-        tx.prepare_cached("INSERT INTO derivation_outputs VALUES (?1, ?2, ?3)")?.execute((
-            id,
-            &output.name,
-            output_id,
-        ))?;
-        target = target.or(Some(output_id));
-    }
-    for (input, wanted) in inputs.iter().zip(&derivation.inputs) {
-        for output in &wanted.outputs {
-            add_edge(tx, path, id, input, output)?;
-        }
-    }
-    let system = paths::platform(tx, &derivation.system)?;
-    let platform = match derivation.builtin() {
-        Some(builtin) => paths::platform(tx, &format!("builtin:{builtin}"))?,
-        None => system,
-    };
-    tx.prepare_cached("INSERT INTO derivations VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?.execute((
-        id,
-        system,
-        platform,
-        target,
-        derivation.hash_with(&hashes).as_bytes(),
-        sql(lacking as u64),
-        makers::encode(inputs.iter().map(|input| input.id).collect()),
-    ))?;
-    tx.prepare_cached("INSERT INTO contents VALUES (?1, ?2)")?.execute((id, text))?;
-    Ok(true)
-}
-
-fn is_kept(sql: &Connection, id: i64) -> Result<bool, Error> {
-    Ok(sql.prepare_cached("SELECT 1 FROM derivations WHERE id = ?1")?.exists([id])?)
-}
-
-struct FoundInput {
-    id: i64,
-    modulo: Sha256Hash,
-    lacking: bool,
-}
-
-fn find_inputs(
-    tx: &Tx<'_>,
-    numbers: &mut Numbers,
-    path: &StorePath,
-    derivation: &Derivation,
-) -> Result<Vec<FoundInput>, Error> {
-    let mut found = Vec::with_capacity(derivation.inputs.len());
-    let mut missing = Vec::new();
-    let mut select = tx.prepare_cached("SELECT modulo, lacking > 0 FROM derivations WHERE id = ?1")?;
-    for input in &derivation.inputs {
-        let id = numbers.of(tx, &input.derivation)?;
-        let read = |row: &rusqlite::Row<'_>| {
-            Ok(FoundInput { id, modulo: paths::hash(row, 0)?, lacking: row.get(1)? })
-        };
-        match select.query_row([id], read).optional()? {
-            Some(input) => found.push(input),
-            None => missing.push(input.derivation.clone()),
-        }
-    }
-    if missing.is_empty() {
-        return Ok(found);
-    }
-    Err(Error::MissingDerivation { path: path.clone(), inputs: missing })
 }
 
 fn check_outputs(path: &StorePath, derivation: &Derivation, hashes: &[Sha256Hash]) -> Result<(), Error> {
@@ -157,24 +84,16 @@ fn check_outputs(path: &StorePath, derivation: &Derivation, hashes: &[Sha256Hash
     Ok(())
 }
 
-fn add_edge(
-    tx: &Tx<'_>,
-    path: &StorePath,
-    derivation: i64,
-    input: &FoundInput,
-    output: &str,
-) -> Result<(), Error> {
-    let select = "SELECT path FROM derivation_outputs WHERE derivation = ?1 AND name = ?2";
-    let output_id: Option<i64> =
-        tx.prepare_cached(select)?.query_row((input.id, output), |row| row.get(0)).optional()?;
-    let Some(output_id) = output_id else {
-        let maker = paths::path(tx, input.id)?;
-        let reason = format!("it wants the output “{output}” of {maker}, which has none of that name");
-        return Err(Error::BadDerivation { path: path.clone(), reason });
-    };
-    tx.prepare_cached("INSERT INTO derivation_inputs VALUES (?1, ?2, ?3)")?
-        .execute([derivation, output_id, input.id])?;
-    Ok(())
+/// The hash of a derivation that is here, as an input of others.
+pub(super) fn modulo(sql: &Connection, path: &StorePath) -> Result<Option<Sha256Hash>, Error> {
+    let mut select = sql
+        .prepare_cached("SELECT modulo FROM derivations WHERE id = (SELECT id FROM paths WHERE base = ?1)")?;
+    Ok(select.query_row([path.base_name()], |row| paths::hash(row, 0)).optional()?)
+}
+
+/// Whether a derivation is here.
+pub(super) fn is_kept(sql: &Connection, id: i64) -> Result<bool, Error> {
+    Ok(sql.prepare_cached("SELECT 1 FROM derivations WHERE id = ?1")?.exists([id])?)
 }
 
 /// The text of a derivation.

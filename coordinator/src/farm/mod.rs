@@ -5,6 +5,7 @@
 
 pub mod agents;
 mod allocate;
+mod arrive;
 mod bundle;
 mod cancel;
 pub mod change;
@@ -12,6 +13,7 @@ mod closure;
 mod depend;
 mod error;
 mod intake;
+mod keeper;
 mod lease;
 mod list;
 pub mod live;
@@ -19,7 +21,9 @@ mod log;
 mod outputs;
 mod paths;
 mod plan;
+mod press;
 mod provided;
+mod recent;
 mod recover;
 mod report;
 mod requeue;

@@ -1,37 +1,18 @@
 //! Store paths and platforms as numbers, and the readers of columns that have types of ours.
 
-use std::collections::HashMap;
-
 use drover_store::{Sha256Hash, StorePath};
 use drover_wire::{AgentId, BuildId, BuildState};
 use rusqlite::types::{Type, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
+use super::depend::Provided;
 use super::error::Error;
 
 /// The number of a path, if it was named before.
 pub(super) fn find(sql: &Connection, path: &StorePath) -> Result<Option<i64>, Error> {
     let mut statement = sql.prepare_cached("SELECT id FROM paths WHERE base = ?1")?;
     Ok(statement.query_row([path.base_name()], |row| row.get(0)).optional()?)
-}
-
-/// Numbers of paths for a job that names many of them.
-#[derive(Debug, Default)]
-pub(super) struct Numbers {
-    known: HashMap<StorePath, i64>,
-}
-
-impl Numbers {
-    /// The number of a path, which gets one if it has none.
-    pub(super) fn of(&mut self, sql: &Connection, path: &StorePath) -> Result<i64, Error> {
-        if let Some(id) = self.known.get(path) {
-            return Ok(*id);
-        }
-        let id = number(sql, path)?;
-        self.known.insert(path.clone(), id);
-        Ok(id)
-    }
 }
 
 /// The number of a path, which gets one if it has none.
@@ -41,6 +22,20 @@ pub(super) fn number(sql: &Connection, path: &StorePath) -> Result<i64, Error> {
     }
     let mut insert = sql.prepare_cached("INSERT INTO paths (base) VALUES (?1)")?;
     Ok(insert.insert([path.base_name()])?)
+}
+
+/// As [`number`], for a path that was probably never named before; true: it was not. `provided` is for that case.
+pub(super) fn new_number(
+    sql: &Connection,
+    path: &StorePath,
+    provided: Provided,
+) -> Result<(i64, bool), Error> {
+    let mut insert =
+        sql.prepare_cached("INSERT INTO paths (base, provided) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?;
+    if insert.execute((path.base_name(), provided as i64))? == 1 {
+        return Ok((sql.last_insert_rowid(), true));
+    }
+    Ok((number(sql, path)?, false))
 }
 
 /// The number of a platform, which gets one if it has none.

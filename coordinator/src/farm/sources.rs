@@ -11,7 +11,8 @@ use drover_store::{Sha256, Sha256Hash, StorePath, base32};
 
 use super::depend::{self, Provided};
 use super::error::Error;
-use super::paths::{self, Numbers};
+use super::paths;
+use super::press::Press;
 use super::{Farm, Tx, now, sql};
 use crate::storage::{Storage, remove_if_there};
 
@@ -19,6 +20,8 @@ use crate::storage::{Storage, remove_if_there};
 const SMALL: usize = 64 * 1024;
 /// Up to how many bytes a nar is read into memory, so that it can be read twice.
 const IN_MEMORY: u64 = 8 << 20;
+/// Up to how many bytes a nar is compressed in one piece.
+const IN_ONE_PIECE: u64 = 1 << 20;
 /// The most references of a text that are looked for.
 const REFERENCES: usize = 10_000;
 const LEVEL: i32 = 9;
@@ -50,6 +53,7 @@ impl NewSource {
     /// as [`Error::BadSource`], the second as itself.
     pub(super) fn read(
         storage: &Storage,
+        press: &mut Press,
         path: StorePath,
         size: u64,
         mut from: impl Read,
@@ -58,22 +62,38 @@ impl NewSource {
         if size > IN_MEMORY {
             return Self::pass(storage, &path, size, from, &[])?.ok_or_else(|| unfit(&path).into());
         }
-        let mut nar = Vec::new();
+        let mut nar = Vec::with_capacity(usize::try_from(size).unwrap_or(0).min(64 * 1024) + 1);
         from.read_to_end(&mut nar).map_err(ReadError::Cut)?;
-        if let Some(new) = Self::pass(storage, &path, size, &nar[..], &[])? {
-            return Ok(new);
-        }
-        let named = named(&nar);
-        let guesses = if named.is_empty() { Vec::new() } else { guesses(named)? };
-        for references in guesses.iter().filter(|references| !references.is_empty()) {
-            if let Some(new) = Self::pass(storage, &path, size, &nar[..], references)? {
-                return Ok(new);
+        let hash = {
+            let mut hash = Sha256::new();
+            hash.update(&nar);
+            hash
+        };
+        let nar_hash = hash.clone().finish();
+        let find = |candidates: &[StorePath]| {
+            source::method_of_nar(&path, &nar, &nar_hash, candidates)
+                .map_err(|error| Error::BadSource { path: path.clone(), reason: error.to_string() })
+        };
+        let mut method = find(&[])?;
+        if method.is_none() {
+            let named = named(&nar);
+            let guesses = if named.is_empty() { Vec::new() } else { guesses(named)? };
+            for references in guesses.iter().filter(|references| !references.is_empty()) {
+                method = find(references)?;
+                if method.is_some() {
+                    break;
+                }
             }
         }
-        Err(unfit(&path).into())
+        let method = method.ok_or_else(|| unfit(&path))?;
+        let body = Body::of(storage, press, &nar)
+            .map_err(|error| Error::io(format!("compress the source {path}"), error))?;
+        let export_hash = export_hash(hash, &path, references_of(&method), None);
+        Ok(Self { path, nar_hash, export_hash, nar_size: size, method, body })
     }
 
-    /// None: the contents do not belong to the path.
+    /// Reads one that is too large for memory: once, with `candidates` for what it refers to. None: the contents do
+    /// not belong to the path.
     fn pass(
         storage: &Storage,
         path: &StorePath,
@@ -108,18 +128,24 @@ impl NewSource {
             .finish()
             .and_then(Sink::finish)
             .map_err(|error| Error::io(format!("the source {path}"), error))?;
-        let references = match &method {
-            Method::Text { references } => &references[..],
-            Method::Recursive | Method::Flat => &[],
-        };
         Ok(Some(Self {
             path: path.clone(),
             nar_hash: tee.hash.clone().finish(),
-            export_hash: export_hash(tee.hash, path, references, None),
+            export_hash: export_hash(tee.hash, path, references_of(&method), None),
             nar_size: size,
             method,
             body,
         }))
+    }
+
+    /// Its path in the store.
+    pub(super) fn path(&self) -> &StorePath {
+        &self.path
+    }
+
+    /// Whether it refers to nothing.
+    pub(super) fn is_plain(&self) -> bool {
+        references_of(&self.method).is_empty()
     }
 
     /// The bytes that it takes in memory, about.
@@ -128,6 +154,27 @@ impl NewSource {
             Body::Small(bytes) => bytes.len(),
             Body::File(..) => 0,
         }
+    }
+}
+
+impl Body {
+    /// That of a nar in memory.
+    fn of(storage: &Storage, press: &mut Press, nar: &[u8]) -> io::Result<Self> {
+        let mut sink = Sink { storage, small: Vec::new(), file: None };
+        if nar.len() as u64 <= IN_ONE_PIECE {
+            sink.write_all(press.press(nar)?)?;
+            return sink.finish();
+        }
+        let mut encoder = zstd::Encoder::new(sink, LEVEL)?;
+        encoder.write_all(nar)?;
+        encoder.finish()?.finish()
+    }
+}
+
+fn references_of(method: &Method) -> &[StorePath] {
+    match method {
+        Method::Text { references } => references,
+        Method::Recursive | Method::Flat => &[],
     }
 }
 
@@ -285,31 +332,51 @@ pub(super) fn is_held(sql: &rusqlite::Connection, id: i64) -> Result<bool, Error
     Ok(sql.prepare_cached("SELECT 1 FROM items WHERE path = ?1 AND kind = 'source'")?.exists([id])?)
 }
 
-/// Keeps a source; false if it is here already.
+/// Gives the file of a source its place, if it has one and is not here already. What fails here has written nothing
+/// into the database.
 ///
 /// # Errors
 /// When its file cannot get its place.
-pub(super) fn keep(
-    farm: &Farm,
-    tx: &mut Tx<'_>,
-    numbers: &mut Numbers,
-    new: &mut NewSource,
-) -> Result<bool, Error> {
-    let id = numbers.of(tx, &new.path)?;
+pub(super) fn place(farm: &Farm, sql: &rusqlite::Connection, new: &mut NewSource) -> Result<(), Error> {
+    let NewSource { path, body: Body::File(temporary, _), .. } = new else { return Ok(()) };
+    if let Some(id) = paths::find(sql, path)? {
+        if sql.prepare_cached("SELECT 1 FROM items WHERE path = ?1")?.exists([id])? {
+            return Ok(());
+        }
+    }
+    // A file without a row goes at the next start; a row without a file must never be.
+    farm.storage
+        .place_nar(&temporary.path, path)
+        .map_err(|error| Error::io(format!("the source {path}"), error))?;
+    temporary.placed = true;
+    Ok(())
+}
+
+/// Keeps a source whose file has its place; its number, and whether it is new.
+///
+/// # Errors
+/// When the database cannot be written.
+pub(super) fn keep(tx: &mut Tx<'_>, new: &NewSource) -> Result<(i64, bool), Error> {
+    let (id, unnamed) = paths::new_number(tx, &new.path, Provided::Held)?;
+    if unnamed {
+        // Nothing can need what nobody has named.
+        insert(tx, id, new)?;
+        return Ok((id, true));
+    }
     if is_held(tx, id)? {
-        return Ok(false);
+        return Ok((id, false));
     }
     let is_output = tx
         .prepare_cached("UPDATE items SET kind = 'source', method = ?2 WHERE path = ?1")?
         .execute((id, word(&new.method)))?;
     if is_output == 0 {
-        insert(farm, tx, numbers, id, new)?;
+        insert(tx, id, new)?;
         depend::provide(tx, id, Provided::Held)?;
     }
     tx.prepare_cached("DELETE FROM missing_sources WHERE path = ?1")?.execute([id])?;
     need_references(tx, id)?;
     depend::source_came(tx, id)?;
-    Ok(true)
+    Ok((id, true))
 }
 
 /// These sources, and what those of them that are here refer to, each once.
@@ -352,24 +419,13 @@ fn need_references(tx: &Tx<'_>, source: i64) -> Result<(), Error> {
     Ok(())
 }
 
-fn insert(
-    farm: &Farm,
-    tx: &Tx<'_>,
-    numbers: &mut Numbers,
-    id: i64,
-    new: &mut NewSource,
-) -> Result<(), Error> {
-    let file_size = match &mut new.body {
+fn insert(tx: &Tx<'_>, id: i64, new: &NewSource) -> Result<(), Error> {
+    let file_size = match &new.body {
         Body::Small(bytes) => {
-            tx.prepare_cached("INSERT INTO contents VALUES (?1, ?2)")?.execute((id, &*bytes))?;
+            tx.prepare_cached("INSERT INTO contents VALUES (?1, ?2)")?.execute((id, bytes))?;
             bytes.len() as u64
         }
-        Body::File(temporary, size) => {
-            // A file without a row goes at the next start; a row without a file must never be.
-            farm.storage
-                .place_nar(&temporary.path, &new.path)
-                .map_err(|error| Error::io(format!("the source {}", new.path), error))?;
-            temporary.placed = true;
+        Body::File(_, size) => {
             // The same nar may be there as an output whose build is not reported yet: its file is this one now.
             tx.prepare_cached("UPDATE uploads SET file_size = ?2 WHERE path = ?1 AND complete = 1")?
                 .execute((id, sql(*size)))?;
@@ -387,7 +443,7 @@ fn insert(
     ))?;
     if let Method::Text { references } = &new.method {
         for reference in references {
-            let reference = numbers.of(tx, reference)?;
+            let reference = paths::number(tx, reference)?;
             tx.prepare_cached("INSERT INTO item_references VALUES (?1, ?2)")?.execute([id, reference])?;
         }
     }

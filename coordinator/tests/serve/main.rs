@@ -8,6 +8,7 @@ mod graph;
 mod house;
 mod peer;
 
+mod bundles;
 mod http;
 mod lives;
 mod logs;

@@ -46,6 +46,24 @@ pub fn method_of(
     Ok(method_of_hashes(path, &nar_hash, file.finish()))
 }
 
+/// [`method_of`] for a nar in memory whose hash is at hand.
+///
+/// # Errors
+/// As [`method_of`].
+pub fn method_of_nar(
+    path: &StorePath,
+    nar: &[u8],
+    nar_hash: &Sha256Hash,
+    candidates: &[StorePath],
+) -> Result<Option<Method>, nar::Error> {
+    let mut file = RootFile { scanner: Scanner::new(candidates), ..RootFile::default() };
+    let size = nar::parse(&mut &nar[..], Limits::default(), &mut file)?;
+    if nar.len() as u64 != size {
+        return Err(nar::Error::Trailing { offset: size });
+    }
+    Ok(method_of_hashes(path, nar_hash, file.finish()))
+}
+
 /// [`method_of`] when the hashes are at hand: of the nar and, if the source is a file that is not executable,
 /// of its contents, with the candidates that were found in it, in ascending order.
 pub fn method_of_hashes(
@@ -131,8 +149,12 @@ mod tests {
     use super::*;
     use crate::nar::Node;
 
+    /// Both ways to find out, which must agree.
     fn method(path: &StorePath, node: &Node, candidates: &[StorePath]) -> Option<Method> {
-        method_of(path, &node.to_nar()[..], candidates).unwrap()
+        let nar = node.to_nar();
+        let method = method_of(path, &nar[..], candidates).unwrap();
+        assert_eq!(method_of_nar(path, &nar, &Sha256Hash::of(&nar), candidates).unwrap(), method);
+        method
     }
 
     #[test]
@@ -170,5 +192,7 @@ mod tests {
         let path = path::text("name", b"contents", &[]).unwrap();
         let nar = [Node::file("contents").to_nar().as_slice(), b"more"].concat();
         assert!(matches!(method_of(&path, &nar[..], &[]), Err(nar::Error::Trailing { .. })));
+        let hash = Sha256Hash::of(&nar);
+        assert!(matches!(method_of_nar(&path, &nar, &hash, &[]), Err(nar::Error::Trailing { .. })));
     }
 }
