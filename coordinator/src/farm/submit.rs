@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use drover_store::StorePath;
-use drover_wire::client::{Submission, Submitted, SubmittedBuild, Wanted};
+use drover_wire::client::{Submission, Submitted, SubmittedBuild, Wanted, check_tags};
 
 use super::error::Error;
 use super::plan::{self, Plan};
@@ -11,7 +11,6 @@ use super::{Farm, Tx, paths, sql};
 
 /// The most missing sources that an answer names.
 const NAMED: usize = 100;
-const TAG_LIMIT: usize = 1024;
 
 impl Farm {
     /// Submits builds, and builds for those of their inputs that nobody provides.
@@ -20,7 +19,7 @@ impl Farm {
     /// When a derivation is not here, or a tag cannot be kept; nothing is submitted then.
     pub async fn submit(&self, submission: Submission) -> Result<Submitted, Error> {
         for wanted in &submission.builds {
-            check_tags(&wanted.tags)?;
+            check_tags(&wanted.tags).map_err(Error::BadRequest)?;
         }
         self.ask_substitute_servers(submission.builds.iter().map(|wanted| &wanted.derivation)).await?;
         let limits = self.default_limits();
@@ -59,19 +58,6 @@ impl Farm {
             max_silent_time: given(self.config.max_silent_seconds),
         }
     }
-}
-
-pub(super) fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Error> {
-    for (key, value) in tags {
-        if key.is_empty() || key.contains('=') || key.len() > TAG_LIMIT || value.len() > TAG_LIMIT {
-            let key: String = key.chars().take(40).collect();
-            return Err(Error::BadRequest(format!(
-                "the tag “{key}” cannot be kept: its name must have 1 to {TAG_LIMIT} bytes without “=”, its value \
-                 at most {TAG_LIMIT}"
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// The number of a derivation that must be here.

@@ -14,4 +14,5 @@ mod lives;
 mod logs;
 mod nars;
 mod restarts;
+mod sets;
 mod uploads;

@@ -9,6 +9,26 @@ use crate::agent::{Machine, Output, SetupStep};
 use crate::set::SetRef;
 use crate::{AgentId, BuildId, BuildState, Phase, Timestamp};
 
+/// The most bytes of a tag's name, and of its value.
+pub const TAG_LIMIT: usize = 1024;
+
+/// Whether these tags can be kept.
+///
+/// # Errors
+/// What is wrong with the first that cannot, in words.
+pub fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), String> {
+    for (key, value) in tags {
+        if key.is_empty() || key.contains('=') || key.len() > TAG_LIMIT || value.len() > TAG_LIMIT {
+            let key: String = key.chars().take(40).collect();
+            return Err(format!(
+                "the tag “{key}” cannot be kept: its name must have 1 to {TAG_LIMIT} bytes without “=”, its value \
+                 at most {TAG_LIMIT}"
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// “Which of these derivations and sources do you lack?”
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MissingQuestion {

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use drover_store::path::StorePath;
 use serde::{Deserialize, Serialize};
 
+use crate::client::check_tags;
 use crate::{BuildId, BuildState, Timestamp};
 
 /// The most bytes of a name of a set or of a revision.
@@ -270,6 +271,7 @@ impl TryFrom<RawRow> for Row {
                 return Err(SetError::Row(format!("its “{field}” has control characters")));
             }
         }
+        check_tags(&raw.tags).map_err(SetError::Row)?;
         Ok(Self {
             package: raw.package,
             version: raw.version,
@@ -669,6 +671,8 @@ mod tests {
         assert!(row(&typo).unwrap_err().to_string().contains("timout"));
         let control = format!(r#"{{"derivation":"{DRV}","package":"a\u001b","version":"1","system":"s"}}"#);
         assert!(row(&control).unwrap_err().to_string().contains("control"));
+        let tag = format!(r#"{{"derivation":"{DRV}","tags":{{"a=b":"c"}},{rest}"#);
+        assert!(row(&tag).unwrap_err().to_string().contains("the tag “a=b”"));
     }
 
     #[test]

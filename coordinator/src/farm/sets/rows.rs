@@ -8,7 +8,6 @@ use drover_store::{Sha256, StorePath};
 use drover_wire::set::{ROW_LIMIT, ROWS_LIMIT, Row, RowWanted};
 
 use crate::farm::error::Error;
-use crate::farm::submit;
 
 /// Rows travel compressed and wait compressed: quick, and about a tenth of their size.
 const LEVEL: i32 = 1;
@@ -128,10 +127,7 @@ impl<R: BufRead> Lines<R> {
             return Err(self.bad(format!("it has more than the {ROW_LIMIT} bytes that a row may have")));
         }
         match serde_json::from_slice::<Row>(&self.line) {
-            Ok(row) => {
-                submit::check_tags(&row.tags).map_err(|error| self.bad(error.to_string()))?;
-                Ok(Some(row))
-            }
+            Ok(row) => Ok(Some(row)),
             Err(_) if !whole => Err(self.bad("the rows end in the middle of it; feed them again".to_owned())),
             Err(error) => Err(self.bad(error.to_string())),
         }
