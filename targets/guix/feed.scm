@@ -223,19 +223,19 @@ Write the packages with these names, or all of them, as the rows of a set.
   (define host (platform-target->system target))
   (define known (make-hash-table))
   (define (packages-in inputs) (filter-map (match-lambda ((_ (? package? input) . _) input) (_ #f)) inputs))
-  (define (supports? package)
-    (match (hashq-ref known package 'unknown)
-      ('visiting (error "dependency cycle at" (package-full-name package)))
-      ('unknown
-       (hashq-set! known package 'visiting)
+  (define (supports? package above)
+    (when (memq package above)
+      (error "dependency cycle at" (package-full-name package)))
+    (match (hashq-ref known package)
+      (#f
        (let* ((bag (package->bag package system target #:graft? #f))
               (answer (and (or (not host) (member host (package-supported-systems package)))
-                           (every supports? (packages-in (bag-host-inputs bag))))))
+                           (every (cut supports? <> (cons package above)) (packages-in (bag-host-inputs bag))))))
          (for-each (cut supported-package? <> system) (packages-in (bag-build-inputs bag)))
-         (hashq-set! known package (->bool answer))
+         (hashq-set! known package (list answer))
          answer))
-      (answer answer)))
-  supports?)
+      ((answer) answer)))
+  (cut supports? <> '()))
 
 (define (cross-compilation-error? args)
   (match args
