@@ -29,6 +29,13 @@ fn the_operators_words_are_taken() {
         "log 7a3c0d9e-52ef-4c5b-9a37-0f8e6f0f9a11 --follow --attempt 2 --offset 100",
         "fetch 00a3xasf5iyzfv23danwy7pilf2yyxjz-m4-1.4.19 --to out",
         "derivation check - --json",
+        "set submit master --revision abc --from - --store a --store b --keep",
+        "set list --json",
+        "set show master@abc",
+        "set diff master@abc patch-71234 --fail-if-broken",
+        "set blockers master --limit 7",
+        "set drop master",
+        "builds --set master@abc --state failed",
         "key show --coordinator https://farm.example.org --token-file t",
     ] {
         assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
@@ -60,10 +67,31 @@ fn what_makes_no_sense_is_refused_with_an_example() {
         ("build a.drv --timeout soon", "1h30m"),
         ("build a.drv --tag x", "KEY=VALUE"),
         ("fetch hello", "hello"),
+        ("set show a/b", "slash"),
+        ("set submit a --revision b@c --from x", "other characters"),
+        ("set submit a --from x", "--revision"),
+        ("set drop a@b", "other characters"),
         ("log 7a3c0d9e-52ef-4c5b-9a37-0f8e6f0f9a11 --json", "--json"),
     ] {
         let error = parse(line).unwrap_err();
         assert!(error.contains(word), "{line}: {error}");
+    }
+}
+
+#[test]
+fn the_last_word_about_keeping_counts() {
+    for (words, keeps) in [
+        ("", None),
+        (" --keep", Some(true)),
+        (" --no-keep", Some(false)),
+        (" --keep --no-keep", Some(false)),
+        (" --no-keep --keep", Some(true)),
+    ] {
+        let Ok(Command::Set(args)) = parse(&format!("set submit a --revision b --from c{words}")) else {
+            panic!("{words} is refused");
+        };
+        let SetCommand::Submit(args) = args.command else { panic!("not submit") };
+        assert_eq!(args.keeps(), keeps, "{words}");
     }
 }
 

@@ -82,7 +82,7 @@ fn a_bundle_that_takes_several_transactions_refers_to_what_came_in_the_ones_befo
     entries.push(entry(&missing_one));
     client.upload(&bundle(&entries)).refused(Code::MissingDerivation);
     let paths: Vec<&StorePath> = entries.iter().map(|(_, path, _)| *path).collect();
-    assert_eq!(missing(&client, &paths), [missing_one.path.clone()]);
+    assert_eq!(missing(&client, &paths), std::slice::from_ref(&missing_one.path));
     let build = client.submit(&[&all[4501]]);
     assert_eq!(client.show(build).summary.derivation, all[4501].path);
 }

@@ -39,11 +39,11 @@ pub enum SetCommand {
     /// Show what differs between two revisions, or between two sets
     #[command(after_help = format!("{DIFF}\n\n{}", shapes::SET_DIFF))]
     Diff {
-        /// Before
-        #[arg(value_name = "NAME[@REVISION]")]
+        /// A set, or NAME@REVISION
+        #[arg(value_name = "BEFORE")]
         a: SetRef,
-        /// After
-        #[arg(value_name = "NAME[@REVISION]")]
+        /// Another one, or another revision of it
+        #[arg(value_name = "AFTER")]
         b: SetRef,
         /// End with 1 if something is newly broken, or is broken and was not known
         #[arg(long)]
@@ -71,7 +71,8 @@ pub enum SetCommand {
 const SUBMIT: &str = "\
 A revision supersedes the one before: builds that have not started and that nobody else wants are canceled, unless
 the set keeps them. Nothing of it is current until all of it is in. To repeat the command is safe: it goes on where
-it was. What failed before is not tried again because a revision wants it; drover build does that.";
+it was. What failed before is not tried again because a revision wants it, unless it took too long and its row gives
+it more time; drover build tries again.";
 const COLUMNS: &str = "\
 WANTED counts rows. Each is in one of the other columns, by the newest build of its outputs: DEP-FAILED waits for
 something that failed, CANCELED has no build that goes on. 100 % is all of them.";
