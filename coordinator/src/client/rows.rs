@@ -3,13 +3,12 @@
 //! Standard input cannot be read twice, and a file may change between two readings. So what is kept is the body of the
 //! request itself, a few dozen bytes for a row; and of each row a digest, to know it again.
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::collections::HashSet;
+use std::io::{self, BufReader, Read, Write};
 
-use drover_store::Sha256;
 use drover_store::path::StorePath;
-use drover_wire::set::{ROW_LIMIT, ROWS_LIMIT, Row, RowWanted};
+use drover_wire::rows::{Line, Reader, RowsError};
+use drover_wire::set::{ROWS_LIMIT, RowWanted};
 
 use super::{ClientError, Unit, Watch};
 
@@ -25,9 +24,6 @@ struct Limits {
 
 /// A million rows of a real Guix have a quarter of these bytes.
 const LIMITS: Limits = Limits { rows: ROWS_LIMIT, bytes: 256 << 20 };
-
-/// Half of a SHA-256.
-type Digest = [u8; 16];
 
 /// The rows of a revision.
 pub struct Rows {
@@ -57,10 +53,10 @@ impl Rows {
         watch: &dyn Watch,
     ) -> Result<Self, ClientError> {
         watch.begin("reading rows", None, Unit::Things);
-        let mut lines = Lines { input: BufReader::with_capacity(1 << 16, input), from, number: 0 };
+        let mut lines = Reader::within(limits.rows, BufReader::with_capacity(1 << 16, input));
         let mut reading = Reading::new(from, limits)?;
-        while let Some(line) = lines.next()? {
-            reading.add(&line)?;
+        while let Some(line) = lines.next_row().map_err(|error| refused(from, error))? {
+            reading.add(line)?;
             watch.advance(1);
         }
         reading.finish()
@@ -94,50 +90,6 @@ impl Rows {
     }
 }
 
-/// A line that is not empty.
-struct Line {
-    number: u64,
-    bytes: Vec<u8>,
-    /// Whether the end of the line is there.
-    ended: bool,
-}
-
-struct Lines<'a, R> {
-    input: R,
-    from: &'a str,
-    number: u64,
-}
-
-impl<R: BufRead> Lines<'_, R> {
-    fn next(&mut self) -> Result<Option<Line>, ClientError> {
-        loop {
-            let mut bytes = Vec::new();
-            // One byte for the end of the line.
-            let mut bounded = (&mut self.input).take(ROW_LIMIT as u64 + 1);
-            bounded.read_until(b'\n', &mut bytes).map_err(|error| self.failed(error))?;
-            if bytes.is_empty() {
-                return Ok(None);
-            }
-            self.number += 1;
-            let ended = bytes.last() == Some(&b'\n');
-            if !ended && bytes.len() > ROW_LIMIT {
-                let why = format!("it has more than {ROW_LIMIT} bytes, the most that a row may have");
-                return Err(ClientError::BadRow { from: self.from.to_owned(), row: self.number, why });
-            }
-            if !bytes.trim_ascii().is_empty() {
-                return Ok(Some(Line { number: self.number, bytes, ended }));
-            }
-        }
-    }
-
-    fn failed(&self, error: io::Error) -> ClientError {
-        if error.kind() == io::ErrorKind::IsADirectory {
-            return ClientError::Usage(format!("{} is a folder: name the file with the rows", self.from));
-        }
-        ClientError::local(format!("reading rows from {}", self.from), error)
-    }
-}
-
 /// Rows as they come in.
 struct Reading {
     from: String,
@@ -145,9 +97,7 @@ struct Reading {
     body: zstd::Encoder<'static, Bounded>,
     count: u64,
     wanted: Vec<(StorePath, u64)>,
-    derivations: HashSet<Digest>,
-    /// By what no two rows may have in common: the first row with it, and all that this says.
-    seen: HashMap<Digest, (u64, Digest)>,
+    derivations: HashSet<StorePath>,
 }
 
 impl Reading {
@@ -162,37 +112,16 @@ impl Reading {
             count: 0,
             wanted: Vec::new(),
             derivations: HashSet::new(),
-            seen: HashMap::new(),
         })
     }
 
-    fn add(&mut self, line: &Line) -> Result<(), ClientError> {
-        let number = line.number;
-        if self.count == self.limits.rows {
-            let why =
-                format!("a revision has at most {} rows; submit them as several sets", self.limits.rows);
-            return Err(self.bad(number, why));
-        }
-        let row = parse(line).map_err(|why| self.bad(number, why))?;
-        let mut text =
-            serde_json::to_vec(&row).map_err(|error| ClientError::local("writing a row", error.into()))?;
-        let all = digest(&[&text]);
-        match self.seen.entry(identity(&row)) {
-            Entry::Vacant(entry) => {
-                entry.insert((number, all));
-            }
-            Entry::Occupied(entry) => {
-                let (first, before) = *entry.get();
-                if all != before {
-                    return Err(self.bad(number, disagreement(&row, first)));
-                }
-            }
-        }
+    fn add(&mut self, line: Line) -> Result<(), ClientError> {
+        let Line { number, row, mut text, .. } = line;
         text.push(b'\n');
-        self.body.write_all(&text).map_err(|error| self.unkept(error))?;
+        self.body.write_all(&text).map_err(|error| unkept(&self.from, self.limits, error))?;
         self.count += 1;
         if let RowWanted::Derivation(path) = row.wanted {
-            if self.derivations.insert(digest(&[path.as_str().as_bytes()])) {
+            if self.derivations.insert(path.clone()) {
                 self.wanted.push((path, number));
             }
         }
@@ -211,13 +140,15 @@ impl Reading {
         let body = body.finish().map_err(|error| unkept(&from, limits, error))?.bytes;
         Ok(Rows { from, body, count, wanted })
     }
+}
 
-    fn bad(&self, row: u64, why: String) -> ClientError {
-        ClientError::BadRow { from: self.from.clone(), row, why }
-    }
-
-    fn unkept(&self, error: io::Error) -> ClientError {
-        unkept(&self.from, self.limits, error)
+fn refused(from: &str, error: RowsError) -> ClientError {
+    match error {
+        RowsError::Row { row, why } => ClientError::BadRow { from: from.to_owned(), row, why },
+        RowsError::Io { source, .. } if source.kind() == io::ErrorKind::IsADirectory => {
+            ClientError::Usage(format!("{from} is a folder: name the file with the rows"))
+        }
+        RowsError::Io { source, .. } => ClientError::local(format!("reading rows from {from}"), source),
     }
 }
 
@@ -230,59 +161,6 @@ fn unkept(from: &str, limits: Limits, error: io::Error) -> ClientError {
         )),
         _ => ClientError::local("compressing rows", error),
     }
-}
-
-fn parse(line: &Line) -> Result<Row, String> {
-    let text = line.bytes.trim_ascii();
-    serde_json::from_slice(text).map_err(|error| {
-        if error.is_eof() && !line.ended {
-            return "the file ends in the middle of it; what wrote the rows did not finish: write them again"
-                .to_owned();
-        }
-        // Every row is a line, so serde's line is always the first; where it names one, it names a column, too.
-        let words = error.to_string();
-        let column = error.column();
-        match words.strip_suffix(&format!(" at line 1 column {column}")) {
-            Some(words) if error.is_data() => format!("it is no row: {words}"),
-            Some(words) => format!("it is not JSON: {words} at byte {column}"),
-            None => format!("it is no row: {words}"),
-        }
-    })
-}
-
-/// What a row is about: no two rows of a revision may say different things about the same.
-fn identity(row: &Row) -> Digest {
-    let target = row.target.as_deref().unwrap_or_default().as_bytes();
-    match &row.wanted {
-        RowWanted::Derivation(path) => digest(&[path.as_str().as_bytes(), row.system.as_bytes(), target]),
-        RowWanted::NotEvaluated(_) => {
-            digest(&[row.package.as_bytes(), row.version.as_bytes(), row.system.as_bytes(), target])
-        }
-    }
-}
-
-fn disagreement(row: &Row, first: u64) -> String {
-    let target = row.target.as_deref().map(|target| format!(" and the target {target}")).unwrap_or_default();
-    let what = match &row.wanted {
-        RowWanted::Derivation(path) => path.to_string(),
-        RowWanted::NotEvaluated(_) => format!("{} {}, not evaluated,", row.package, row.version),
-    };
-    format!(
-        "it disagrees with row {first}: both are {what} for {}{target}, but the rest of them differs; leave out one",
-        row.system
-    )
-}
-
-/// Of these parts, each set off from the next.
-fn digest(parts: &[&[u8]]) -> Digest {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update(&(part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    let mut digest = Digest::default();
-    digest.copy_from_slice(&hash.finish().as_bytes()[..16]);
-    digest
 }
 
 /// Bytes in memory, with an end.

@@ -172,7 +172,7 @@ fn a_bad_row_is_named_before_anything_is_sent() {
         (format!("{good}\n\n{{\"derivation\": \n{good}\n").into(), "row 3", "not JSON"),
         (format!("{good}\nhello\n").into(), "row 2", "not JSON"),
         (format!("{good}\n[]\n").into(), "row 2", "no row"),
-        (format!("{good}\n{}", &good[..40]).into(), "row 2", "ends in the middle"),
+        (format!("{good}\n{}", &good[..40]).into(), "row 2", "end in the middle"),
         (format!("{good} {good}\n").into(), "row 1", "not JSON: trailing characters"),
         (lines(&[row(), with("derivation", "/gnu/store/hello.drv")]).into(), "row 2", "no store path"),
         (

@@ -11,6 +11,7 @@ mod id;
 mod item;
 mod problem;
 pub mod route;
+pub mod rows;
 pub mod set;
 mod state;
 

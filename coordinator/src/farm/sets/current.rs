@@ -4,11 +4,11 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 
 use drover_store::StorePath;
-use drover_wire::BuildState;
 use drover_wire::set::{Row, RowWanted, SetDropped, SetName, SetRef, SetSubmitted};
+use drover_wire::{BuildState, rows};
 
+use super::CURRENT;
 use super::receive::Received;
-use super::{CURRENT, rows};
 use crate::farm::error::Error;
 use crate::farm::plan::{self, Plan};
 use crate::farm::submit::{self, Limits};
@@ -69,7 +69,8 @@ pub(super) fn supersede(tx: &mut Tx<'_>, received: &Received, limits: Limits) ->
     let mut all = Vec::new();
     received.new.each(|number, row| {
         let place = place(tx, number, &row)?;
-        let (digest, _) = rows::digest(&row)?;
+        let (_, digest) =
+            rows::written(&row).map_err(|error| Error::Damaged(format!("a row is not JSON: {error}")))?;
         insert(tx, set, revision, &digest, place, &row)?;
         if let Some((derivation, target)) = place {
             let Row { priority, timeout, max_silent_time, tags, .. } = row;

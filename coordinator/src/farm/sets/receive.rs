@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::io::{BufReader, Read};
 use std::sync::Arc;
 
+use drover_wire::rows::{Digest, Line, Reader, RowsError};
 use drover_wire::set::{RevisionName, RowWanted, SetName, SetRef, SetSubmission, SetSubmitted};
 use rusqlite::{Connection, OptionalExtension};
 
-use super::rows::{Digest, Line, Lines, Spool, Spooled};
+use super::rows::{Spool, Spooled};
 use super::{CURRENT, Revision, current};
 use crate::database;
 use crate::farm::Farm;
@@ -87,10 +88,14 @@ impl Farm {
                 coming.revision, coming.set
             ))
         };
-        let mut lines = Lines::new(BufReader::with_capacity(128 * 1024, rows));
+        let mut lines = Reader::new(BufReader::with_capacity(128 * 1024, rows));
         let mut new = Spool::new()?;
         let (mut count, mut not_evaluated) = (0, 0);
-        while let Some(Line { number, row, digest, line }) = lines.next()? {
+        while let Some(line) = lines.next_row().map_err(bad_row)? {
+            let Line { number, row, text, digest, double } = line;
+            if double {
+                continue;
+            }
             count += 1;
             not_evaluated += u64::from(matches!(row.wanted, RowWanted::NotEvaluated(_)));
             if let Some(seen) = before.get_mut(&digest) {
@@ -98,7 +103,7 @@ impl Farm {
             } else if again {
                 return Err(conflict(format!("row {number}, {}, is not among them", row.package)));
             } else {
-                new.push(number, &line)?;
+                new.push(number, &text)?;
             }
         }
         let announced = coming.terms.rows;
@@ -120,6 +125,13 @@ impl Farm {
             return Err(conflict(format!("{} of them did not come", gone.len())));
         }
         Ok(Received { coming, basis, rows: count, not_evaluated, new: new.close()?, gone })
+    }
+}
+
+fn bad_row(error: RowsError) -> Error {
+    match error {
+        RowsError::Row { row, why } => Error::BadRow { row, reason: why },
+        RowsError::Io { .. } => Error::BadRequest(format!("{error}; nothing was taken, send them again")),
     }
 }
 
