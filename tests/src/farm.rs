@@ -46,6 +46,8 @@ pub struct Setup {
     pub flags: Vec<String>,
     /// Puts the coordinator's state on a disk of its own of so many bytes.
     pub disk: Option<u64>,
+    /// Where the farm's folder is made; the place for temporary files if it is not said.
+    pub parent: Option<PathBuf>,
 }
 
 impl Farm {
@@ -64,7 +66,8 @@ impl Farm {
     /// When the coordinator does not start.
     #[must_use]
     pub fn with_flags(flags: &[&str]) -> Self {
-        Self::with(&Setup { flags: flags.iter().map(|flag| (*flag).to_owned()).collect(), disk: None })
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        Self::with(&Setup { flags, ..Setup::default() })
     }
 
     /// A farm.
@@ -73,7 +76,8 @@ impl Farm {
     /// When the coordinator does not start.
     #[must_use]
     pub fn with(setup: &Setup) -> Self {
-        let dir = tempfile::Builder::new().prefix("drover-").tempdir().unwrap();
+        let parent = setup.parent.clone().unwrap_or_else(std::env::temp_dir);
+        let dir = tempfile::Builder::new().prefix("drover-").tempdir_in(parent).unwrap();
         let state = dir.path().join("coordinator");
         fs::create_dir(&state).unwrap();
         let (agents, clients) = (free_port(), free_port());

@@ -11,9 +11,12 @@ pub mod ground;
 pub mod hand;
 pub mod http;
 pub mod proxy;
+pub mod random;
 pub mod service;
+pub mod sqlite;
 pub mod tree;
 pub mod wait;
+pub mod whole_guix;
 
 /// The top folder of the workspace.
 #[must_use]

@@ -5,6 +5,8 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use crate::random::Random;
+
 /// Makes a tree of about `size` bytes at `dest`, unless it is there: of 20 parts 6 text, 6 program code, 3 random,
 /// 1 small files of up to 8 KiB, 4 a little of everything; with links and executables, in nested folders.
 ///
@@ -20,7 +22,7 @@ pub fn make(dest: &Path, seed: u64, size: u64) -> io::Result<()> {
         fs::remove_dir_all(&unfinished)?;
     }
     fs::create_dir_all(&unfinished)?;
-    let mut random = Random(seed | 1);
+    let mut random = Random::new(seed);
     let words = words(&mut random);
     let part = size / 20;
     let mut tree = Tree { root: unfinished.clone(), random, words, files: 0 };
@@ -30,24 +32,6 @@ pub fn make(dest: &Path, seed: u64, size: u64) -> io::Result<()> {
     tree.files("share/src", part, 8_192, &[Kind::Text])?;
     tree.files("libexec", size - 16 * part, 150_000, &[Kind::Text, Kind::Code, Kind::Noise])?;
     fs::rename(unfinished, dest)
-}
-
-/// A small generator of random numbers: it must give the same tree everywhere, not secrets.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    /// Below `limit`, the small ones more often: squared.
-    fn skewed(&mut self, limit: usize) -> usize {
-        let fraction = (self.next() >> 11) as f64 / (1u64 << 53) as f64;
-        (fraction * fraction * limit as f64) as usize
-    }
 }
 
 #[derive(Clone, Copy)]
@@ -69,7 +53,7 @@ impl Tree {
     fn files(&mut self, folder: &str, total: u64, largest: usize, kinds: &[Kind]) -> io::Result<()> {
         let mut left = total;
         while left > 0 {
-            let kind = kinds[self.random.next() as usize % kinds.len()];
+            let kind = kinds[self.random.number() as usize % kinds.len()];
             let size = (self.random.skewed(largest) as u64 + 1).min(left);
             let nesting = format!("{folder}/{:x}/{:x}", self.files / 400 % 16, self.files / 20 % 20);
             let path = self.root.join(nesting).join(format!("file-{}", self.files));
@@ -79,10 +63,10 @@ impl Tree {
             let mut file = BufWriter::new(File::create(&path)?);
             self.contents(&mut file, kind, size as usize)?;
             file.flush()?;
-            if self.random.next() % 4 == 0 {
+            if self.random.number() % 4 == 0 {
                 fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
             }
-            if self.random.next() % 12 == 0 {
+            if self.random.number() % 12 == 0 {
                 symlink(format!("file-{}", self.files), path.with_extension("link"))?;
             }
             self.files += 1;
@@ -97,15 +81,15 @@ impl Tree {
         while left > 0 {
             piece.clear();
             match kind {
-                Kind::Noise => piece.extend_from_slice(&self.random.next().to_le_bytes()),
+                Kind::Noise => piece.extend_from_slice(&self.random.number().to_le_bytes()),
                 Kind::Text => {
                     let word = self.random.skewed(self.words.len());
                     piece.extend_from_slice(self.words[word].as_bytes());
-                    piece.push(if self.random.next() % 10 == 0 { b'\n' } else { b' ' });
+                    piece.push(if self.random.number() % 10 == 0 { b'\n' } else { b' ' });
                 }
                 Kind::Code => {
                     // An operation of few, registers of few, sometimes an address: as machine code is.
-                    let random = self.random.next();
+                    let random = self.random.number();
                     let operation = self.random.skewed(90) as u8;
                     piece.extend_from_slice(&[0x48, operation, (random % 13) as u8 | 0xc0]);
                     if random % 3 == 0 {
@@ -125,7 +109,7 @@ impl Tree {
 fn words(random: &mut Random) -> Vec<String> {
     (0..6000)
         .map(|_| {
-            let len = 2 + random.next() as usize % 9;
+            let len = 2 + random.number() as usize % 9;
             (0..len).map(|_| char::from(b'a' + random.skewed(26) as u8)).collect()
         })
         .collect()

@@ -103,7 +103,7 @@ fn a_full_disk_at_the_coordinator_is_said_and_the_result_is_sent_later() {
         return;
     }
     const DISK: u64 = 24 << 20;
-    let farm = Farm::with(&Setup { disk: Some(DISK), flags: Vec::new() });
+    let farm = Farm::with(&Setup { disk: Some(DISK), ..Setup::default() });
     let ground = farm.ground("one");
     let mut agent = farm.agent("one", &ground, 1);
     let mut graph = Graph::new("coordinator-full").unwrap();
