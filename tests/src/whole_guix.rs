@@ -37,7 +37,7 @@ pub struct WholeGuix {
     pub rows: Vec<Row>,
     /// All derivations, each after its inputs.
     pub nodes: Vec<Node>,
-    /// How many sources they have.
+    /// How many of their sources lie there; the archives lack a few.
     pub sources: usize,
     numbers: HashMap<StorePath, usize>,
 }
@@ -69,7 +69,7 @@ impl WholeGuix {
                 }
             }
         }
-        guix.sources = sources.len();
+        guix.sources = sources.iter().filter(|source| guix.file(source).symlink_metadata().is_ok()).count();
         Ok(guix)
     }
 
@@ -105,12 +105,16 @@ impl WholeGuix {
         Ok(Derivation::parse(&self.text(path)?)?)
     }
 
+    fn file(&self, path: &StorePath) -> PathBuf {
+        self.store.join(path.base_name())
+    }
+
     /// The bytes of a derivation.
     ///
     /// # Errors
     /// When the file cannot be read.
     pub fn text(&self, path: &StorePath) -> Result<Vec<u8>> {
-        let file = self.store.join(path.base_name());
+        let file = self.file(path);
         Ok(fs::read(&file).map_err(|error| format!("cannot read {}: {error}", file.display()))?)
     }
 
