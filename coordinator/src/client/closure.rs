@@ -1,9 +1,11 @@
-//! What a derivation needs, as far as it is on this machine: the derivations below it and their sources.
+//! What derivations need, as far as it is on this machine: the derivations below them and their sources.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
 
 use drover_store::derivation::Derivation;
 use drover_store::path::StorePath;
@@ -31,125 +33,152 @@ impl Places {
     }
 }
 
-/// A derivation of the closure.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Local {
-    /// Its path in the store.
-    pub path: StorePath,
-    /// The file.
-    pub file: PathBuf,
-    /// The file's bytes.
-    pub size: u64,
-    /// Indices into [`Closure::sources`].
-    pub sources: Vec<usize>,
-}
+/// A derivation, by its index in the graph that it belongs to.
+pub(crate) type Index = usize;
 
-/// A derivation that is not on this machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Absent {
+/// A derivation of the graph.
+#[derive(Debug)]
+pub(crate) struct Node {
     /// Its path in the store.
-    pub path: StorePath,
+    pub(crate) path: StorePath,
     /// Who needs it; none: it was asked for itself.
-    pub needed_by: Option<StorePath>,
+    pub(crate) needed_by: Option<Index>,
+    /// What is known of it.
+    pub(crate) file: Contents,
 }
 
-/// Everything that some derivations need.
-#[derive(Debug, Clone, Default)]
-pub struct Closure {
-    /// The derivations that were asked for, in that order, each once.
-    pub wanted: Vec<StorePath>,
-    /// Those that are on this machine, with all below them; what is referred to comes first.
-    pub derivations: Vec<Local>,
-    /// Their sources, each once.
-    pub sources: Vec<StorePath>,
-    /// The derivations that are not on this machine. The coordinator may have them.
-    pub absent: Vec<Absent>,
+/// What is known of a derivation's file.
+#[derive(Debug)]
+pub(crate) enum Contents {
+    /// Nothing yet, but where it is, if that was said.
+    Unread(Option<PathBuf>),
+    /// It is in none of the places.
+    Absent,
+    /// Where it is and what it needs: derivations, and indices into [`Graph::sources`].
+    Read { file: PathBuf, inputs: Vec<Index>, sources: Vec<usize> },
 }
 
-impl Closure {
-    /// Reads these derivations and all below them. One without a file is looked for in the places; one that is nowhere
-    /// is noted in [`Closure::absent`].
+/// Derivations and what they need, as far as it was read.
+#[derive(Debug)]
+pub(crate) struct Graph<'p> {
+    /// Where items are looked for.
+    pub(crate) places: &'p Places,
+    /// Each once.
+    pub(crate) nodes: Vec<Node>,
+    indices: HashMap<StorePath, Index>,
+    /// The sources of those that were read, each once.
+    pub(crate) sources: Vec<StorePath>,
+    source_indices: HashMap<StorePath, usize>,
+}
+
+/// How many files are read before what they say is put into the graph.
+const READ_AT_ONCE: usize = 2000;
+/// Fewer than these are not worth threads.
+const FEW: usize = 64;
+/// Reading is mostly hashing, but a coordinator on the same machine wants something, too.
+const THREADS: usize = 4;
+
+impl<'p> Graph<'p> {
+    pub(crate) fn new(places: &'p Places) -> Self {
+        let (indices, source_indices) = (HashMap::new(), HashMap::new());
+        Self { places, nodes: Vec::new(), indices, sources: Vec::new(), source_indices }
+    }
+
+    /// The index of a derivation, which may be in this file.
+    pub(crate) fn add(&mut self, path: StorePath, file: Option<PathBuf>, needed_by: Option<Index>) -> Index {
+        let next = self.nodes.len();
+        *self.indices.entry(path).or_insert_with_key(|path| {
+            self.nodes.push(Node { path: path.clone(), needed_by, file: Contents::Unread(file) });
+            next
+        })
+    }
+
+    /// The derivations that one needs, if it was read.
+    pub(crate) fn inputs(&self, of: Index) -> &[Index] {
+        match &self.nodes[of].file {
+            Contents::Read { inputs, .. } => inputs,
+            Contents::Unread(_) | Contents::Absent => &[],
+        }
+    }
+
+    /// The sources that a derivation names, if it was read.
+    pub(crate) fn sources_of(&self, of: Index) -> &[usize] {
+        match &self.nodes[of].file {
+            Contents::Read { sources, .. } => sources,
+            Contents::Unread(_) | Contents::Absent => &[],
+        }
+    }
+
+    /// Reads those of these that were not read yet.
     ///
     /// # Errors
     /// A file that cannot be read, is not a derivation, or has a name that does not belong to its bytes.
-    pub(crate) fn of(
-        wanted: Vec<(StorePath, Option<PathBuf>)>,
-        places: &Places,
-        watch: &dyn Watch,
-    ) -> Result<Self, ClientError> {
-        let mut walk =
-            Walk { places, watch, closure: Self::default(), seen: HashSet::new(), sources: HashMap::new() };
-        let mut asked = HashSet::new();
-        for (path, file) in wanted {
-            walk.from(&path, file)?;
-            if asked.insert(path.clone()) {
-                walk.closure.wanted.push(path);
+    pub(crate) fn read(&mut self, which: &[Index], watch: &dyn Watch) -> Result<(), ClientError> {
+        let is_unread = |index: &Index| matches!(self.nodes[*index].file, Contents::Unread(_));
+        let unread: Vec<Index> = which.iter().copied().filter(is_unread).collect();
+        for some in unread.chunks(READ_AT_ONCE) {
+            for (index, text) in some.iter().zip(self.read_files(some)) {
+                self.put(*index, text?);
             }
-        }
-        Ok(walk.closure)
-    }
-}
-
-struct Walk<'a> {
-    places: &'a Places,
-    watch: &'a dyn Watch,
-    closure: Closure,
-    seen: HashSet<StorePath>,
-    sources: HashMap<StorePath, usize>,
-}
-
-/// A derivation whose inputs are being walked.
-struct Open {
-    local: Local,
-    inputs: std::vec::IntoIter<StorePath>,
-}
-
-impl Walk<'_> {
-    /// Walks what one derivation needs. Graphs are deep, so the stack is a list and not the thread's.
-    fn from(&mut self, path: &StorePath, file: Option<PathBuf>) -> Result<(), ClientError> {
-        let mut stack = Vec::new();
-        stack.extend(self.enter(path, file, None)?);
-        while let Some(open) = stack.last_mut() {
-            let Some(input) = open.inputs.next() else {
-                self.closure.derivations.extend(stack.pop().map(|done| done.local));
-                self.watch.advance(1);
-                continue;
-            };
-            let needed_by = open.local.path.clone();
-            let opened = self.enter(&input, None, Some(&needed_by))?;
-            stack.extend(opened);
+            watch.advance(some.len() as u64);
         }
         Ok(())
     }
 
-    /// Reads a derivation that has not been seen before.
-    fn enter(
-        &mut self,
-        path: &StorePath,
-        file: Option<PathBuf>,
-        needed_by: Option<&StorePath>,
-    ) -> Result<Option<Open>, ClientError> {
-        if !self.seen.insert(path.clone()) {
-            return Ok(None);
+    /// What the files of these derivations say, in their order; none where there is no file.
+    fn read_files(&self, which: &[Index]) -> Vec<Result<Option<(PathBuf, Needs)>, ClientError>> {
+        let read = |index: &Index| self.read_file(&self.nodes[*index]);
+        if which.len() < FEW {
+            return which.iter().map(read).collect();
         }
-        let Some(file) = file.or_else(|| self.places.find(path)) else {
-            self.closure.absent.push(Absent { path: path.clone(), needed_by: needed_by.cloned() });
-            return Ok(None);
-        };
-        let (size, derivation) = read(path, &file)?;
-        let mut sources = Vec::with_capacity(derivation.sources.len());
-        for source in derivation.sources {
-            let next = self.closure.sources.len();
-            let index = *self.sources.entry(source).or_insert_with_key(|source| {
-                self.closure.sources.push(source.clone());
-                next
+        let threads = available_parallelism().map_or(1, NonZeroUsize::get).min(THREADS);
+        std::thread::scope(|scope| {
+            let share = which.len().div_ceil(threads);
+            let started: Vec<_> = which
+                .chunks(share)
+                .map(|part| (part, scope.spawn(move || part.iter().map(read).collect::<Vec<_>>())))
+                .collect();
+            let broken = || ClientError::local("reading derivations", io::Error::other("it broke off"));
+            let all = started.into_iter().flat_map(|(part, thread)| {
+                thread.join().unwrap_or_else(|_| part.iter().map(|_| Err(broken())).collect())
             });
-            sources.push(index);
-        }
-        let inputs: Vec<_> = derivation.inputs.into_iter().map(|input| input.derivation).collect();
-        let local = Local { path: path.clone(), file, size, sources };
-        Ok(Some(Open { local, inputs: inputs.into_iter() }))
+            all.collect()
+        })
     }
+
+    fn read_file(&self, node: &Node) -> Result<Option<(PathBuf, Needs)>, ClientError> {
+        let said = match &node.file {
+            Contents::Unread(file) => file.clone(),
+            Contents::Read { .. } | Contents::Absent => None,
+        };
+        let Some(file) = said.or_else(|| self.places.find(&node.path)) else { return Ok(None) };
+        let needs = read(&node.path, &file)?;
+        Ok(Some((file, needs)))
+    }
+
+    fn put(&mut self, index: Index, text: Option<(PathBuf, Needs)>) {
+        let Some((file, needs)) = text else {
+            self.nodes[index].file = Contents::Absent;
+            return;
+        };
+        let inputs = needs.inputs.into_iter().map(|path| self.add(path, None, Some(index))).collect();
+        let mut sources = Vec::with_capacity(needs.sources.len());
+        for source in needs.sources {
+            let next = self.sources.len();
+            sources.push(*self.source_indices.entry(source).or_insert_with_key(|source| {
+                self.sources.push(source.clone());
+                next
+            }));
+        }
+        self.nodes[index].file = Contents::Read { file, inputs, sources };
+    }
+}
+
+/// What a derivation names.
+#[derive(Debug)]
+struct Needs {
+    inputs: Vec<StorePath>,
+    sources: Vec<StorePath>,
 }
 
 /// The store path that is meant by a file's name, and the file. A link such as a garbage collector's root counts as
@@ -177,15 +206,17 @@ pub(crate) fn asked_for(file: &Path) -> Result<(StorePath, PathBuf), ClientError
 }
 
 /// Reads a derivation and sees that its name belongs to its bytes.
-fn read(path: &StorePath, file: &Path) -> Result<(u64, Derivation), ClientError> {
+fn read(path: &StorePath, file: &Path) -> Result<Needs, ClientError> {
     let bad = |why: String| ClientError::BadDerivation { file: file.to_owned(), why };
     let text = read_bounded(file).map_err(|e| bad(e.to_string()))?;
     let derivation = Derivation::parse(&text).map_err(|e| bad(e.to_string()))?;
     match derivation.path_of_text(path.name(), &text) {
-        Ok(own) if own == *path => Ok((text.len() as u64, derivation)),
-        Ok(own) => Err(bad(format!("its bytes belong to the name {}", own.base_name()))),
-        Err(error) => Err(bad(error.to_string())),
+        Ok(own) if own == *path => {}
+        Ok(own) => return Err(bad(format!("its bytes belong to the name {}", own.base_name()))),
+        Err(error) => return Err(bad(error.to_string())),
     }
+    let Derivation { inputs, sources, .. } = derivation;
+    Ok(Needs { inputs: inputs.into_iter().map(|input| input.derivation).collect(), sources })
 }
 
 /// All bytes of a file, as far as a derivation may have them.

@@ -9,6 +9,7 @@ pub mod closure;
 mod error;
 pub mod fetch;
 mod http;
+mod lacks;
 pub mod log;
 mod pipe;
 mod retry;

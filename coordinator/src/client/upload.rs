@@ -1,4 +1,4 @@
-//! Uploading what the coordinator lacks: asked once, sent as one stream.
+//! Uploading what the coordinator lacks: asked about in a few rounds, sent as one stream.
 
 use std::collections::HashSet;
 use std::io::{self, Read, Write};
@@ -10,7 +10,8 @@ use drover_wire::bundle::{self, Kind};
 use drover_wire::client::{MissingAnswer, MissingQuestion, Uploaded};
 use drover_wire::route::clients;
 
-use super::closure::{Absent, Closure, Local, Places, asked_for, read_bounded};
+use super::closure::{Contents, Graph, Index, Places, asked_for, read_into};
+use super::lacks::Lacks;
 use super::pipe::{PipeWriter, pipe};
 use super::retry::Patience;
 use super::{ClientError, Coordinator, Unit, Watch};
@@ -21,7 +22,7 @@ const QUESTION: usize = 50_000;
 /// once to send them.
 const IN_MEMORY: usize = 1 << 20;
 /// How hard the bundle is compressed: texts are small, so this costs little and halves what travels.
-const LEVEL: i32 = 6;
+const LEVEL: i32 = 3;
 
 /// What became of an upload.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,7 +36,7 @@ pub struct Sent {
 /// An entry of the bundle.
 #[derive(Debug)]
 enum Item<'a> {
-    Derivation(&'a Local),
+    Derivation(&'a StorePath, &'a Path),
     Source(&'a StorePath, PathBuf),
 }
 
@@ -72,13 +73,28 @@ pub fn bring(
         named.push((path, file.symlink_metadata().is_ok().then_some(file)));
     }
     places.iter().for_each(|folder| all.add(folder));
-    let closure = Closure::of(named, &all, watch)?;
-    let sent = upload(coordinator, &closure, &all, watch)?;
-    Ok(Brought { wanted: closure.wanted, sent })
+    let mut graph = Graph::new(&all);
+    let mut indices = Vec::with_capacity(named.len());
+    let mut seen = HashSet::new();
+    for (path, file) in named {
+        let index = graph.add(path, file, None);
+        if seen.insert(index) {
+            indices.push(index);
+        }
+    }
+    // What was named as a file is checked, even if the coordinator has something of that name.
+    graph.read(&indices, watch)?;
+    let mut sent = upload(coordinator, &mut graph, &indices, watch)?;
+    let mut others = others(coordinator, &graph, watch)?;
+    others.retain(|source| !sent.nowhere.contains(source));
+    sent.nowhere.extend(needed(&mut graph, &indices, others, watch));
+    let wanted = indices.iter().map(|index| graph.nodes[*index].path.clone()).collect();
+    Ok(Brought { wanted, sent })
 }
 
 /// As [`bring`], for derivations that are named by their paths in the store. Those that the coordinator has need not
-/// be on this machine.
+/// be on this machine, and nothing below them is read: sources that they lack count as nowhere only when they belong
+/// to something that is sent.
 ///
 /// # Errors
 /// As [`bring`].
@@ -90,23 +106,30 @@ pub fn bring_paths(
 ) -> Result<Sent, ClientError> {
     let mut all = Places::default();
     places.iter().for_each(|folder| all.add(folder));
-    let closure = Closure::of(wanted.iter().map(|path| (path.clone(), None)).collect(), &all, watch)?;
-    upload(coordinator, &closure, &all, watch)
+    let mut graph = Graph::new(&all);
+    let mut seen = HashSet::new();
+    let indices = wanted.iter().map(|path| graph.add(path.clone(), None, None));
+    let indices: Vec<Index> = indices.filter(|index| seen.insert(*index)).collect();
+    let sent = upload(coordinator, &mut graph, &indices, watch)?;
+    others(coordinator, &graph, watch)?;
+    Ok(sent)
 }
 
+/// Uploads what the coordinator lacks of these and of all that they need.
 fn upload(
     coordinator: &Coordinator,
-    closure: &Closure,
-    places: &Places,
+    graph: &mut Graph<'_>,
+    wanted: &[Index],
     watch: &dyn Watch,
 ) -> Result<Sent, ClientError> {
     let mut patience = Patience::some();
     let mut sent = Sent::default();
     let mut before = usize::MAX;
     loop {
-        let missing = missing(coordinator, closure, watch)?;
-        refuse_absent(&closure.absent, &missing)?;
-        let (items, nowhere) = plan(closure, &missing, places);
+        watch.begin("asking what the coordinator lacks", None, Unit::Things);
+        let lacks = Lacks::find(graph, wanted, |paths| missing(coordinator, &paths), watch)?;
+        refuse_absent(graph, &lacks)?;
+        let (items, nowhere) = plan(graph, &lacks, wanted);
         sent.nowhere = nowhere;
         if items.is_empty() {
             return Ok(sent);
@@ -128,65 +151,93 @@ fn upload(
     }
 }
 
-fn missing(
+/// Sends what is here of the sources that derivations lack which the coordinator had before; gives the others. These
+/// may be somebody else's, so that what goes wrong with them is no reason to fail.
+fn others(
     coordinator: &Coordinator,
-    closure: &Closure,
+    graph: &Graph<'_>,
     watch: &dyn Watch,
 ) -> Result<HashSet<StorePath>, ClientError> {
-    let all: Vec<&StorePath> = closure
-        .derivations
-        .iter()
-        .map(|d| &d.path)
-        .chain(closure.absent.iter().map(|a| &a.path))
-        .chain(&closure.sources)
-        .collect();
-    watch.begin("asking what the coordinator lacks", Some(all.len() as u64), Unit::Things);
+    let doing = "asking which sources the coordinator lacks";
+    let lacking: MissingAnswer = coordinator.ask(doing, &clients::MISSING_SOURCES, &[])?;
+    let mut nowhere = HashSet::new();
+    let mut items = Vec::new();
+    for source in &lacking.missing {
+        match graph.places.find(source) {
+            Some(file) => items.push(Item::Source(source, file)),
+            None => {
+                nowhere.insert(source.clone());
+            }
+        }
+    }
+    if !items.is_empty() {
+        if let Err(error) = send(coordinator, &items, watch) {
+            watch.warn(&format!("sources that earlier submissions lack were not all uploaded: {error}"));
+        }
+    }
+    Ok(nowhere)
+}
+
+/// Those of these sources that belong to derivations which were asked for, or are below them, as far as these can be
+/// read here.
+fn needed(
+    graph: &mut Graph<'_>,
+    wanted: &[Index],
+    mut sources: HashSet<StorePath>,
+    watch: &dyn Watch,
+) -> Vec<StorePath> {
+    let mut found = Vec::new();
+    let mut seen: HashSet<Index> = wanted.iter().copied().collect();
+    let mut level = wanted.to_vec();
+    while !sources.is_empty() && !level.is_empty() && graph.read(&level, watch).is_ok() {
+        let named = level.iter().flat_map(|index| graph.sources_of(*index));
+        found.extend(named.filter_map(|source| sources.take(&graph.sources[*source])));
+        let inputs = level.iter().flat_map(|index| graph.inputs(*index).iter().copied());
+        level = inputs.filter(|input| seen.insert(*input)).collect();
+    }
+    found
+}
+
+fn missing(coordinator: &Coordinator, all: &[StorePath]) -> Result<HashSet<StorePath>, ClientError> {
     let mut missing = HashSet::new();
     for paths in all.chunks(QUESTION) {
-        let question = MissingQuestion { paths: paths.iter().map(|p| (*p).clone()).collect() };
+        let question = MissingQuestion { paths: paths.to_vec() };
         let doing = "asking what the coordinator lacks";
         let answer: MissingAnswer = coordinator.tell(doing, &clients::MISSING, &[], &question)?;
         missing.extend(answer.missing);
-        watch.advance(paths.len() as u64);
     }
     Ok(missing)
 }
 
-fn refuse_absent(absent: &[Absent], missing: &HashSet<StorePath>) -> Result<(), ClientError> {
-    let lacking: Vec<&Absent> = absent.iter().filter(|a| missing.contains(&a.path)).collect();
-    match lacking.first() {
-        None => Ok(()),
-        Some(Absent { path, needed_by: None }) => {
-            Err(ClientError::NoSuchDerivation { file: path.as_str().into() })
-        }
-        Some(Absent { path, needed_by: Some(needed_by) }) => Err(ClientError::MissingDerivations {
-            count: lacking.len(),
-            first: path.clone(),
-            needed_by: needed_by.clone(),
+fn refuse_absent(graph: &Graph<'_>, lacks: &Lacks) -> Result<(), ClientError> {
+    let Some(first) = lacks.nowhere(graph).next() else { return Ok(()) };
+    let node = &graph.nodes[first];
+    match node.needed_by {
+        None => Err(ClientError::NoSuchDerivation { file: node.path.as_str().into() }),
+        Some(needed_by) => Err(ClientError::MissingDerivations {
+            count: lacks.nowhere(graph).count(),
+            first: node.path.clone(),
+            needed_by: graph.nodes[needed_by].path.clone(),
         }),
     }
 }
 
 /// What to send, each derivation after its inputs and its own sources; and the sources that are nowhere.
-fn plan<'a>(
-    closure: &'a Closure,
-    missing: &HashSet<StorePath>,
-    places: &Places,
-) -> (Vec<Item<'a>>, Vec<StorePath>) {
+fn plan<'g>(graph: &'g Graph<'_>, lacks: &Lacks, wanted: &[Index]) -> (Vec<Item<'g>>, Vec<StorePath>) {
     let (mut items, mut nowhere) = (Vec::new(), Vec::new());
-    let mut done = vec![false; closure.sources.len()];
-    for derivation in &closure.derivations {
-        for &index in &derivation.sources {
-            let source = &closure.sources[index];
-            if !std::mem::replace(&mut done[index], true) && missing.contains(source) {
-                match places.find(source) {
+    let mut done = vec![false; graph.sources.len()];
+    for index in lacks.in_order(graph, wanted) {
+        for source in graph.sources_of(index) {
+            if !std::mem::replace(&mut done[*source], true) && lacks.lacks_source(*source) {
+                let source = &graph.sources[*source];
+                match graph.places.find(source) {
                     Some(file) => items.push(Item::Source(source, file)),
                     None => nowhere.push(source.clone()),
                 }
             }
         }
-        if missing.contains(&derivation.path) {
-            items.push(Item::Derivation(derivation));
+        if let Contents::Read { file, .. } = &graph.nodes[index].file {
+            items.push(Item::Derivation(&graph.nodes[index].path, file));
         }
     }
     (items, nowhere)
@@ -222,27 +273,33 @@ fn produce(writer: PipeWriter, items: &[Item<'_>], watch: &dyn Watch) -> Result<
     let closed = |_: io::Error| Broken::Connection;
     let compressor = zstd::Encoder::new(writer, LEVEL).map_err(closed)?;
     let mut bundle = bundle::Writer::new(compressor);
+    let (mut text, mut nar) = (Vec::new(), Beginning::default());
     for item in items {
         match item {
-            Item::Derivation(local) => {
-                let doing = || format!("reading {} to upload it", local.file.display());
-                let text =
-                    read_bounded(&local.file).map_err(|e| Broken::Here(ClientError::local(doing(), e)))?;
-                bundle.entry(Kind::Derivation, &local.path, text.len() as u64, &text[..]).map_err(closed)?;
+            Item::Derivation(path, file) => {
+                let doing = || format!("reading {} to upload it", file.display());
+                read_into(file, &mut text).map_err(|e| Broken::Here(ClientError::local(doing(), e)))?;
+                bundle.entry(Kind::Derivation, path, text.len() as u64, &text[..]).map_err(closed)?;
             }
-            Item::Source(path, file) => source(&mut bundle, path, file)?,
+            Item::Source(path, file) => source(&mut bundle, path, file, &mut nar)?,
         }
         watch.advance(1);
     }
     bundle.finish().and_then(zstd::Encoder::finish).and_then(PipeWriter::finish).map_err(closed)
 }
 
-fn source<W: Write>(bundle: &mut bundle::Writer<W>, path: &StorePath, file: &Path) -> Result<(), Broken> {
+fn source<W: Write>(
+    bundle: &mut bundle::Writer<W>,
+    path: &StorePath,
+    file: &Path,
+    first: &mut Beginning,
+) -> Result<(), Broken> {
     let local = |e: io::Error| {
         Broken::Here(ClientError::local(format!("packing {} to upload it", file.display()), e))
     };
-    let mut first = Beginning::default();
-    nar::pack(file, &mut first).map_err(|e| local(io::Error::other(e)))?;
+    first.size = 0;
+    first.bytes.clear();
+    nar::pack(file, &mut *first).map_err(|e| local(io::Error::other(e)))?;
     if first.size == first.bytes.len() as u64 {
         return bundle
             .entry(Kind::Source, path, first.size, &first.bytes[..])

@@ -167,6 +167,8 @@ fn read(reader: &mut impl BufRead) -> Option<(Request, bool)> {
 pub(crate) struct Farm {
     /// Base names of what it has.
     pub(crate) known: HashSet<String>,
+    /// Base names of sources that derivations which it has lack.
+    pub(crate) lacking: Vec<String>,
     /// Base names of what was uploaded, in order.
     pub(crate) uploaded: Vec<String>,
     /// The state that every build is in at once.
@@ -188,6 +190,11 @@ impl Farm {
                 let question = request.json();
                 let paths = question["paths"].as_array().unwrap().iter();
                 let missing: Vec<_> = paths.filter(|p| !self.known.contains(base(p))).collect();
+                Reply::json(&json!({ "missing": missing }))
+            }
+            ("GET", "/v1/missing-sources") => {
+                let missing = self.lacking.iter().filter(|name| !self.known.contains(*name));
+                let missing: Vec<_> = missing.map(|name| format!("/gnu/store/{name}")).collect();
                 Reply::json(&json!({ "missing": missing }))
             }
             ("POST", "/v1/bundle") => self.take(&request.body),

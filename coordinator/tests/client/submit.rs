@@ -55,18 +55,90 @@ fn everything_that_lacks_is_uploaded_once_and_what_is_referred_to_goes_first() {
     assert_eq!(submission["builds"][0]["priority"], -2);
     assert_eq!(submission["builds"][0]["tags"], json!({"a": "b"}));
 
+    assert_eq!(double.count("POST", "/v1/missing"), 3, "itself, what it needs, everything below");
+
     // The second time there is nothing to send.
     run(drover(&double, &arguments)).ended(0);
     assert_eq!(double.count("POST", "/v1/bundle"), 1);
-    assert_eq!(double.count("POST", "/v1/missing"), 2, "one question a time");
+    assert_eq!(double.count("POST", "/v1/missing"), 3 + 1, "it has itself, so it has everything");
+}
+
+#[test]
+fn below_what_the_coordinator_has_nothing_is_read_or_asked_about() {
+    let (folder, farm) = (hello(true), Farm::shared("waiting"));
+    let double = farm_double(&farm);
+    farm.lock().unwrap().known = needed(folder.path());
+    let new = format!(
+        "Derive([(\"out\",\"/gnu/store/{}-new\",\"\",\"\")],[(\"/gnu/store/{HELLO}\",[\"out\"])],[],\"x86_64-linux\",\"/bin/sh\",[],[])",
+        "0".repeat(32)
+    );
+    let path = drover_store::derivation::text_path("new.drv", new.as_bytes()).unwrap();
+    for item in needed(folder.path()) {
+        let _ = fs::remove_file(folder.path().join(item));
+    }
+    let file = folder.path().join(path.base_name());
+    fs::write(&file, new).unwrap();
+    run(drover(&double, &["build", text(&file), "--store", "/nonexistent"])).ended(0);
+    assert_eq!(farm.lock().unwrap().uploaded, [path.base_name()]);
+    let asked = double.requests().into_iter().filter(|request| request.is("POST", "/v1/missing"));
+    let asked: Vec<_> = asked.map(|request| request.json()["paths"].clone()).collect();
+    assert_eq!(asked, [json!([path]), json!([format!("/gnu/store/{HELLO}")])]);
+}
+
+#[test]
+fn sources_that_earlier_submissions_lack_are_sent_when_they_are_here() {
+    let (folder, farm) = (hello(true), Farm::shared("waiting"));
+    let double = farm_double(&farm);
+    let sources: Vec<String> =
+        needed(folder.path()).into_iter().filter(|name| !name.ends_with(".drv")).collect();
+    let (here, lost) = (sources[0].clone(), sources[1].clone());
+    fs::remove_file(folder.path().join(&lost)).unwrap();
+    let foreign = format!("{}-foreign", "0".repeat(32));
+    {
+        let mut farm = farm.lock().unwrap();
+        farm.lacking = vec![here.clone(), lost.clone(), foreign.clone()];
+        farm.known = needed(folder.path());
+        farm.known.remove(&here);
+        farm.known.remove(&lost);
+    }
+    let file = folder.path().join(HELLO);
+    let ran = run(drover(&double, &["build", text(&file), "--store", "/nonexistent"])).ended(0);
+    assert_eq!(farm.lock().unwrap().uploaded, [here]);
+    // Of those that are nowhere only its own are its business.
+    assert!(ran.stderr.contains(&lost) && !ran.stderr.contains(&foreign), "{}", ran.stderr);
+}
+
+#[test]
+fn a_refusal_of_what_somebody_else_lacks_is_no_failure() {
+    let (folder, farm) = (hello(true), Farm::shared("waiting"));
+    let here = needed(folder.path()).into_iter().find(|name| !name.ends_with(".drv")).unwrap();
+    {
+        let mut farm = farm.lock().unwrap();
+        farm.lacking = vec![here.clone()];
+        farm.known = needed(folder.path());
+        farm.known.remove(&here);
+    }
+    let double = Double::new(move |request| {
+        if request.is("POST", "/v1/bundle") {
+            return Reply::problem(422, "bad-source", "its contents do not belong to its name");
+        }
+        farm.lock().unwrap().answer(request)
+    });
+    let file = folder.path().join(HELLO);
+    let ran = run(drover(&double, &["build", text(&file), "--store", "/nonexistent"])).ended(0);
+    assert!(ran.stderr.contains("its contents do not belong"), "{}", ran.stderr);
 }
 
 #[test]
 fn only_what_the_coordinator_lacks_is_sent() {
     let (folder, farm) = (hello(true), Farm::shared("waiting"));
     let source = needed(folder.path()).into_iter().find(|name| !name.ends_with(".drv")).unwrap();
-    farm.lock().unwrap().known =
-        needed(folder.path()).into_iter().filter(|name| *name != HELLO && *name != source).collect();
+    {
+        let mut farm = farm.lock().unwrap();
+        farm.lacking = vec![source.clone()];
+        farm.known =
+            needed(folder.path()).into_iter().filter(|name| *name != HELLO && *name != source).collect();
+    }
     let file = folder.path().join(HELLO);
     run(drover(&farm_double(&farm), &["build", text(&file), "--store", "/nonexistent"])).ended(0);
     assert_eq!(farm.lock().unwrap().uploaded.len(), 2);
