@@ -592,7 +592,8 @@ pub struct Blockers {
 /// Something that failed or is missing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blocker {
-    /// The derivation that failed, or that cannot be built because something is missing.
+    /// The derivation that failed or was canceled, that no build makes, or that names the missing source: the first
+    /// one that does and that rows need.
     pub derivation: StorePath,
     /// Its system.
     pub system: String,
@@ -600,9 +601,10 @@ pub struct Blocker {
     pub build: Option<BuildId>,
     /// That build's state.
     pub state: Option<BuildState>,
-    /// A source of it that nobody has uploaded, where that is the reason.
+    /// A source of it that nobody has uploaded, where that is the reason. It is one blocker, whatever names it.
     pub missing_source: Option<StorePath>,
-    /// How many rows wait for it: they need it, or are it.
+    /// How many rows wait for it: they need it, or are it. What failed holds up what needs it through builds that
+    /// wait or failed with it; what is below it is not looked at.
     pub holds_up: u64,
 }
 

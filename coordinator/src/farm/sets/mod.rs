@@ -5,7 +5,9 @@
 mod blockers;
 mod current;
 mod diff;
+mod needs;
 mod pace;
+mod reach;
 mod receive;
 mod rows;
 mod show;

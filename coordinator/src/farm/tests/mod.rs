@@ -1,6 +1,7 @@
 //! Random walks through the life of builds: whatever happens in whatever order, the invariants hold, a build ends
 //! once, and a lease is one agent's.
 
+mod blockers;
 mod chaos;
 mod graph;
 mod invariants;

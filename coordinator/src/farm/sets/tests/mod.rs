@@ -1,5 +1,6 @@
 //! What is told about sets, of a farm whose derivations, builds and rows stand as a test says.
 
+mod blockers;
 mod show;
 
 use std::sync::Arc;
@@ -127,19 +128,19 @@ fn revision(tx: &Connection, set: &str, name: &str, rows: &[Row]) {
          (SELECT target FROM derivations WHERE id = ?5), ?6, ?7, ?8, ?9, iif(?5 IS NULL, 'no', NULL), ?10, 1, 1";
     let mut digests = Vec::new();
     for row in rows {
-        let digest = Sha256Hash::of(format!("{row:?}").as_bytes());
+        let digest: [u8; 16] =
+            Sha256Hash::of(format!("{row:?}").as_bytes()).as_bytes()[..16].try_into().unwrap();
         digests.push(digest);
-        if tx.execute(stays, (id, CURRENT, digest.as_bytes())).unwrap() == 0 {
+        if tx.execute(stays, (id, CURRENT, digest)).unwrap() == 0 {
             let Row { package, version, system, cross, derivation, priority } = row;
-            let values =
-                (id, CURRENT, digest.as_bytes(), this, derivation, package, version, system, cross, priority);
+            let values = (id, CURRENT, digest, this, derivation, package, version, system, cross, priority);
             tx.execute(insert, values).unwrap();
         }
     }
     let mut select = tx.prepare("SELECT digest FROM set_rows WHERE in_set = ?1 AND last = ?2").unwrap();
-    let all = select.query_map([id, CURRENT], |row| row.get::<_, [u8; 32]>(0)).unwrap();
-    let gone: Vec<[u8; 32]> =
-        all.map(Result::unwrap).filter(|one| digests.iter().all(|own| own.as_bytes() != one)).collect();
+    let all = select.query_map([id, CURRENT], |row| row.get::<_, [u8; 16]>(0)).unwrap();
+    let gone: Vec<[u8; 16]> =
+        all.map(Result::unwrap).filter(|one| digests.iter().all(|own| own != one)).collect();
     for digest in gone {
         let end =
             "UPDATE set_rows SET last = ?4, wanting = 0 WHERE in_set = ?1 AND last = ?2 AND digest = ?3";
