@@ -7,6 +7,7 @@ mod current;
 mod diff;
 mod needs;
 mod pace;
+mod pair;
 mod reach;
 mod receive;
 mod rows;

@@ -1,6 +1,7 @@
 //! What is told about sets, of a farm whose derivations, builds and rows stand as a test says.
 
 mod blockers;
+mod diff;
 mod show;
 
 use std::sync::Arc;
