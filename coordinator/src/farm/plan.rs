@@ -26,6 +26,8 @@ pub(super) struct Plan {
     reopened: Vec<i64>,
     /// Those that need something that failed before.
     doomed: Vec<i64>,
+    /// The targets of builds that run, perhaps with the priority of somebody who does not want them any more.
+    running: Vec<i64>,
     /// What was found for each derivation and each target, and the priority that it was needed with.
     derivations: HashMap<i64, (Found, i64)>,
     targets: HashMap<i64, (Found, i64)>,
@@ -136,6 +138,9 @@ impl Plan {
         if had < priority {
             tx.prepare_cached("UPDATE builds SET priority = ?2 WHERE id = ?1")?.execute([build, priority])?;
         }
+        if had > priority && state == BuildState::Running {
+            self.running.push(target);
+        }
         let stuck = state == BuildState::DependencyFailed;
         if stuck && self.retry {
             // Its inputs get their builds below; it goes on when all of them have.
@@ -205,7 +210,7 @@ impl Plan {
         for build in std::mem::take(&mut self.doomed) {
             depend::fail_if_hopeless(tx, build)?;
         }
-        Ok(())
+        wants::gone(tx, std::mem::take(&mut self.running)).map(drop)
     }
 
     /// The builds that were there before and wait for new ones.

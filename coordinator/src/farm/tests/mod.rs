@@ -6,6 +6,7 @@ mod chaos;
 mod graph;
 mod invariants;
 mod regressions;
+mod wishes;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -143,6 +144,34 @@ fn row(derivation: &StorePath, priority: i64) -> Row {
     }
 }
 
+/// Rows as they travel.
+fn lines(rows: &[Row]) -> Vec<u8> {
+    rows.iter().flat_map(|row| [serde_json::to_vec(row).unwrap(), b"\n".to_vec()].concat()).collect()
+}
+
+/// Everything that the database has, table by table, but for what is tidied up in the background.
+fn dump(farm: &Farm) -> Vec<String> {
+    let all = farm.database.read_blocking::<_, Error>(|sql| {
+        let tables =
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'uploads' ORDER BY name";
+        let mut tables = sql.prepare(tables)?;
+        let tables: Vec<String> = tables.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        let mut all = Vec::new();
+        for table in tables {
+            let mut select = sql.prepare(&format!("SELECT * FROM {table}"))?;
+            let columns: Vec<String> = select.column_names().into_iter().map(str::to_owned).collect();
+            let mut rows = select.query([])?;
+            while let Some(row) = rows.next()? {
+                let kept = columns.iter().filter(|column| *column != "log_packed");
+                let values = kept.map(|column| row.get::<_, rusqlite::types::Value>(column.as_str()));
+                all.push(format!("{table}: {:?}", values.collect::<rusqlite::Result<Vec<_>>>()?));
+            }
+        }
+        Ok(all)
+    });
+    all.unwrap()
+}
+
 struct World {
     revisions: u64,
     farm: Option<Arc<Farm>>,
@@ -262,15 +291,13 @@ impl World {
     fn submit_set(&mut self, set: usize, nodes: u16, priority: i64, keep: Option<bool>) {
         let wanted = (0..self.nodes.len()).filter(|node| nodes >> node & 1 == 1);
         let rows: Vec<Row> = wanted.map(|node| row(&self.nodes[node].path, priority)).collect();
-        let lines: Vec<u8> =
-            rows.iter().flat_map(|row| [serde_json::to_vec(row).unwrap(), b"\n".to_vec()].concat()).collect();
         self.revisions += 1;
         let coming = Coming {
             set: SETS[set].parse().unwrap(),
             revision: self.revisions.to_string().parse().unwrap(),
             terms: SetSubmission { rows: rows.len() as u64, keep },
         };
-        let submitted = self.farm().submit_set(coming, std::io::Cursor::new(lines));
+        let submitted = self.farm().submit_set(coming, std::io::Cursor::new(lines(&rows)));
         let submitted = self.runtime.block_on(submitted).unwrap();
         assert_eq!(submitted.rows, rows.len() as u64);
     }

@@ -9,41 +9,41 @@ use drover_wire::bundle::{Kind, Writer};
 
 /// What one derivation of a graph is like, in numbers that are taken modulo what there is.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Shape {
-    pub(super) inputs: u32,
-    pub(super) sources: u8,
-    pub(super) two_outputs: bool,
+pub(in crate::farm::tests) struct Shape {
+    pub(in crate::farm::tests) inputs: u32,
+    pub(in crate::farm::tests) sources: u8,
+    pub(in crate::farm::tests) two_outputs: bool,
     /// Fixed by a hash; those with the same number here have the same output.
-    pub(super) fixed: Option<u8>,
-    pub(super) other_system: bool,
+    pub(in crate::farm::tests) fixed: Option<u8>,
+    pub(in crate::farm::tests) other_system: bool,
 }
 
 /// A source.
 #[derive(Debug)]
-pub(super) struct Source {
-    pub(super) path: StorePath,
-    pub(super) nar: Vec<u8>,
+pub(in crate::farm::tests) struct Source {
+    pub(in crate::farm::tests) path: StorePath,
+    pub(in crate::farm::tests) nar: Vec<u8>,
 }
 
 /// A derivation.
 #[derive(Debug)]
-pub(super) struct Made {
-    pub(super) path: StorePath,
-    pub(super) outputs: Vec<(String, StorePath)>,
-    pub(super) fixed: Option<u8>,
+pub(in crate::farm::tests) struct Made {
+    pub(in crate::farm::tests) path: StorePath,
+    pub(in crate::farm::tests) outputs: Vec<(String, StorePath)>,
+    pub(in crate::farm::tests) fixed: Option<u8>,
     text: Vec<u8>,
-    inputs: Vec<usize>,
+    pub(in crate::farm::tests) inputs: Vec<usize>,
     hash: Sha256Hash,
 }
 
 #[derive(Debug)]
-pub(super) struct Graph {
-    pub(super) sources: Vec<Source>,
-    pub(super) made: Vec<Made>,
+pub(in crate::farm::tests) struct Graph {
+    pub(in crate::farm::tests) sources: Vec<Source>,
+    pub(in crate::farm::tests) made: Vec<Made>,
 }
 
 impl Graph {
-    pub(super) fn new(shapes: &[Shape]) -> Self {
+    pub(in crate::farm::tests) fn new(shapes: &[Shape]) -> Self {
         let mut graph = Self { sources: sources(), made: Vec::new() };
         for (number, shape) in shapes.iter().enumerate() {
             graph.add(number, *shape);
@@ -104,7 +104,7 @@ impl Graph {
     }
 
     /// The derivation at this path.
-    pub(super) fn at(&self, path: &StorePath) -> &Made {
+    pub(in crate::farm::tests) fn at(&self, path: &StorePath) -> &Made {
         self.made.iter().find(|made| made.path == *path).unwrap()
     }
 
@@ -123,7 +123,7 @@ impl Graph {
     }
 
     /// A bundle of a derivation with all that it needs, or alone.
-    pub(super) fn bundle(&self, number: usize, alone: bool) -> Vec<u8> {
+    pub(in crate::farm::tests) fn bundle(&self, number: usize, alone: bool) -> Vec<u8> {
         let mut writer = Writer::new(Vec::new());
         for at in if alone { vec![number] } else { self.closure(number) } {
             let made = &self.made[at];
@@ -133,7 +133,7 @@ impl Graph {
     }
 
     /// A bundle of one source.
-    pub(super) fn source_bundle(&self, number: usize) -> Vec<u8> {
+    pub(in crate::farm::tests) fn source_bundle(&self, number: usize) -> Vec<u8> {
         let source = &self.sources[number];
         let mut writer = Writer::new(Vec::new());
         writer.entry(Kind::Source, &source.path, source.nar.len() as u64, &source.nar[..]).unwrap();
@@ -141,7 +141,12 @@ impl Graph {
     }
 
     /// What a build makes as this output, and what that refers to. No two tries make the same, but fixed outputs.
-    pub(super) fn output(&self, made: &Made, name: &str, tries: u64) -> (Vec<u8>, Vec<StorePath>) {
+    pub(in crate::farm::tests) fn output(
+        &self,
+        made: &Made,
+        name: &str,
+        tries: u64,
+    ) -> (Vec<u8>, Vec<StorePath>) {
         if let Some(fixed) = made.fixed {
             return (Node::file(fixed_contents(fixed)).to_nar(), Vec::new());
         }
@@ -168,7 +173,7 @@ fn fixed_contents(number: u8) -> Vec<u8> {
 }
 
 /// Bytes that do not compress, for a number.
-pub(super) fn noise(number: u64, count: usize) -> Vec<u8> {
+pub(in crate::farm::tests) fn noise(number: u64, count: usize) -> Vec<u8> {
     let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state ^= state << 13;

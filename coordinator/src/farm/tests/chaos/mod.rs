@@ -1,7 +1,7 @@
 //! The core as a whole, without HTTP: agents that do anything in any order, and a coordinator that dies in between.
 
 mod check;
-mod graph;
+pub(super) mod graph;
 mod world;
 
 use proptest::prelude::*;
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use graph::Shape;
 use world::{Step, World};
 
-fn shape() -> impl Strategy<Value = Shape> {
+pub(super) fn shape() -> impl Strategy<Value = Shape> {
     (
         any::<(u32, u32)>(),
         any::<(u8, u8)>(),

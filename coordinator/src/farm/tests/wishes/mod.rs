@@ -1,0 +1,133 @@
+//! Who wants what, held against a model that knows nothing of how the farm keeps it: whatever clients and sets ask
+//! for and take back, and whatever becomes of builds meanwhile.
+
+mod model;
+mod world;
+
+use drover_wire::BuildState;
+use proptest::prelude::*;
+
+use super::chaos::shape;
+use model::Facts;
+use world::{How, Step, World};
+
+fn how() -> impl Strategy<Value = How> {
+    prop_oneof![
+        4 => Just(How::Succeeds),
+        3 => Just(How::Fails),
+        1 => Just(How::TakesTooLong),
+        2 => Just(How::GivenBack),
+        3 => any::<usize>().prop_map(How::Lacks),
+    ]
+}
+
+fn set() -> impl Strategy<Value = Step> {
+    // Few rows and many, so that there is often something below that no row names.
+    let wanted = prop_oneof![any::<u16>(), any::<(u16, u16, u16)>().prop_map(|(a, b, c)| a & b & c)];
+    (0..2_usize, wanted, any::<u32>(), proptest::option::weighted(0.3, any::<bool>()))
+        .prop_map(|(set, wanted, priorities, keep)| Step::Supersede { set, wanted, priorities, keep })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let any = any::<usize>;
+    prop_oneof![
+        4 => (any(), -1..5_i64).prop_map(|(made, priority)| Step::Ask { made, priority }),
+        8 => set(),
+        1 => (0..2_usize).prop_map(Step::Again),
+        2 => (0..2_usize).prop_map(Step::Drop),
+        4 => (1..5_u32).prop_map(Step::Give),
+        3 => any().prop_map(Step::Start),
+        6 => (any(), how()).prop_map(|(held, how)| Step::End { held, how }),
+        2 => any().prop_map(Step::Cancel),
+        2 => any().prop_map(Step::Elsewhere),
+    ]
+}
+
+/// Every open build has the priority that the model finds, and one that nobody wants runs.
+fn check_priorities(world: &World, now: &Facts, after: &Step) {
+    let wishes = world.wishes.all(&world.graph, now);
+    for build in now.builds.iter().filter(|build| build.is_open()) {
+        match wishes[&build.id] {
+            Some(wish) => assert_eq!(build.priority, wish, "after {after:?}: {build:?}"),
+            None => assert_eq!(build.state, BuildState::Running, "after {after:?}: nobody wants {build:?}"),
+        }
+    }
+}
+
+/// Nothing was given up that anybody wants, and what nobody wants was.
+fn check_wanted(world: &World, now: &Facts, after: &Step) {
+    for id in world.given_up(now) {
+        let build = now.builds.iter().find(|build| build.id == id).unwrap();
+        let wish = world.wishes.would_be(&world.graph, now, build);
+        assert_eq!(wish, None, "after {after:?}: {build:?} was canceled and is wanted");
+        let ran = world.before.state(id) == Some(BuildState::Running);
+        // Only its own agent ends one that runs: given back, it is not taken up again.
+        let ended = matches!(after, Step::End { .. });
+        assert!(!ran || ended, "after {after:?}: {build:?} had started and was canceled");
+    }
+    for (name, set) in &world.wishes.sets {
+        for made in set.current.keys() {
+            let newest = now.newest(&world.graph, *made);
+            let newest = newest.unwrap_or_else(|| panic!("after {after:?}: nothing for a row of {name}"));
+            let given_up =
+                newest.state == BuildState::Canceled && !world.wishes.canceled.contains(&newest.id);
+            assert!(!given_up, "after {after:?}: {newest:?} was canceled and is a row of {name}");
+        }
+    }
+    let wishes = world.wishes.all(&world.graph, now);
+    for build in now.builds.iter().filter(|build| build.is_open() && build.state != BuildState::Running) {
+        assert!(wishes[&build.id].is_some(), "after {after:?}: nobody wants {build:?}, and it goes on");
+    }
+}
+
+fn shapes() -> impl Strategy<Value = Vec<super::chaos::graph::Shape>> {
+    proptest::collection::vec(shape(), 2..10)
+}
+
+const CASES: u32 = 32;
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: CASES, max_shrink_iters: 1000, failure_persistence: None, ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn a_build_has_the_highest_priority_of_all_that_wait_for_it(
+        shapes in shapes(),
+        steps in proptest::collection::vec(step(), 1..40),
+    ) {
+        let mut world = World::new(&shapes);
+        for step in &steps {
+            let now = world.take(step);
+            check_priorities(&world, &now, step);
+            world.before = now;
+        }
+    }
+
+    #[test]
+    fn superseding_never_cancels_what_another_set_or_client_wants(
+        shapes in shapes(),
+        steps in proptest::collection::vec(prop_oneof![2 => set(), 3 => step()], 1..40),
+    ) {
+        let mut world = World::new(&shapes);
+        for step in &steps {
+            let now = world.take(step);
+            check_wanted(&world, &now, step);
+            world.before = now;
+        }
+    }
+
+    #[test]
+    fn submitting_the_same_revision_again_changes_nothing(
+        shapes in shapes(),
+        steps in proptest::collection::vec(prop_oneof![2 => (0..2_usize).prop_map(Step::Again), 3 => step()], 1..30),
+    ) {
+        let mut world = World::new(&shapes);
+        for step in &steps {
+            world.before = world.take(step);
+        }
+        for set in 0..2 {
+            world.take(&Step::Again(set));
+        }
+    }
+}
