@@ -168,3 +168,49 @@ fn how_a_set_stands_and_which_builds_it_wants_can_be_seen() {
     assert_eq!(named(&["builds", "--set", "master", "--state", "failed"]), ["b"]);
     operator.run(&["builds", "--set", "x"]).ended(4);
 }
+
+#[test]
+fn what_a_patch_breaks_and_what_holds_it_up_is_named() {
+    let house = House::start();
+    let [same, bad] = ["same", "bad"].map(|name| derivation(name, &[]));
+    let old = derivation("tool-1", &[&same]);
+    let new = derivation("tool-2", &[&bad]);
+    let operator = Operator::new(&house, &[&same, &bad, &old, &new]);
+    let of_tool = |made: &Made, version: &str| {
+        let mut row = row(made);
+        (row["package"], row["version"]) = ("tool".into(), version.into());
+        row
+    };
+    operator.submit("master", "r1", &[row(&same), of_tool(&old, "1")], &[]).ended(0);
+    let agent = house.agent("one");
+    for made in [&same, &old] {
+        let given = agent.allocation();
+        assert_eq!(given.derivation, made.path);
+        let (kept, bytes) = output(&made.out, b"it", &[]);
+        agent.succeed(given.lease, &kept, &bytes);
+    }
+    operator.submit("patch", "p1", &[row(&same), of_tool(&new, "2"), not_evaluated("odd")], &[]).ended(0);
+    agent.report(agent.allocation().lease, &Report::Failed { message: "it is broken".to_owned() });
+
+    let words = ["set", "diff", "master", "patch", "--fail-if-broken"];
+    let diff = operator.run(&words).ended(1).stdout;
+    assert!(diff.ends_with("master@r1 → patch@p1: 1 newly broken, 1 new, 1 the same\n"), "{diff}");
+    let line = diff.lines().nth(1).unwrap();
+    for word in ["newly broken", "tool", "1 → 2", "x86_64-linux", "succeeded → dependency-failed"] {
+        assert!(line.contains(word), "{word}: {diff}");
+    }
+    let new_one = diff.lines().nth(2).unwrap();
+    assert!(new_one.starts_with("new ") && new_one.contains("odd"), "{diff}");
+    let same = operator.run(&["set", "diff", "master", "master", "--fail-if-broken"]).ended(0).stdout;
+    assert_eq!(same, "master@r1 → master@r1: 2 the same\n");
+
+    let held = operator.run(&["set", "blockers", "patch"]).ended(0).stdout;
+    assert!(
+        held.starts_with("In patch@p1 1 row is held up by 1 thing that failed or is missing:\n"),
+        "{held}"
+    );
+    let line = held.lines().nth(2).unwrap();
+    assert!(line.contains("failed") && line.ends_with(bad.path.as_str()), "{held}");
+    let free = operator.run(&["set", "blockers", "master"]).ended(0).stdout;
+    assert_eq!(free, "Nothing that failed or is missing holds up master@r1.\n");
+}
