@@ -95,6 +95,8 @@ struct Reading {
     from: String,
     limits: Limits,
     body: zstd::Encoder<'static, Bounded>,
+    /// Lines that were written, empty ones among them.
+    lines: u64,
     count: u64,
     wanted: Vec<(StorePath, u64)>,
     derivations: HashSet<StorePath>,
@@ -109,6 +111,7 @@ impl Reading {
             from: from.to_owned(),
             limits,
             body,
+            lines: 0,
             count: 0,
             wanted: Vec::new(),
             derivations: HashSet::new(),
@@ -118,7 +121,12 @@ impl Reading {
     fn add(&mut self, line: Line) -> Result<(), ClientError> {
         let Line { number, row, mut text, .. } = line;
         text.push(b'\n');
-        self.body.write_all(&text).map_err(|error| unkept(&self.from, self.limits, error))?;
+        // Empty lines are sent, too, so that a refusal of the coordinator counts as the reader of the file does.
+        let empty = number.saturating_sub(self.lines + 1);
+        let written = io::copy(&mut io::repeat(b'\n').take(empty), &mut self.body)
+            .and_then(|_| self.body.write_all(&text));
+        written.map_err(|error| unkept(&self.from, self.limits, error))?;
+        self.lines = number;
         self.count += 1;
         if let RowWanted::Derivation(path) = row.wanted {
             if self.derivations.insert(path.clone()) {

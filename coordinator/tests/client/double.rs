@@ -218,7 +218,8 @@ impl Farm {
 
     fn submit_set(&mut self, set: &str, revision: &str, query: &str, body: &[u8]) -> Reply {
         let lines = String::from_utf8(zstd::decode_all(body).unwrap()).unwrap();
-        let rows: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let lines = lines.lines().filter(|line| !line.is_empty());
+        let rows: Vec<Value> = lines.map(|line| serde_json::from_str(line).unwrap()).collect();
         assert!(query.split('&').any(|field| field == format!("rows={}", rows.len())), "{query}");
         let lacks = |row: &&Value| {
             row.get("derivation").is_some_and(|derivation| !self.known.contains(base(derivation)))

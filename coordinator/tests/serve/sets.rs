@@ -61,7 +61,8 @@ impl<'a> Operator<'a> {
 
     fn submit(&self, set: &str, revision: &str, rows: &[Value], more: &[&str]) -> Ran {
         let (file, folder) = (self.folder.path().join("rows"), self.folder.path().to_str().unwrap());
-        let lines: String = rows.iter().map(|row| format!("{row}\n")).collect();
+        // An empty line before each row.
+        let lines: String = rows.iter().map(|row| format!("\n{row}\n")).collect();
         std::fs::write(&file, lines).unwrap();
         let from = file.to_str().unwrap();
         let words = ["set", "submit", set, "--revision", revision, "--from", from, "--store", folder];
@@ -111,7 +112,7 @@ fn the_same_revision_with_other_rows_is_refused_and_the_row_is_named() {
     let operator = Operator::new(&house, &[&a, &b]);
     operator.submit("master", "r1", &[row(&a)], &[]).ended(0);
     let ran = operator.submit("master", "r1", &[row(&a), row(&b)], &[]).ended(4);
-    assert!(ran.stderr.contains("row 2, b,") && ran.stderr.contains("another name"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("row 4, b,") && ran.stderr.contains("another name"), "{}", ran.stderr);
     let list = operator.run(&["set", "list", "--json"]).ended(0).json();
     assert_eq!((&list["revision"], &list["total"]["wanted"]), (&json!("r1"), &json!(1)));
 }

@@ -53,7 +53,7 @@ fn a_derivation_is_wanted_once_by_the_first_row_that_names_it() {
 proptest! {
     #[test]
     fn what_is_kept_is_what_was_read(packages in prop::collection::btree_set("[a-z]{1,5}", 1..40)) {
-        let lines: String = packages.iter().map(|p| line("hello", Some(p)) + "\n").collect();
+        let lines: String = packages.iter().map(|p| "\n".repeat(p.len()) + &line("hello", Some(p)) + "\n").collect();
         let rows = read(&lines).unwrap();
         prop_assert_eq!(rows.count(), packages.len() as u64);
         prop_assert_eq!(String::from_utf8(zstd::decode_all(rows.body()).unwrap()).unwrap(), lines);
