@@ -99,8 +99,8 @@ Write the packages with these names, or all of them, as the rows of a set.
       (('quit . _) "it ended the program; what it had to say is among the notes of the feeding")
       (_ (call-with-output-string (cut print-exception <> #f key args)))))
   ;; Addresses in memory are others the next time; the row should not be.
-  (one-line (regexp-substitute/global #f " [0-9a-f]{8,}>" (or (false-if-exception (text)) (object->string key))
-                                      'pre ">" 'post)))
+  (one-line (regexp-substitute/global #f " [0-9a-f]{7,12}( at |>)" (or (false-if-exception (text)) (object->string key))
+                                      'pre 1 'post)))
 
 ;; What would start a build throws instead.
 (define (without-builds thunk)
@@ -121,8 +121,12 @@ Write the packages with these names, or all of them, as the rows of a set.
   (version missing-version)
   (error missing-error))
 
-(define (name-of package) (one-line ((if (missing? package) missing-name package-name) package)))
-(define (version-of package) (one-line ((if (missing? package) missing-version package-version) package)))
+(define (name-of package)
+  (match (one-line ((if (missing? package) missing-name package-name) package) 250)
+    ("" "(no name)")
+    (name name)))
+(define (version-of package)
+  (one-line ((if (missing? package) missing-version package-version) package) 250))
 
 ;;; Packages.
 
@@ -254,7 +258,7 @@ Write the packages with these names, or all of them, as the rows of a set.
     (_ '())))
 
 ;; The row's own fields, or why there is none.
-(define (evaluated package system target supported?)
+(define* (evaluated package system target supported? #:optional (again? #t))
   (if (missing? package)
       `(("error" . ,(missing-error package)))
       (attempt
@@ -267,10 +271,11 @@ Write the packages with these names, or all of them, as the rows of a set.
                  ,@(seconds package 'max-silent-time "max_silent_time")))
              'unsupported))
        (lambda (key args)
+         (define broken? (breaks-connection? key args))
+         (when broken? (connect!))
          (cond ((and target (cross-compilation-error? args)) 'not-cross)
-               (else
-                (when (breaks-connection? key args) (connect!))
-                `(("error" . ,(described key args)))))))))
+               ((and broken? again?) (evaluated package system target supported? #f))
+               (else `(("error" . ,(described key args)))))))))
 
 ;;; Rows.
 
