@@ -56,6 +56,11 @@ impl Health {
     }
 }
 
+fn health(row: &Row<'_>) -> rusqlite::Result<Health> {
+    let derivation: Option<i64> = row.get(DERIVATION)?;
+    Ok(Health::of(derivation.is_some(), paths::state_if_any(row, STATE)?))
+}
+
 fn diff(sql: &Connection, question: &DiffQuestion) -> Result<SetDiff, Error> {
     let (a, b) = (find(sql, &question.a)?, find(sql, &question.b)?);
     let (in_a, in_b) = if a.set == b.set {
@@ -68,7 +73,7 @@ fn diff(sql: &Connection, question: &DiffQuestion) -> Result<SetDiff, Error> {
     each(sql, &a, |row| {
         if !in_b.has(row)? {
             before.push(side(row)?);
-        } else if Health::of(row.get(DERIVATION)?, paths::state_if_any(row, STATE)?) == Health::Broken {
+        } else if health(row)? == Health::Broken {
             let side = side(row)?;
             changes.push(DifferenceKind::StillBroken, Some(&side), Some(&side))?;
         } else {

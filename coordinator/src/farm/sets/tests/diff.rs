@@ -91,8 +91,11 @@ fn a_package_that_could_not_be_evaluated_is_broken() {
     let good = row("p", ground.stands("good", "succeeded"));
     let bad = Row { derivation: None, ..good.clone() };
     ground.revision("master", "1", std::slice::from_ref(&good));
-    ground.revision("master", "2", &[bad]);
+    ground.revision("master", "2", std::slice::from_ref(&bad));
     ground.revision("master", "3", &[good]);
+    ground.revision("patch", "1", std::slice::from_ref(&bad));
+    ground.revision("patch", "2", &[bad]);
+    assert_eq!(kinds(&ground.diff("patch@1", "patch@2")), [("p", DifferenceKind::StillBroken)]);
     let broken = ground.diff("master@1", "master@2");
     assert_eq!(kinds(&broken), [("p", DifferenceKind::NewlyBroken)]);
     let after = broken.changes[0].after.as_ref().unwrap();
