@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use drover_store::StorePath;
 use drover_wire::set::{Blocker, Blockers, BlockersQuestion, SetRef};
 use rusqlite::{Connection, OptionalExtension};
+use tokio::sync::Mutex;
 
 use super::needs::{Needs, Thing};
 use super::{find, reach};
@@ -14,6 +15,8 @@ use crate::farm::{Farm, paths};
 /// How many are named, unless somebody asks for another number, and how many at most.
 const NAMED: u32 = 100;
 const NAMED_MAX: u32 = 10_000;
+/// One answer is made at a time: each takes some tens of megabytes in a large farm.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 impl Farm {
     /// The failed and missing derivations below a revision, by how many of its rows they hold up.
@@ -21,7 +24,14 @@ impl Farm {
     /// # Errors
     /// When there is no such set or revision.
     pub async fn set_blockers(&self, named: SetRef, question: BlockersQuestion) -> Result<Blockers, Error> {
-        self.database.read(move |sql| blockers(sql, &named, &question)).await
+        let turn = ONE_AT_A_TIME.lock().await;
+        let answer = move |sql: &Connection| {
+            let answer = blockers(sql, &named, &question);
+            // Here and not outside: the work goes on when nobody waits for it any more.
+            drop(turn);
+            answer
+        };
+        self.database.read(answer).await
     }
 }
 

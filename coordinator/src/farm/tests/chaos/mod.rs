@@ -66,6 +66,7 @@ proptest! {
             world.step(step);
             world.check();
         }
+        world.check_blockers();
         world.step(&Step::Reopen);
         world.check();
     }

@@ -205,6 +205,10 @@ impl World {
         self.answered.drain(..old);
     }
 
+    pub(super) fn check_blockers(&self) {
+        super::super::blockers::check(&self.farm(), &self.runtime, "the last step");
+    }
+
     pub(super) fn step(&mut self, step: &Step) {
         match step {
             Step::Derivations { made, alone } => self.derivations(*made, *alone),
