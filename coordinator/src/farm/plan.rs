@@ -11,7 +11,7 @@ use super::error::Error;
 use super::{Tx, depend, now, open_states, paths, sql, wants};
 
 /// Below so many new builds each is asked for what waited for it; above, what waits for anything is asked.
-const FEW: usize = 200;
+const FEW: usize = if cfg!(test) { 2 } else { 200 };
 
 /// The builds that one submission makes and takes up.
 #[derive(Debug, Default)]
@@ -26,6 +26,8 @@ pub(super) struct Plan {
     reopened: Vec<i64>,
     /// Those that need something that failed before.
     doomed: Vec<i64>,
+    /// Builds, new or not, of what was here and is not any more.
+    lost: Vec<i64>,
     /// The targets of builds that run, perhaps with the priority of somebody who does not want them any more.
     running: Vec<i64>,
     /// What was found for each derivation and each target, and the priority that it was needed with.
@@ -74,6 +76,19 @@ impl Plan {
             }
         }
         Ok(first)
+    }
+
+    /// As [`Plan::need`], for something that was here, or seemed to be, and is not any more: others than the one
+    /// that found out wait for it now, too.
+    pub(super) fn need_again(
+        &mut self,
+        tx: &mut Tx<'_>,
+        derivation: i64,
+        priority: i64,
+    ) -> Result<(), Error> {
+        let found = self.need(tx, derivation, priority)?;
+        self.lost.push(found.build());
+        Ok(())
     }
 
     /// What failed before is tried again this once.
@@ -149,10 +164,7 @@ impl Plan {
         if had < priority || stuck {
             // What was canceled below something stuck is built after all.
             let priority = priority.max(had);
-            let mut below = missing_inputs(tx, own)?;
-            let awaited = "SELECT min(o.derivation) FROM awaited a JOIN derivation_outputs o ON o.path = a.path \
-                           WHERE a.build = ?1 GROUP BY a.path";
-            below.extend(paths::numbers(tx, awaited, build)?);
+            let below = missing_below(tx, build, own)?;
             rest.extend(below.into_iter().map(|derivation| Needed { derivation, by: build, priority }));
         }
         Ok(match stuck && !self.retry {
@@ -217,17 +229,12 @@ impl Plan {
     fn above(&self, tx: &Tx<'_>) -> Result<Above, Error> {
         let mut above = Above::default();
         let all_stuck = "SELECT id FROM builds WHERE state = ?1";
+        for build in &self.lost {
+            above.wait_for(tx, *build)?;
+        }
         if self.made.len() <= FEW {
             for build in &self.made {
-                let derivation: i64 = tx
-                    .prepare_cached("SELECT derivation FROM builds WHERE id = ?1")?
-                    .query_row([build], |row| row.get(0))?;
-                for waiting in depend::dependents(tx, *build)? {
-                    if waiting.state == BuildState::DependencyFailed {
-                        above.stuck.push(waiting.build);
-                    }
-                    above.lift(derivation, waiting.priority);
-                }
+                above.wait_for(tx, *build)?;
             }
             return Ok(above);
         }
@@ -235,17 +242,18 @@ impl Plan {
         // edges above so many new builds.
         let mut statement = tx.prepare_cached(all_stuck)?;
         let rows = statement.query_map([BuildState::DependencyFailed.as_str()], |row| row.get(0))?;
-        above.stuck = rows.collect::<rusqlite::Result<_>>()?;
-        for build in above.stuck.clone() {
+        let stuck: Vec<i64> = rows.collect::<rusqlite::Result<_>>()?;
+        for build in &stuck {
             let (derivation, priority): (i64, i64) = tx
                 .prepare_cached("SELECT derivation, priority FROM builds WHERE id = ?1")?
-                .query_row([build], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            for input in missing_inputs(tx, derivation)? {
+                .query_row([*build], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            for input in missing_below(tx, *build, derivation)? {
                 if self.is_made(tx, input)? {
                     above.lift(input, priority);
                 }
             }
         }
+        above.stuck.extend(stuck);
         Ok(above)
     }
 
@@ -265,6 +273,20 @@ struct Above {
 }
 
 impl Above {
+    /// All that waits for this build.
+    fn wait_for(&mut self, tx: &Tx<'_>, build: i64) -> Result<(), Error> {
+        let derivation: i64 = tx
+            .prepare_cached("SELECT derivation FROM builds WHERE id = ?1")?
+            .query_row([build], |row| row.get(0))?;
+        for waiting in depend::dependents(tx, build)? {
+            if waiting.state == BuildState::DependencyFailed {
+                self.stuck.push(waiting.build);
+            }
+            self.lift(derivation, waiting.priority);
+        }
+        Ok(())
+    }
+
     fn lift(&mut self, derivation: i64, priority: i64) {
         let lifted = self.lifted.entry(derivation).or_insert(priority);
         *lifted = priority.max(*lifted);
@@ -299,6 +321,15 @@ pub(super) fn missing_inputs(tx: &Tx<'_>, derivation: i64) -> Result<Vec<i64>, E
     let select = "SELECT min(i.maker) FROM derivation_inputs i JOIN paths p ON p.id = i.output AND p.provided = 0 \
                   WHERE i.derivation = ?1 GROUP BY i.output";
     paths::numbers(tx, select, derivation)
+}
+
+/// One derivation for each thing that an open build waits for: its inputs, and what they refer to.
+fn missing_below(tx: &Tx<'_>, build: i64, derivation: i64) -> Result<Vec<i64>, Error> {
+    let mut below = missing_inputs(tx, derivation)?;
+    let awaited = "SELECT min(o.derivation) FROM awaited a JOIN derivation_outputs o ON o.path = a.path \
+                   WHERE a.build = ?1 GROUP BY a.path";
+    below.extend(paths::numbers(tx, awaited, build)?);
+    Ok(below)
 }
 
 fn make(tx: &mut Tx<'_>, derivation: i64, priority: i64, missing_inputs: usize) -> Result<i64, Error> {

@@ -300,7 +300,7 @@ impl Try {
             if !tx.prepare_cached(direct)?.exists([derivation, path])? {
                 self.await_path(tx, path)?;
             }
-            plan.need(tx, maker, priority)?;
+            plan.need_again(tx, maker, priority)?;
         }
         plan.settle(tx)?;
         requeue::back(tx, self.build)

@@ -5,7 +5,7 @@ use std::io::{BufReader, Read};
 use std::sync::Arc;
 
 use drover_wire::rows::{Digest, Line, Reader, RowsError};
-use drover_wire::set::{RevisionName, RowWanted, SetName, SetRef, SetSubmission, SetSubmitted};
+use drover_wire::set::{ROWS_LIMIT, RevisionName, RowWanted, SetName, SetRef, SetSubmission, SetSubmitted};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::rows::{Spool, Spooled};
@@ -76,6 +76,12 @@ impl Farm {
     }
 
     fn receive(&self, coming: Coming, rows: impl Read) -> Result<Received, Error> {
+        if coming.terms.rows > ROWS_LIMIT {
+            return Err(Error::BadRequest(format!(
+                "{} rows were announced, and a revision has at most {ROWS_LIMIT}; submit them as several sets",
+                coming.terms.rows
+            )));
+        }
         let (basis, mut before) = self.database.read_blocking(|sql| {
             let basis = basis(sql, &coming)?;
             let before = basis.as_ref().map(|basis| digests(sql, basis.set)).transpose()?;
@@ -122,10 +128,26 @@ impl Farm {
         let gone: Vec<Digest> =
             before.into_iter().filter(|(_, seen)| !seen).map(|(digest, _)| digest).collect();
         if again && !gone.is_empty() {
-            return Err(conflict(format!("{} of them did not come", gone.len())));
+            let package = self.database.read_blocking(|sql| first_package(sql, &coming, &gone))?;
+            return Err(conflict(format!("{} of them did not come, {package} among them", gone.len())));
         }
         Ok(Received { coming, basis, rows: count, not_evaluated, new: new.close()?, gone })
     }
+}
+
+/// The first package by name of rows of the current revision.
+fn first_package(sql: &Connection, coming: &Coming, rows: &[Digest]) -> Result<String, Error> {
+    let mut select = sql.prepare_cached(
+        "SELECT r.package FROM sets s JOIN set_rows r ON r.in_set = s.id AND r.last = ?2 \
+         WHERE s.name = ?1 AND r.digest = ?3",
+    )?;
+    let mut first = None;
+    for digest in rows {
+        let package: Option<String> =
+            select.query_row((coming.set.as_str(), CURRENT, digest), |row| row.get(0)).optional()?;
+        first = [first, package].into_iter().flatten().min();
+    }
+    Ok(first.unwrap_or_default())
 }
 
 fn bad_row(error: RowsError) -> Error {

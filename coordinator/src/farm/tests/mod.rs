@@ -6,6 +6,7 @@ mod chaos;
 mod graph;
 mod invariants;
 mod regressions;
+mod revisions;
 mod wishes;
 
 use std::collections::HashMap;

@@ -105,3 +105,31 @@ fn an_input_that_nothing_makes_is_a_failed_setup_and_not_an_endless_wait() {
     }
     panic!("the build was not given up after three setups that failed");
 }
+
+#[test]
+fn what_lost_an_input_lifts_the_build_of_it_that_was_there_already() {
+    let mut world = World::new();
+    for source in 0..2 {
+        world.take(&Step::Source(source));
+    }
+    // A server has `c`; a client asks for it all the same, but not as urgently as another asks for `d`, which needs it.
+    world.take(&Step::Elsewhere(3));
+    for (node, priority) in [(3, 0), (7, 1), (4, 5)] {
+        world.take(&Step::Submit { node, priority });
+    }
+    world.take(&Step::Give { agent: 0, accepting: 2 });
+    let lease = world.held.iter().position(|held| held.node == 7).unwrap();
+    // The agent that is to build `g` finds that the server does not have `c` any more.
+    world.take(&Step::End { lease, how: How::Missing(3) });
+}
+
+#[test]
+fn a_build_that_runs_for_nobody_has_the_priority_of_the_next_who_wants_it() {
+    let mut world = World::new();
+    world.take(&Step::Set { set: 0, nodes: 1, priority: 2, keep: None });
+    world.take(&Step::Give { agent: 0, accepting: 1 });
+    world.write(|tx| Ok(tx.execute("UPDATE builds SET state = 'running'", []).map(drop)?));
+    world.take(&Step::Drop(0));
+    world.take(&Step::Submit { node: 0, priority: -1 });
+    world.take(&Step::End { lease: 0, how: How::HandedBack });
+}
