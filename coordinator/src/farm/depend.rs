@@ -48,25 +48,26 @@ pub(super) fn provide(tx: &mut Tx<'_>, path: i64, provided: Provided) -> Result<
     }
 }
 
+/// The open builds that have a path as an input. Like all that asks for what is above something, it must begin there:
+/// there may be a hundred thousand open builds.
+const NEEDING: &str = concat!(
+    "SELECT DISTINCT b.id FROM derivation_inputs i JOIN builds b ON b.derivation = i.derivation AND b.state IN ",
+    open_states!(),
+    " WHERE i.output = ?1"
+);
+
 fn came(tx: &mut Tx<'_>, path: i64) -> Result<(), Error> {
-    const DEPENDENTS: &str = concat!(
-        "SELECT id FROM builds WHERE state IN ",
-        open_states!(),
-        " AND derivation IN (SELECT derivation FROM derivation_inputs WHERE output = ?1)"
-    );
-    let mut builds = paths::numbers(tx, DEPENDENTS, path)?;
+    let mut builds = paths::numbers(tx, NEEDING, path)?;
     builds.extend(paths::numbers(tx, "DELETE FROM awaited WHERE path = ?1 RETURNING build", path)?);
     one_less(tx, &builds)
 }
 
 fn went(tx: &mut Tx<'_>, path: i64) -> Result<(), Error> {
-    const WAIT: &str = concat!(
-        "UPDATE builds SET missing = missing + 1, \
-         state = CASE state WHEN 'ready' THEN 'waiting' ELSE state END WHERE state IN ",
-        open_states!(),
-        " AND derivation IN (SELECT derivation FROM derivation_inputs WHERE output = ?1)"
-    );
-    tx.prepare_cached(WAIT)?.execute([path])?;
+    let wait = "UPDATE builds SET missing = missing + 1, \
+                state = CASE state WHEN 'ready' THEN 'waiting' ELSE state END WHERE id = ?1";
+    for build in paths::numbers(tx, NEEDING, path)? {
+        tx.prepare_cached(wait)?.execute([build])?;
+    }
     Ok(())
 }
 
@@ -128,27 +129,6 @@ fn lacking(tx: &Tx<'_>, update: &str, of: i64) -> Result<Vec<i64>, Error> {
     Ok(whole)
 }
 
-/// Builds in these states that wait for an output of the build with that number, which nobody has.
-const WAITING_FOR: &str = concat!(
-    "SELECT DISTINCT d.id FROM builds b \
-     JOIN derivation_outputs o ON o.derivation = b.derivation \
-     JOIN paths p ON p.id = o.path AND p.provided = 0 \
-     JOIN derivation_inputs i ON i.output = o.path \
-     JOIN builds d ON d.derivation = i.derivation AND d.state IN ",
-    open_states!(),
-    " WHERE b.id = ?1 AND d.state = ?2 \
-     UNION SELECT d.id FROM builds b \
-     JOIN derivation_outputs o ON o.derivation = b.derivation \
-     JOIN awaited a ON a.path = o.path JOIN builds d ON d.id = a.build \
-     WHERE b.id = ?1 AND d.state = ?2"
-);
-
-fn waiting_for(tx: &Tx<'_>, build: i64, state: BuildState) -> Result<Vec<i64>, Error> {
-    let mut statement = tx.prepare_cached(WAITING_FOR)?;
-    let rows = statement.query_map((build, state.as_str()), |row| row.get(0))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
-}
-
 /// An open build that waits for another one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Dependent {
@@ -157,25 +137,34 @@ pub(super) struct Dependent {
     pub(super) priority: i64,
 }
 
+/// The open builds that wait for an output of a build, which nobody has.
+const DEPENDENTS: &str = concat!(
+    "SELECT d.id, d.state, d.priority FROM builds b \
+     JOIN derivation_outputs o ON o.derivation = b.derivation \
+     JOIN paths p ON p.id = o.path AND p.provided = 0 \
+     JOIN derivation_inputs i ON i.output = o.path \
+     JOIN builds d ON d.derivation = i.derivation AND d.state IN ",
+    open_states!(),
+    " WHERE b.id = ?1 \
+     UNION SELECT d.id, d.state, d.priority FROM builds b \
+     JOIN derivation_outputs o ON o.derivation = b.derivation \
+     JOIN awaited a ON a.path = o.path JOIN builds d ON d.id = a.build WHERE b.id = ?1"
+);
+
 /// The open builds that wait for an output of this one, which nobody has.
 pub(super) fn dependents(tx: &Tx<'_>, build: i64) -> Result<Vec<Dependent>, Error> {
-    const ALL: &str = concat!(
-        "SELECT d.id, d.state, d.priority FROM builds b \
-         JOIN derivation_outputs o ON o.derivation = b.derivation \
-         JOIN paths p ON p.id = o.path AND p.provided = 0 \
-         JOIN derivation_inputs i ON i.output = o.path \
-         JOIN builds d ON d.derivation = i.derivation AND d.state IN ",
-        open_states!(),
-        " WHERE b.id = ?1 \
-         UNION SELECT d.id, d.state, d.priority FROM builds b \
-         JOIN derivation_outputs o ON o.derivation = b.derivation \
-         JOIN awaited a ON a.path = o.path JOIN builds d ON d.id = a.build WHERE b.id = ?1"
-    );
-    let mut statement = tx.prepare_cached(ALL)?;
+    let mut statement = tx.prepare_cached(DEPENDENTS)?;
     let rows = statement.query_map([build], |row| {
         Ok(Dependent { build: row.get(0)?, state: paths::state(row, 1)?, priority: row.get(2)? })
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Those of them in this state. It is not asked for in the question itself: SQLite would then begin with all builds in
+/// that state.
+fn waiting_for(tx: &Tx<'_>, build: i64, state: BuildState) -> Result<Vec<i64>, Error> {
+    let dependents = dependents(tx, build)?;
+    Ok(dependents.iter().filter(|above| above.state == state).map(|above| above.build).collect())
 }
 
 /// A build ended without its outputs: whatever waits for them fails with it, to the top.
@@ -298,4 +287,28 @@ pub(super) fn end(tx: &mut Tx<'_>, build: i64, end: &End<'_>) -> Result<(), Erro
         wants::gone_below(tx, build)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Farm;
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn what_is_above_something_is_found_without_a_look_at_all_builds() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { state: folder.path().to_owned(), disk_reserve_mib: 0, ..Config::default() };
+        let farm = Farm::open(config).unwrap();
+        for question in [NEEDING, DEPENDENTS, MAKERS, HOPELESS] {
+            let plan = farm.database.read_blocking::<_, Error>(|sql| {
+                let mut plan = sql.prepare(&format!("EXPLAIN QUERY PLAN {question}"))?;
+                let steps = plan.query_map([1], |row| row.get::<_, String>(3))?;
+                Ok(steps.collect::<rusqlite::Result<Vec<_>>>()?)
+            });
+            let plan = plan.unwrap();
+            let is_long = |step: &&String| step.starts_with("SCAN") || step.contains("builds_by_state");
+            assert_eq!(plan.iter().find(is_long), None, "{question}: {plan:?}");
+        }
+    }
 }
