@@ -189,7 +189,7 @@ fn connect(path: &Path, writes: bool) -> Result<Connection, rusqlite::Error> {
     if writes {
         connection.pragma_update(None, "journal_mode", "wal")?;
         connection.pragma_update(None, "synchronous", "full")?;
-        connection.pragma_update(None, "wal_autocheckpoint", 4_000)?;
+        connection.pragma_update(None, "wal_autocheckpoint", writer::CHECKPOINT)?;
         connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
     }
     Ok(connection)

@@ -13,6 +13,10 @@ use super::Error;
 
 /// Jobs that wait before senders have to.
 const QUEUE: usize = 1024;
+/// Pages in the log beyond which a commit brings them to their places: of 16 MB, and of 64 MB while large jobs write,
+/// since they come back to many of the same pages.
+pub(super) const CHECKPOINT: u32 = 4_000;
+const LARGE_CHECKPOINT: u32 = 16_000;
 /// Jobs that share a commit at most, and how long they may take together.
 const BATCH: usize = 256;
 const BATCH_TIME: Duration = Duration::from_millis(50);
@@ -222,6 +226,10 @@ fn alone<C>(connection: &Connection, job: Job<C>, committed: &mut impl FnMut(Vec
     let mut tx = Tx { connection, changes: Vec::new() };
     let result = catch_unwind(AssertUnwindSafe(|| job(&mut tx)));
     let lost = connection.is_autocommit();
+    let checkpoint = |pages: u32| connection.pragma_update(None, "wal_autocheckpoint", pages);
+    if let Err(error) = checkpoint(LARGE_CHECKPOINT) {
+        tracing::warn!(%error, "the database's log cannot be let grow");
+    }
     match result {
         Ok((true, reply)) => {
             let outcome = if lost { Err(Error::Full) } else { Ok(()) };
@@ -232,6 +240,9 @@ fn alone<C>(connection: &Connection, job: Job<C>, committed: &mut impl FnMut(Vec
             reply(if lost { Err(Error::Full) } else { Ok(()) });
         }
         Err(_) => undo(connection),
+    }
+    if let Err(error) = checkpoint(CHECKPOINT) {
+        tracing::warn!(%error, "the database's log cannot be kept small");
     }
 }
 

@@ -24,8 +24,8 @@ use crate::database;
 
 /// Entries that are written in one transaction, for which everybody else waits, and the bytes that they may take in
 /// memory meanwhile.
-const BATCH: usize = 4000;
-const BATCH_WEIGHT: usize = 24 << 20;
+const BATCH: usize = 8000;
+const BATCH_WEIGHT: usize = 32 << 20;
 /// How many hashes of derivations are remembered: about 200 bytes for each.
 const MEMORY: usize = 200_000;
 /// Heads of entries are a few bytes each.
