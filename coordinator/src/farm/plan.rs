@@ -91,11 +91,9 @@ impl Plan {
         Ok(())
     }
 
-    /// What failed before is tried again this once.
-    pub(super) fn try_again(&mut self, derivation: i64, target: i64) {
+    /// What failed before is tried again this once: to be said before anything is needed, for others may need it, too.
+    pub(super) fn try_again(&mut self, target: i64) {
         self.again.insert(target);
-        self.targets.remove(&target);
-        self.derivations.remove(&derivation);
     }
 
     /// What there is for the derivation; what has to be looked at for it goes to `rest`.
@@ -143,9 +141,13 @@ impl Plan {
                 return Ok(failed);
             }
             // Rows may want it whose last build was canceled.
-            let priority = wants::row_wish(tx, target)?.map_or(priority, |wish| wish.max(priority));
+            let wish = wants::row_wish(tx, target)?;
+            let priority = wish.map_or(priority, |wish| wish.max(priority));
             let below = missing_inputs(tx, derivation)?;
             let build = make(tx, derivation, priority, below.len())?;
+            if wish.is_some() {
+                wants::allow_as_rows(tx, build)?;
+            }
             self.made.insert(build);
             rest.extend(below.into_iter().map(|derivation| Needed { derivation, by: build, priority }));
             return Ok(Found::Build(build));

@@ -147,6 +147,15 @@ pub(super) fn row_wish(tx: &Tx<'_>, target: i64) -> Result<Option<i64>, Error> {
     Ok(tx.prepare_cached(select)?.query_row([target], |row| row.get(0))?)
 }
 
+/// Gives a new build as much time as the rows that want it do, whoever it is made for now.
+pub(super) fn allow_as_rows(tx: &Tx<'_>, build: i64) -> Result<(), Error> {
+    let update = "UPDATE builds SET (timeout, max_silent_time) = \
+                  (SELECT max(r.timeout), max(r.max_silent_time) FROM set_rows r \
+                   WHERE r.target = builds.target AND r.wanting = 1 AND r.target IS NOT NULL) WHERE id = ?1";
+    tx.prepare_cached(update)?.execute([build])?;
+    Ok(())
+}
+
 fn derivation_of(tx: &Tx<'_>, build: i64) -> Result<i64, Error> {
     let select = "SELECT derivation FROM builds WHERE id = ?1";
     Ok(tx.prepare_cached(select)?.query_row([build], |row| row.get(0))?)

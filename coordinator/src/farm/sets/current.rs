@@ -210,14 +210,16 @@ struct Planned {
 
 fn plan_all(tx: &mut Tx<'_>, all: &[New]) -> Result<Planned, Error> {
     let mut plan = Plan::default();
+    for new in all {
+        if more_time(tx, new)? {
+            plan.try_again(new.target);
+        }
+    }
     let mut own = HashSet::new();
     for new in all {
         let build = if plan::held(tx, new.derivation)? {
             plan.take_succeeded(tx, new.derivation, new.priority)?
         } else {
-            if more_time(tx, new)? {
-                plan.try_again(new.derivation, new.target);
-            }
             plan.need(tx, new.derivation, new.priority)?.build()
         };
         // One that has ended stays as it is.

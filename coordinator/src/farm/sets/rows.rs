@@ -9,20 +9,34 @@ use crate::farm::error::Error;
 
 /// Rows travel compressed and wait compressed: quick, and about a tenth of their size.
 const LEVEL: i32 = 1;
+/// The most bytes of all of them together, as lines. A million rows of a real Guix have half of it.
+const LIMIT: u64 = 512 << 20;
 
 /// Rows that wait for their place, compressed.
 pub(super) struct Spool {
     to: zstd::Encoder<'static, Vec<u8>>,
     count: u64,
+    /// How many bytes may still come.
+    room: u64,
 }
 
 impl Spool {
     pub(super) fn new() -> Result<Self, Error> {
         let to = zstd::Encoder::new(Vec::new(), LEVEL).map_err(failed)?;
-        Ok(Self { to, count: 0 })
+        Ok(Self { to, count: 0, room: LIMIT })
     }
 
+    /// # Errors
+    /// When all of them together are too large.
     pub(super) fn push(&mut self, number: u64, line: &[u8]) -> Result<(), Error> {
+        let room = self.room.checked_sub(line.len() as u64);
+        self.room = room.ok_or_else(|| Error::BadRow {
+            row: number,
+            reason: format!(
+                "with it the new rows have more than {LIMIT} bytes; shorten their tags and errors, or submit them as \
+                 several sets"
+            ),
+        })?;
         self.count += 1;
         self.to.write_all(&number.to_le_bytes()).map_err(failed)?;
         self.to.write_all(&(line.len() as u64).to_le_bytes()).map_err(failed)?;
@@ -78,4 +92,18 @@ impl Spooled {
 
 fn failed(error: io::Error) -> Error {
     Error::io("keep the rows of a revision in memory", error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_rows_than_fit_into_memory_are_refused_by_the_first_that_does_not() {
+        let mut spool = Spool { room: 10, ..Spool::new().unwrap() };
+        spool.push(1, b"0123456789").unwrap();
+        let error = spool.push(7, b"0").unwrap_err().to_string();
+        assert!(error.contains("row 7") && error.contains("several sets"), "{error}");
+        assert_eq!(spool.close().unwrap().count(), 1);
+    }
 }

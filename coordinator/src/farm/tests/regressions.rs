@@ -133,3 +133,29 @@ fn a_build_that_runs_for_nobody_has_the_priority_of_the_next_who_wants_it() {
     world.take(&Step::Submit { node: 0, priority: -1 });
     world.take(&Step::End { lease: 0, how: How::HandedBack });
 }
+
+#[test]
+fn what_is_tried_again_has_the_time_that_a_row_gives_it() {
+    let mut world = World::new();
+    world.take(&Step::Source(0));
+    let mut long = row(&world.nodes[0].path, 0);
+    (long.timeout, long.max_silent_time) = (Some(216_000), Some(72_000));
+    let coming = Coming {
+        set: SETS[0].parse().unwrap(),
+        revision: "1".parse().unwrap(),
+        terms: SetSubmission { rows: 1, keep: None },
+    };
+    let rows = std::io::Cursor::new(lines(&[long]));
+    world.runtime.block_on(world.farm().submit_set(coming, rows)).unwrap();
+    world.give(0, 1);
+    world.end(0, &How::Failed);
+    // As `drover build` asks for it, without a word about time.
+    world.submit(0, 0);
+    let times = world.farm().database.read_blocking::<_, Error>(|sql| {
+        let select = "SELECT timeout, max_silent_time FROM builds ORDER BY id";
+        let mut select = sql.prepare(select)?;
+        let times = select.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?;
+        Ok(times.collect::<rusqlite::Result<Vec<_>>>()?)
+    });
+    assert_eq!(times.unwrap(), [(216_000, 72_000); 2]);
+}
