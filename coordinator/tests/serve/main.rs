@@ -14,5 +14,6 @@ mod lives;
 mod logs;
 mod nars;
 mod restarts;
+mod revisions;
 mod sets;
 mod uploads;

@@ -5,6 +5,8 @@ mod blockers;
 mod chaos;
 mod graph;
 mod invariants;
+mod known;
+mod migration;
 mod regressions;
 mod revisions;
 mod wishes;
