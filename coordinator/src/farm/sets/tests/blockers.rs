@@ -152,3 +152,54 @@ fn what_a_substitute_server_has_is_no_blocker_of_others() {
     told.sort();
     assert_eq!(told, right);
 }
+
+#[test]
+fn of_two_outputs_the_one_that_is_not_there_holds_up_what_takes_it() {
+    let ground = Ground::new();
+    let library = ground.derivation("library", &[]);
+    let takes_out = ground.derivation("takes-out", &[library]);
+    ground.write(move |tx| {
+        let lib = paths::number(tx, &path("library-lib")).unwrap();
+        tx.execute("INSERT INTO derivation_outputs VALUES (?1, 'lib', ?2)", [library, lib]).unwrap();
+        let provide =
+            "UPDATE paths SET provided = 2 WHERE id = (SELECT target FROM derivations WHERE id = ?1)";
+        tx.execute(provide, [library]).unwrap();
+    });
+    let takes_both = ground.derivation("takes-both", &[library]);
+    ground.build(library, "failed");
+    ground.build(takes_out, "waiting");
+    ground.build(takes_both, "dependency-failed");
+    ground.revision("master", "1", &[row("out", takes_out), row("both", takes_both)]);
+    let answer = ground.blockers("master", None);
+    assert_eq!(told(&answer), [named("library.drv", Some(BuildState::Failed), 1)]);
+}
+
+#[test]
+fn what_inputs_refer_to_holds_up_the_build_that_waits_for_it() {
+    let ground = Ground::new();
+    let (far, top) = (ground.derivation("far", &[]), ground.derivation("top", &[]));
+    ground.build(far, "failed");
+    let build = ground.build(top, "dependency-failed");
+    ground.write(move |tx| {
+        let await_ = "INSERT INTO awaited SELECT target, ?2 FROM derivations WHERE id = ?1";
+        tx.execute(await_, [far, build]).unwrap();
+    });
+    ground.revision("master", "1", &[row("top", top)]);
+    let answer = ground.blockers("master", None);
+    assert_eq!(told(&answer), [named("far.drv", Some(BuildState::Failed), 1)]);
+}
+
+#[test]
+fn a_build_that_goes_on_by_another_way_is_no_blocker() {
+    let ground = Ground::new();
+    let library = ground.derivation("library", &[]);
+    let twin = ground.write(|tx| derivation(tx, "twin", "library", &[]));
+    let [above, beside] = ["above", "beside"].map(|name| ground.derivation(name, &[library]));
+    ground.build(library, "failed");
+    for (derivation, state) in [(twin, "running"), (above, "waiting"), (beside, "ready")] {
+        ground.build(derivation, state);
+    }
+    ground.revision("master", "1", &[row("library", library), row("above", above), row("beside", beside)]);
+    let answer = ground.blockers("master", None);
+    assert_eq!((told(&answer), answer.count, answer.rows), (vec![], 0, 0));
+}
