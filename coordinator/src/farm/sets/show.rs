@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use drover_wire::set::{RevisionSummary, SetDetails, SetPart, SetRef, SetSummary, Tally};
-use rusqlite::{Connection, Row};
+use drover_wire::BuildState;
+use drover_wire::set::{Estimate, RevisionSummary, SetDetails, SetPart, SetRef, SetSummary, Tally};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::pace::Pace;
 use super::{Revision, find, revision_name, set_name};
 use crate::farm::error::Error;
-use crate::farm::{Farm, now, paths, sql, unsql};
+use crate::farm::{Farm, now, sql, unsql};
 
 /// The most revisions that are named.
 const REVISIONS: i64 = 100;
@@ -59,11 +60,11 @@ fn details(sql: &Connection, named: &SetRef) -> Result<SetDetails, Error> {
     let total = total(&all);
     let mut parts = Vec::new();
     for (system, targets) in all {
-        for (target, Part { tally, pace }) in targets {
+        for (target, mut part) in targets {
             // Nothing is promised for what was superseded.
-            let estimate = if revision.current { pace.estimate(tally.waiting + tally.running) } else { None };
+            let estimate = if revision.current { part.estimate(sql)? } else { None };
             let target = if target.is_empty() { None } else { Some(target) };
-            parts.push(SetPart { system: system.clone(), target, tally, estimate });
+            parts.push(SetPart { system: system.clone(), target, tally: part.tally, estimate });
         }
     }
     // They go on beside each other, so the last one counts; if one cannot be said, nothing is said of all.
@@ -103,7 +104,30 @@ fn revisions(sql: &Connection, set: i64) -> Result<Vec<RevisionSummary>, Error> 
 #[derive(Debug, Default)]
 struct Part {
     tally: Tally,
-    pace: Pace,
+    /// The builds that have ended.
+    ended: Vec<i64>,
+}
+
+impl Part {
+    /// When the rest will have ended, if that can be said.
+    fn estimate(&mut self, sql_: &Connection) -> Result<Option<Estimate>, Error> {
+        let remaining = self.tally.waiting + self.tally.running;
+        if remaining == 0 {
+            return Ok(None);
+        }
+        // An end counts if an agent came to it: what was here when it was asked for says nothing about the farm.
+        let select =
+            "SELECT ended_at FROM builds WHERE id = ?1 AND agent IS NOT NULL AND ended_at IS NOT NULL";
+        let mut statement = sql_.prepare_cached(select)?;
+        let (now, mut pace) = (sql(now()), Pace::default());
+        self.ended.sort_unstable();
+        for build in &self.ended {
+            if let Some(ended_at) = statement.query_row([build], |row| row.get::<_, i64>(0)).optional()? {
+                pace.ended(unsql(now.saturating_sub(ended_at)));
+            }
+        }
+        Ok(pace.estimate(remaining))
+    }
 }
 
 /// By system and cross target; for none that is empty, which no target's name is.
@@ -118,31 +142,38 @@ fn total(parts: &Parts) -> Tally {
 }
 
 /// Counts the rows of a revision, in one pass over them.
-fn parts(sql_: &Connection, revision: &Revision) -> Result<Parts, Error> {
-    // Those of the current revision, too, are all that have their last one here or later, and lie together. An end
-    // counts if an agent came to it: what was here when it was asked for says nothing about the farm's pace.
-    const ROWS: &str = "SELECT r.system, coalesce(r.cross, ''), r.derivation IS NOT NULL, b.state, \
-             CASE WHEN b.agent IS NOT NULL AND b.state IN ('succeeded', 'failed', 'timed-out') THEN b.ended_at END \
-         FROM set_rows r LEFT JOIN builds b \
-             ON b.id = (SELECT n.id FROM builds n WHERE n.target = r.target ORDER BY n.id DESC LIMIT 1) \
-         WHERE r.in_set = ?1 AND r.last >= ?2 AND r.first <= ?2";
-    let now = sql(now());
+fn parts(sql: &Connection, revision: &Revision) -> Result<Parts, Error> {
+    // Those of the current revision, too, are all that have their last one here or later, and lie together. The
+    // newest build's number and state are in one text because they come from one look into an index.
+    const ROWS: &str = "SELECT r.system, coalesce(r.cross, ''), r.derivation IS NOT NULL, \
+             coalesce((SELECT n.id || ' ' || n.state FROM builds n WHERE n.target = r.target \
+                 ORDER BY n.id DESC LIMIT 1), '') \
+         FROM set_rows r WHERE r.in_set = ?1 AND r.last >= ?2 AND r.first <= ?2";
     let mut parts = Parts::new();
-    let mut statement = sql_.prepare_cached(ROWS)?;
+    let mut statement = sql.prepare_cached(ROWS)?;
     let mut rows = statement.query([revision.set, revision.id])?;
     while let Some(row) = rows.next()? {
-        let Part { tally, pace } = part(&mut parts, row)?;
+        let Part { tally, ended } = part(&mut parts, row)?;
         if !row.get::<_, bool>(2)? {
             tally.wanted += 1;
             tally.not_evaluated += 1;
             continue;
         }
-        tally.count(paths::state_if_any(row, 3)?, 1);
-        if let Some(ended_at) = row.get::<_, Option<i64>>(4)? {
-            pace.ended(unsql(now.saturating_sub(ended_at)));
+        let newest = newest(row.get_ref(3)?.as_str().map_err(rusqlite::Error::from)?)?;
+        tally.count(newest.map(|(_, state)| state), 1);
+        if let Some((build, BuildState::Succeeded | BuildState::Failed | BuildState::TimedOut)) = newest {
+            ended.push(build);
         }
     }
     Ok(parts)
+}
+
+fn newest(text: &str) -> Result<Option<(i64, BuildState)>, Error> {
+    let Some((build, state)) = text.split_once(' ') else { return Ok(None) };
+    match (build.parse(), state.parse()) {
+        (Ok(build), Ok(state)) => Ok(Some((build, state))),
+        _ => Err(Error::Damaged(format!("the state of a build is “{text}”"))),
+    }
 }
 
 /// The part that a row is counted in.
