@@ -329,7 +329,8 @@ pub struct SetSubmitted {
     pub revision: RevisionName,
     /// The revision that it took the place of.
     pub superseded: Option<RevisionName>,
-    /// Whether the revision is new; else it was here already, with the same rows, and nothing was changed.
+    /// Whether the revision is new; else it was here already, with the same rows, and nothing was changed but whether
+    /// the set keeps, if that was said.
     pub new: bool,
     /// Its rows; a row that came twice counts once.
     pub rows: u64,

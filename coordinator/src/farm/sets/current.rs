@@ -148,6 +148,13 @@ fn stop_keeping(tx: &Tx<'_>, set: i64) -> Result<Vec<i64>, Error> {
     Ok(rows.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
+/// Whether a set keeps is said again, with a revision that is here already. Gives how many builds were canceled.
+pub(super) fn keep(tx: &mut Tx<'_>, set: i64, keep: bool) -> Result<u64, Error> {
+    tx.prepare_cached("UPDATE sets SET keep = ?2 WHERE id = ?1")?.execute((set, keep))?;
+    let lost = if keep { Vec::new() } else { stop_keeping(tx, set)? };
+    wants::gone(tx, lost)
+}
+
 /// The numbers of a row's derivation and of its target; none if it could not be evaluated.
 fn place(tx: &Tx<'_>, number: u64, row: &Row) -> Result<Option<(i64, i64)>, Error> {
     let RowWanted::Derivation(path) = &row.wanted else { return Ok(None) };

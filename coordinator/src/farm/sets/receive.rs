@@ -58,7 +58,14 @@ impl Farm {
             Err(_) => return Err(database::Error::Panicked.into()),
         };
         if let Some(basis) = received.basis.as_ref().filter(|basis| basis.name == received.coming.revision) {
-            return Ok(unchanged(&received, basis));
+            let canceled = match received.coming.terms.keep.filter(|keep| *keep != basis.keep) {
+                Some(keep) => {
+                    let set = basis.set;
+                    self.database.write_alone(move |tx| current::keep(tx, set, keep)).await?
+                }
+                None => 0,
+            };
+            return Ok(SetSubmitted { canceled, ..unchanged(&received, basis) });
         }
         if !self.substitutes.servers().is_empty() {
             let derivations = received.new.derivations()?;

@@ -159,3 +159,24 @@ fn what_is_tried_again_has_the_time_that_a_row_gives_it() {
     });
     assert_eq!(times.unwrap(), [(216_000, 72_000); 2]);
 }
+
+#[test]
+fn whether_a_set_keeps_can_be_said_with_the_revision_that_is_there() {
+    let world = World::new();
+    let submit = |revision: &str, node: usize, keep: Option<bool>| {
+        let coming = Coming {
+            set: SETS[0].parse().unwrap(),
+            revision: revision.parse().unwrap(),
+            terms: SetSubmission { rows: 1, keep },
+        };
+        let rows = std::io::Cursor::new(lines(&[row(&world.nodes[node].path, 0)]));
+        let submitted = world.runtime.block_on(world.farm().submit_set(coming, rows)).unwrap();
+        invariants::check(world.farm(), revision);
+        (submitted.new, submitted.canceled > 0)
+    };
+    submit("1", 9, None);
+    assert_eq!(submit("1", 9, Some(true)), (false, false));
+    assert_eq!(submit("2", 0, None), (true, false));
+    assert_eq!(submit("2", 0, None), (false, false));
+    assert_eq!(submit("2", 0, Some(false)), (false, true));
+}

@@ -35,7 +35,7 @@ pub(super) fn run(
     watch.end();
     warn_of_sources(&outcome.sent.nowhere, watch);
     let summary = Summary { submitted: &outcome.submitted, uploaded: outcome.sent.uploaded };
-    out.value(&summary, |out| words(&outcome).iter().try_for_each(|line| out.line(line)))?;
+    out.value(&summary, |out| words(&outcome, args.keeps()).iter().try_for_each(|line| out.line(line)))?;
     Ok(Exit::Success)
 }
 
@@ -49,7 +49,7 @@ fn read(args: &SubmitArgs, watch: &Progress) -> Result<Rows, ClientError> {
     Rows::read(file, &args.from.display().to_string(), watch)
 }
 
-fn words(outcome: &Outcome) -> Vec<String> {
+fn words(outcome: &Outcome, keeps: Option<bool>) -> Vec<String> {
     let Outcome { sent, submitted, resent } = outcome;
     let name = format!("{}@{}", submitted.set, submitted.revision);
     let mut words = vec![count(submitted.rows, "row", "rows")];
@@ -57,7 +57,15 @@ fn words(outcome: &Outcome) -> Vec<String> {
         let what = if *resent {
             "submitted; the first answer was lost, so what it changed is not known: drover set show has how it stands"
         } else {
-            "submitted before with the same rows; nothing has changed"
+            match keeps {
+                None => "submitted before with the same rows; nothing has changed",
+                Some(true) => {
+                    "submitted before with the same rows; builds that only superseded revisions want go on from now on"
+                }
+                Some(false) => {
+                    "submitted before with the same rows; builds that only superseded revisions want are canceled"
+                }
+            }
         };
         return vec![format!("{name}: {}, {what}", words[0])];
     }
