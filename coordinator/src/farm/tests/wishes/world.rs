@@ -205,6 +205,10 @@ impl World {
         let Some(known) = self.farm.live.leases().into_iter().find(|known| known.id == *lease) else {
             return;
         };
+        // A start that changes nothing but the try is noted in the background, and nobody can wait for that.
+        if self.state(known.build) != BuildState::Allocated {
+            return;
+        }
         let progress = Progress { lease: *lease, phase: Phase::Building };
         let heartbeat = Heartbeat { accepting: 1, machine: Machine::default(), leases: vec![progress] };
         self.runtime.block_on(self.farm.heartbeat(&self.agent, heartbeat)).unwrap();
