@@ -62,7 +62,7 @@ impl Lacks {
             let below = lacks.below(graph, &derivations, if most { usize::MAX } else { depth }, watch)?;
             sources = lacks.unasked_sources(graph, derivations.iter().chain(&below));
             derivations = below;
-            depth *= 2;
+            depth = depth.saturating_mul(2);
             first = false;
         }
     }

@@ -6,7 +6,7 @@ use drover_store::StorePath;
 use drover_wire::agent::{BUNDLE_PATHS_LIMIT, BundleRequest};
 use drover_wire::bundle::{Kind, Writer};
 use drover_wire::client::{MissingAnswer, MissingQuestion};
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::error::Error;
 use super::{Farm, intake, paths, sources, unsql};
@@ -126,12 +126,13 @@ impl Place {
 
 /// A derivation or source, if it is here.
 fn place(sql: &Connection, path: &StorePath) -> Result<Option<Place>, Error> {
-    let Some(id) = paths::find(sql, path)? else { return Ok(None) };
     if path.is_derivation() {
-        let kept = sql.prepare_cached("SELECT 1 FROM derivations WHERE id = ?1")?.exists([id])?;
-        return Ok(kept.then_some(Place::Derivation(id)));
+        let select = "SELECT id FROM derivations WHERE id = (SELECT id FROM paths WHERE base = ?1)";
+        let id = sql.prepare_cached(select)?.query_row([path.base_name()], |row| row.get(0)).optional()?;
+        return Ok(id.map(Place::Derivation));
     }
-    let mut select = sql.prepare_cached("SELECT nar_size FROM items WHERE path = ?1 AND kind = 'source'")?;
-    let size = select.query_row([id], |row| row.get(0)).optional()?;
-    Ok(size.map(|size| Place::Source(id, unsql(size))))
+    let select = "SELECT path, nar_size FROM items \
+        WHERE path = (SELECT id FROM paths WHERE base = ?1) AND kind = 'source'";
+    let read = |row: &Row<'_>| Ok(Place::Source(row.get(0)?, unsql(row.get(1)?)));
+    Ok(sql.prepare_cached(select)?.query_row([path.base_name()], read).optional()?)
 }
