@@ -25,7 +25,8 @@ pub(super) const SET_SHOW: &str = r#"JSON: {"set", "revision", "current", "submi
   "ended" rows, "within" seconds} or null; each of revisions is {"revision", "submitted_at", "rows"}"#;
 /// `drover set diff`
 pub(super) const SET_DIFF: &str = r#"JSON: {"a", "b", "changes", "counts" by kind, "same"}; each of changes is {"kind", "package", "system", "target",
-  "before", "after"}; before and after are {"version", "derivation", "build", "state"} or null"#;
+  "before", "after"}; before and after are {"version", "derivation", "build", "state", "error" (why it was not
+  evaluated)} or null"#;
 /// `drover set blockers`
 pub(super) const SET_BLOCKERS: &str = r#"JSON: {"set", "revision", "blockers", "count", "rows"}; each of blockers is {"derivation", "system", "build",
   "state", "missing_source", "holds_up" rows}"#;

@@ -544,6 +544,9 @@ pub struct RowState {
     pub build: Option<BuildId>,
     /// That build's state; none: there is no build, or nothing to build.
     pub state: Option<BuildState>,
+    /// Why it could not be evaluated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// What a [`Difference`] is. A row is broken when it could not be evaluated, or it or something that it needs failed

@@ -51,7 +51,8 @@ pub(super) fn supersede(tx: &mut Tx<'_>, received: &Received, limits: Limits) ->
     };
     if now_current.as_ref().map(|current| current.id) != basis.as_ref().map(|basis| basis.id) {
         return Err(Error::Conflict(format!(
-            "another revision of {} was submitted at the same time; submit {} again if it is the newer one",
+            "the set {} was changed while the rows of {} came: by another revision, or because it was dropped; look at it \
+             with “drover set show”, and submit them again if they are still what is wanted",
             coming.set, coming.revision
         )));
     }

@@ -35,6 +35,7 @@ struct Side {
     derivation: Option<i64>,
     build: Option<BuildId>,
     state: Option<BuildState>,
+    error: Option<String>,
 }
 
 /// Whether the output of a row is there.
@@ -146,7 +147,7 @@ fn each(
     mut row: impl FnMut(&Row<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     const ROWS: &str = "SELECT r.digest, r.first, r.last, r.package, r.version, r.system, r.cross, r.derivation, \
-             b.uuid, b.state \
+             b.uuid, b.state, r.error \
          FROM set_rows r LEFT JOIN builds b \
              ON b.id = (SELECT n.id FROM builds n WHERE n.target = r.target ORDER BY n.id DESC LIMIT 1) \
          WHERE r.in_set = ?1 AND r.last >= ?2 AND r.first <= ?2";
@@ -169,6 +170,7 @@ fn side(row: &Row<'_>) -> rusqlite::Result<Side> {
         derivation: row.get(DERIVATION)?,
         build: state.map(|_| paths::build_id(row, 8)).transpose()?,
         state,
+        error: row.get(10)?,
     })
 }
 
@@ -243,6 +245,12 @@ impl Changes<'_> {
     fn state(&self, side: &Side) -> Result<RowState, Error> {
         let path = |id| paths::path(self.sql, id);
         let derivation: Option<StorePath> = side.derivation.map(path).transpose()?;
-        Ok(RowState { version: side.version.clone(), derivation, build: side.build, state: side.state })
+        Ok(RowState {
+            version: side.version.clone(),
+            derivation,
+            build: side.build,
+            state: side.state,
+            error: side.error.clone(),
+        })
     }
 }

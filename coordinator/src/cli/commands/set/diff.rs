@@ -85,7 +85,10 @@ fn state(row: &RowState) -> String {
     match (row.state, &row.derivation) {
         (Some(state), _) => state.to_string(),
         (None, Some(_)) => "no build".to_owned(),
-        (None, None) => "not evaluated".to_owned(),
+        (None, None) => match &row.error {
+            Some(error) => format!("not evaluated: {}", clean(error)),
+            None => "not evaluated".to_owned(),
+        },
     }
 }
 
@@ -105,7 +108,8 @@ mod tests {
                 {"kind": "changed", "package": "a", "system": "s", "target": null,
                  "before": row("1", None), "after": row("1", None)},
                 {"kind": "fixed", "package": "b\u{1b}[2J", "system": "s", "target": "t\u{7}",
-                 "before": {"version": "1", "derivation": null, "build": null, "state": null},
+                 "before": {"version": "1", "derivation": null, "build": null, "state": null,
+                            "error": "unbound\u{7} variable"},
                  "after": row("1", Some("succeeded"))},
                 {"kind": "newly-broken", "package": "c", "system": "s", "target": null,
                  "before": row("1", Some("succeeded")), "after": row("2", Some("failed"))},
@@ -123,7 +127,9 @@ mod tests {
         );
         assert!(lines[1].contains("1 → 2"), "{lines:?}");
         assert!(
-            lines[2].starts_with("fixed") && lines[2].ends_with("not evaluated → succeeded"),
+            lines[2].starts_with("fixed")
+                && lines[2].contains("not evaluated: unbound")
+                && lines[2].ends_with("variable → succeeded"),
             "{lines:?}"
         );
         assert!(lines[3].starts_with("changed") && lines[3].ends_with("no build"), "{lines:?}");
