@@ -16,7 +16,7 @@ impl Farm {
     /// # Errors
     /// When there is no such build, or it has ended in another way.
     pub async fn cancel(&self, build: BuildId) -> Result<BuildDetails, Error> {
-        if self.database.write(move |tx| cancel(tx, build)).await? {
+        if self.database.write_alone(move |tx| cancel(tx, build)).await? {
             tracing::info!(%build, "build canceled");
         }
         self.show(build).await

@@ -133,7 +133,7 @@ impl Farm {
             .collect();
         let provided = found.clone();
         self.database
-            .write::<_, Error>(move |tx| {
+            .write_alone::<_, Error>(move |tx| {
                 for (path, all) in answers {
                     for (server, found) in all {
                         tx.prepare_cached(

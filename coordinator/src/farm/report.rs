@@ -45,9 +45,10 @@ impl Farm {
         let held = self.live.lease(agent.id, lease);
         let log_size = held.as_ref().map_or(0, |held| held.log().length().borrow().bytes);
         let (row, most) = (agent.clone(), self.config.setup_failures);
+        // What ends one build may touch all that are above it.
         let (state, outcome) = self
             .database
-            .write::<_, Error>(move |tx| end_lease(tx, &row, lease, report, log_size, most))
+            .write_alone::<_, Error>(move |tx| end_lease(tx, &row, lease, report, log_size, most))
             .await?;
         if let Some(held) = held {
             let derivation = held.allocation.derivation.base_name();

@@ -25,7 +25,7 @@ impl Farm {
         let limits = self.default_limits();
         let submitted = self
             .database
-            .write(move |tx| {
+            .write_alone(move |tx| {
                 let mut all = Vec::with_capacity(submission.builds.len());
                 for mut wanted in submission.builds {
                     wanted.timeout = wanted.timeout.or(limits.timeout);

@@ -51,7 +51,7 @@ impl Farm {
             let lease = held.id;
             let lost = self
                 .database
-                .write::<_, Error>(move |tx| {
+                .write_alone::<_, Error>(move |tx| {
                     // The agent may have been heard of while this job waited.
                     let over = held.deadline() <= Instant::now();
                     let open = "SELECT 1 FROM attempts WHERE lease = ?1 AND ended_at IS NULL";
