@@ -7,8 +7,10 @@
     reason = "a test's tools fail by failing the test"
 )]
 
+use std::collections::hash_map::RandomState;
 use std::ffi::OsString;
 use std::fs;
+use std::hash::{BuildHasher, Hasher};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -262,13 +264,16 @@ pub fn program(name: &str) -> PathBuf {
     folder.join(name)
 }
 
-/// An address on the loopback that nobody listens on.
+/// An address on the loopback that nobody listens on. Its port is below those that the system gives to connections: one
+/// of these could take it before the program does that it is for.
 ///
 /// # Panics
 /// When there is none.
 #[must_use]
 pub fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    let any = |_| 10_000 + (RandomState::new().build_hasher().finish() % 20_000) as u16;
+    let mut free = (0..1000).map(any).filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
+    free.next().unwrap().local_addr().unwrap()
 }
 
 /// Waits until a program listens on all these addresses.

@@ -194,14 +194,24 @@ impl Reading {
 
     /// Who has which outputs.
     fn provided(&mut self, sql: &Connection) -> Result<(), Error> {
-        let select =
-            "SELECT o.derivation, p.provided <> 0 FROM derivation_outputs o JOIN paths p ON p.id = o.path";
-        let mut statement = sql.prepare_cached(select)?;
+        // Two scans, one after the other, take less time than to look each output up.
+        let mut had = vec![false; self.made_by.0.len()];
+        let mut statement = sql.prepare_cached("SELECT id FROM paths WHERE provided <> 0")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let path = usize::try_from(row.get::<_, i64>(0)?).ok();
+            if let Some(had) = path.and_then(|path| had.get_mut(path)) {
+                *had = true;
+            }
+        }
+        let mut statement = sql.prepare_cached("SELECT derivation, path FROM derivation_outputs")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let made = self.made_by.get(row.get(0)?).and_then(|made| self.made.get_mut(made as usize));
             let Some(made) = made else { continue };
-            if row.get(1)? { made.provided = true } else { made.absent = true }
+            let path = usize::try_from(row.get::<_, i64>(1)?).ok();
+            let provided = path.and_then(|path| had.get(path)).copied().unwrap_or(false);
+            if provided { made.provided = true } else { made.absent = true }
         }
         Ok(())
     }
