@@ -138,26 +138,59 @@ pub(super) struct Dependent {
 }
 
 /// The open builds that wait for an output of a build, which nobody has.
-const DEPENDENTS: &str = concat!(
-    "SELECT d.id, d.state, d.priority FROM builds b \
-     JOIN derivation_outputs o ON o.derivation = b.derivation \
-     JOIN paths p ON p.id = o.path AND p.provided = 0 \
-     JOIN derivation_inputs i ON i.output = o.path \
-     JOIN builds d ON d.derivation = i.derivation AND d.state IN ",
-    open_states!(),
-    " WHERE b.id = ?1 \
-     UNION SELECT d.id, d.state, d.priority FROM builds b \
-     JOIN derivation_outputs o ON o.derivation = b.derivation \
-     JOIN awaited a ON a.path = o.path JOIN builds d ON d.id = a.build WHERE b.id = ?1"
-);
+macro_rules! dependents {
+    ($union:literal) => {
+        concat!(
+            "SELECT d.id, d.state, d.priority FROM builds b \
+             JOIN derivation_outputs o ON o.derivation = b.derivation \
+             JOIN paths p ON p.id = o.path AND p.provided = 0 \
+             JOIN derivation_inputs i ON i.output = o.path \
+             JOIN builds d ON d.derivation = i.derivation AND d.state IN ",
+            open_states!(),
+            " WHERE b.id = ?1 ",
+            $union,
+            " SELECT d.id, d.state, d.priority FROM builds b \
+             JOIN derivation_outputs o ON o.derivation = b.derivation \
+             JOIN awaited a ON a.path = o.path JOIN builds d ON d.id = a.build WHERE b.id = ?1"
+        )
+    };
+}
+/// Each once.
+const DEPENDENTS: &str = dependents!("UNION");
+/// As they are found: some may come twice.
+const DEPENDENTS_AS_FOUND: &str = dependents!("UNION ALL");
 
 /// The open builds that wait for an output of this one, which nobody has.
 pub(super) fn dependents(tx: &Tx<'_>, build: i64) -> Result<Vec<Dependent>, Error> {
     let mut statement = tx.prepare_cached(DEPENDENTS)?;
-    let rows = statement.query_map([build], |row| {
-        Ok(Dependent { build: row.get(0)?, state: paths::state(row, 1)?, priority: row.get(2)? })
-    })?;
+    let rows = statement.query_map([build], dependent)?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+fn dependent(row: &rusqlite::Row<'_>) -> rusqlite::Result<Dependent> {
+    Ok(Dependent { build: row.get(0)?, state: paths::state(row, 1)?, priority: row.get(2)? })
+}
+
+/// The highest priority of some of its [`dependents`]. Once `enough` is found no more are looked at: thousands may wait
+/// for one build.
+pub(super) fn highest_above(
+    tx: &Tx<'_>,
+    build: i64,
+    enough: i64,
+    counts: impl Fn(i64) -> bool,
+) -> Result<Option<i64>, Error> {
+    let mut statement = tx.prepare_cached(DEPENDENTS_AS_FOUND)?;
+    let mut highest = None;
+    for above in statement.query_map([build], dependent)? {
+        let above = above?;
+        if counts(above.build) {
+            highest = highest.max(Some(above.priority));
+            if above.priority >= enough {
+                break;
+            }
+        }
+    }
+    Ok(highest)
 }
 
 /// Those of them in this state. It is not asked for in the question itself: SQLite would then begin with all builds in
@@ -300,7 +333,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = Config { state: folder.path().to_owned(), disk_reserve_mib: 0, ..Config::default() };
         let farm = Farm::open(config).unwrap();
-        for question in [NEEDING, DEPENDENTS, MAKERS, HOPELESS] {
+        for question in [NEEDING, DEPENDENTS, DEPENDENTS_AS_FOUND, MAKERS, HOPELESS] {
             let plan = farm.database.read_blocking::<_, Error>(|sql| {
                 let mut plan = sql.prepare(&format!("EXPLAIN QUERY PLAN {question}"))?;
                 let steps = plan.query_map([1], |row| row.get::<_, String>(3))?;

@@ -105,7 +105,10 @@ impl Fall {
             (0..self.nodes.len()).filter(|node| self.nodes[*node].above == 0).collect();
         while let Some(node) = next.pop() {
             let Node { build, state, had, wish, .. } = self.nodes[node];
-            let wish = wish.max(self.wish_from_outside(tx, build)?);
+            let wish = match wish {
+                Some(wish) if wish >= had => Some(wish),
+                _ => wish.max(self.wish_from_outside(tx, build, had)?),
+            };
             match wish {
                 Some(wish) if wish < had => {
                     tx.prepare_cached("UPDATE builds SET priority = ?2 WHERE id = ?1")?
@@ -132,11 +135,10 @@ impl Fall {
         Ok(canceled)
     }
 
-    /// What open builds wish that are not nodes.
-    fn wish_from_outside(&self, tx: &Tx<'_>, build: i64) -> Result<Option<i64>, Error> {
+    /// What open builds wish that are not nodes; as much as it had is enough.
+    fn wish_from_outside(&self, tx: &Tx<'_>, build: i64, had: i64) -> Result<Option<i64>, Error> {
         let is_node = |build: i64| matches!(self.known.get(&build), Some(Some(_)));
-        let dependents = depend::dependents(tx, build)?;
-        Ok(dependents.iter().filter(|above| !is_node(above.build)).map(|above| above.priority).max())
+        depend::highest_above(tx, build, had, |above| !is_node(above))
     }
 }
 
