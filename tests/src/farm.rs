@@ -37,6 +37,8 @@ pub struct Farm {
     pub agents: SocketAddr,
     /// Where clients find it.
     pub clients: SocketAddr,
+    /// Where everybody finds substitutes.
+    pub public: SocketAddr,
     state: PathBuf,
     dir: TempDir,
 }
@@ -82,13 +84,14 @@ impl Farm {
         let dir = tempfile::Builder::new().prefix("drover-").tempdir_in(parent).unwrap();
         let state = dir.path().join("coordinator");
         fs::create_dir(&state).unwrap();
-        let (agents, clients) = (free_port(), free_port());
+        let (agents, clients, public) = (free_port(), free_port(), free_port());
         let serve = Start::new(program("drover"))
             .arg("serve")
             .arg("--state")
             .arg(&state)
             .args(["--agents-listen".to_owned(), agents.to_string()])
             .args(["--clients-listen".to_owned(), clients.to_string()])
+            .args(["--public-listen".to_owned(), public.to_string()])
             .args(["--disk-reserve-mib", "1"])
             .args(&setup.flags);
         let start = match setup.disk {
@@ -102,7 +105,7 @@ impl Farm {
         let peer = Peer::stranger(&format!("http://{clients}")).token(token.trim());
         // Beside the state, where a client finds it whatever disk the state is on.
         fs::write(dir.path().join("token"), token).unwrap();
-        Self { coordinator, client: Client { peer }, agents, clients, state, dir }
+        Self { coordinator, client: Client { peer }, agents, clients, public, state, dir }
     }
 
     /// The folder of everything that belongs to the test.

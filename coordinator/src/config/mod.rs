@@ -3,11 +3,17 @@
 //! Every option has one definition, which makes the flag, the name in the file and the default. A flag goes
 //! before the file, the file before the default. An unknown name or a bad value is refused at start.
 
+mod hooks;
 mod options;
+mod places;
+mod retention;
 
 use std::path::{Path, PathBuf};
 
+pub use hooks::HookConfig;
 pub use options::{Config, Options};
+pub use places::PlaceConfig;
+pub use retention::RetentionConfig;
 
 /// What `drover serve` reads from its command line.
 #[derive(Debug, Clone, Default, clap::Args)]

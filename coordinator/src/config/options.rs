@@ -1,9 +1,12 @@
 //! The options: one definition each.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 
 use serde::Deserialize;
+
+use super::{HookConfig, PlaceConfig, RetentionConfig};
 
 macro_rules! options {
     ($($(#[$attribute:meta])* $name:ident: $type:ty = $default:expr, $shown:literal, $help:literal;)+) => {
@@ -17,6 +20,15 @@ macro_rules! options {
                 $(#[$attribute])*
                 pub $name: Option<$type>,
             )+
+            /// Where nars are kept beside the state folder; a file can say it, flags cannot.
+            #[arg(skip)]
+            pub places: Option<Vec<PlaceConfig>>,
+            /// What is done when something happened, by name; a file can say it, flags cannot.
+            #[arg(skip)]
+            pub hooks: Option<BTreeMap<String, HookConfig>>,
+            /// What is kept for how long; a file can say it, flags cannot.
+            #[arg(skip)]
+            pub retention: Option<RetentionConfig>,
         }
 
         /// The configuration of a coordinator.
@@ -26,19 +38,35 @@ macro_rules! options {
                 #[doc = $help]
                 pub $name: $type,
             )+
+            /// Where nars are kept beside the state folder.
+            pub places: Vec<PlaceConfig>,
+            /// What is done when something happened, by name.
+            pub hooks: BTreeMap<String, HookConfig>,
+            /// What is kept for how long.
+            pub retention: RetentionConfig,
         }
 
         impl Options {
             /// These, and where nothing was given those.
             #[must_use]
             pub fn over(self, those: Self) -> Self {
-                Self { $($name: self.$name.or(those.$name)),+ }
+                Self {
+                    $($name: self.$name.or(those.$name),)+
+                    places: self.places.or(those.places),
+                    hooks: self.hooks.or(those.hooks),
+                    retention: self.retention.or(those.retention),
+                }
             }
 
             /// These, and where nothing was given the defaults.
             #[must_use]
             pub fn resolve(self) -> Config {
-                Config { $($name: self.$name.unwrap_or_else(|| $default)),+ }
+                Config {
+                    $($name: self.$name.unwrap_or_else(|| $default),)+
+                    places: self.places.unwrap_or_default(),
+                    hooks: self.hooks.unwrap_or_default(),
+                    retention: self.retention.unwrap_or_default(),
+                }
             }
         }
     };
@@ -54,6 +82,18 @@ options! {
     #[arg(value_name = "ADDRESS:PORT")]
     clients_listen: SocketAddr = loopback(8746), "127.0.0.1:8746",
         "Where clients are listened to";
+    #[arg(value_name = "ADDRESS:PORT")]
+    public_listen: SocketAddr = loopback(8747), "127.0.0.1:8747",
+        "Where everybody is listened to who wants substitutes: read-only, without a token";
+    #[arg(value_name = "FILE")]
+    signing_key: PathBuf = PathBuf::new(), "signing-key.sec in the state folder, made if there is none",
+        "The secret Guix key that signs at first, such as /etc/guix/signing-key.sec; see drover key rotate for another";
+    #[arg(value_name = "SECONDS")]
+    narinfo_ttl_seconds: u64 = 86_400, "86400",
+        "How long clients may believe that something can be had here; what is removed goes no sooner";
+    #[arg(value_name = "SECONDS")]
+    narinfo_miss_seconds: u64 = 60, "60",
+        "How long clients may believe that something cannot be had here";
     #[arg(value_name = "SECONDS")]
     lease_seconds: u64 = 900, "900",
         "How long an agent that is not heard of keeps its builds";

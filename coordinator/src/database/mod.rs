@@ -170,6 +170,7 @@ fn migrations() -> Migrations<'static> {
     Migrations::new(vec![
         M::up(include_str!("migrations/1.sql")),
         M::up_with_hook(include_str!("migrations/2.sql"), |tx| Ok(makers::fill(tx)?)),
+        M::up(include_str!("migrations/3.sql")),
     ])
 }
 

@@ -12,6 +12,9 @@ pub mod change;
 mod closure;
 mod depend;
 mod error;
+#[expect(dead_code, reason = "nothing notes events yet")]
+mod events;
+mod files;
 mod intake;
 mod keeper;
 mod lease;
@@ -52,6 +55,7 @@ use crate::substitutes::Substitutes;
 
 use change::Change;
 pub use error::Error;
+pub use files::NarFile;
 pub use lease::{Lease, LogLength};
 use live::Live;
 pub use log::LogPlace;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use drover_store::key::SecretKey;
-use drover_store::{Sha256Hash, StorePath};
+use drover_store::{Compression, Sha256Hash, StorePath};
 use drover_wire::ItemInfo;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::error::Error;
-use super::{Farm, paths, unsql};
+use super::{Farm, files, paths, unsql};
 
 /// Where the compressed nar of an item is.
 #[derive(Debug, Clone)]
@@ -48,19 +48,16 @@ impl Farm {
         let (farm, path) = (Arc::clone(self), path.clone());
         let looked_up = self.database.read(move |sql| {
             let id = paths::find(sql, &path)?.ok_or_else(|| not_held(&path))?;
-            let size: Option<i64> = sql
-                .prepare_cached("SELECT file_size FROM items WHERE path = ?1")?
-                .query_row([id], |row| row.get(0))
-                .optional()?;
-            let size = unsql(size.ok_or_else(|| not_held(&path))?);
             let small: Option<Vec<u8>> = sql
                 .prepare_cached("SELECT bytes FROM contents WHERE path = ?1")?
                 .query_row([id], |row| row.get(0))
                 .optional()?;
-            Ok::<_, Error>(match small {
-                Some(bytes) => NarPlace::Bytes(bytes.into()),
-                None => NarPlace::File { path: farm.storage.nar(&path), size },
-            })
+            if let Some(bytes) = small {
+                return Ok::<_, Error>(NarPlace::Bytes(bytes.into()));
+            }
+            let zstd = files::of(sql, id)?.into_iter().find(|file| file.compression == Compression::Zstd);
+            let file = zstd.ok_or_else(|| not_held(&path))?;
+            Ok(NarPlace::File { path: farm.storage.nars().join(file.name), size: file.size })
         });
         looked_up.await
     }

@@ -1,6 +1,6 @@
 //! Store paths and platforms as numbers, and the readers of columns that have types of ours.
 
-use drover_store::{Sha256Hash, StorePath};
+use drover_store::{Compression, Sha256Hash, StorePath};
 use drover_wire::{AgentId, BuildId, BuildState};
 use rusqlite::types::{Type, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Row};
@@ -51,6 +51,11 @@ pub(super) fn platform(sql: &Connection, name: &str) -> Result<i64, Error> {
 pub(super) fn path(sql: &Connection, id: i64) -> Result<StorePath, Error> {
     let mut statement = sql.prepare_cached("SELECT base FROM paths WHERE id = ?1")?;
     Ok(statement.query_row([id], |row| base(row, 0))?)
+}
+
+/// The compression in a column.
+pub(super) fn compression(row: &Row<'_>, column: usize) -> rusqlite::Result<Compression> {
+    Compression::from_number(row.get(column)?).map_err(|error| unfit(column, Type::Integer, error))
 }
 
 fn unfit(

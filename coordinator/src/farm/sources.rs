@@ -7,13 +7,13 @@ use std::path::PathBuf;
 
 use drover_store::export::export_hash;
 use drover_store::source::{self, Method};
-use drover_store::{Sha256, Sha256Hash, StorePath, base32};
+use drover_store::{Compression, Sha256, Sha256Hash, StorePath, base32};
 
 use super::depend::{self, Provided};
 use super::error::Error;
-use super::paths;
 use super::press::Press;
 use super::{Farm, Tx, now, sql};
+use super::{files, paths};
 use crate::storage::{Storage, remove_if_there};
 
 /// Up to how many compressed bytes a source is kept in the database.
@@ -429,6 +429,7 @@ fn insert(tx: &Tx<'_>, id: i64, new: &NewSource) -> Result<(), Error> {
             // The same nar may be there as an output whose build is not reported yet: its file is this one now.
             tx.prepare_cached("UPDATE uploads SET file_size = ?2 WHERE path = ?1 AND complete = 1")?
                 .execute((id, sql(*size)))?;
+            files::add(tx, id, Compression::Zstd, files::STATE, *size)?;
             *size
         }
     };

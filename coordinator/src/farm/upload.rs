@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 use super::change::AgentRow;
 use super::error::Error;
 use super::lease::Lease;
-use super::{Farm, Tx, intake, paths, sql, unsql};
+use super::{Farm, Tx, files, intake, paths, sql, unsql};
 use crate::storage::{Expected, Incoming, Storage, remove_if_there};
 
 /// The body of an upload. An error in it, or an end of the connection, cuts it off.
@@ -464,9 +464,9 @@ fn keep(tx: &Tx<'_>, storage: &Storage, lease: LeaseId, upload: &Upload, whole: 
     }
     storage.place_nar(&whole.file, &upload.path).map_err(failed)?;
     tx.prepare_cached(
-        "UPDATE uploads SET complete = 1, file_size = ?3, export_hash = ?4 WHERE lease = ?1 AND path = ?2",
+        "UPDATE uploads SET complete = 1, file_size = ?3, export_hash = ?4, place = ?5 WHERE lease = ?1 AND path = ?2",
     )?
-    .execute((sql(lease.0), upload.id, sql(whole.size), whole.export_hash.as_bytes()))?;
+    .execute((sql(lease.0), upload.id, sql(whole.size), whole.export_hash.as_bytes(), files::STATE))?;
     Ok(())
 }
 
@@ -505,9 +505,7 @@ fn forsake(tx: &Tx<'_>, storage: &Storage, lease: LeaseId, id: i64, path: &Store
 
 /// Whether the file among the nars belongs to an item, or to an upload of another lease than this.
 pub(super) fn has_file(sql_: &Connection, id: i64, but: LeaseId) -> Result<bool, Error> {
-    // An item in the database has no file.
-    let somebodys = "SELECT 1 FROM items i WHERE i.path = ?1 \
-                         AND NOT EXISTS (SELECT 1 FROM contents c WHERE c.path = i.path) \
+    let somebodys = "SELECT 1 FROM files WHERE item = ?1 \
                      UNION ALL SELECT 1 FROM uploads WHERE path = ?1 AND complete = 1 AND lease <> ?2";
     Ok(sql_.prepare_cached(somebodys)?.exists([id, sql(but.0)])?)
 }

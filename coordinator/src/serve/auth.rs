@@ -9,23 +9,22 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use data_encoding::BASE64;
 use drover_wire::AGENT_NAME_HEADER;
-use drover_wire::route::Listener;
 
-use super::problem::{Refusal, unauthorized};
+use super::problem::{Refusal, STRANGE_AGENT, STRANGE_CLIENT, unauthorized};
 use crate::farm::Farm;
 use crate::farm::secrets::Credentials;
 
 /// Lets agents through, each with its row in the request.
 pub(super) async fn agents(State(farm): State<Arc<Farm>>, mut request: Request, next: Next) -> Response {
     let Some(who) = agent_credentials(request.headers()) else {
-        return unauthorized(Listener::Agents);
+        return unauthorized(STRANGE_AGENT);
     };
     match farm.check_agent(who).await {
         Ok(Some(agent)) => {
             request.extensions_mut().insert(agent);
             next.run(request).await
         }
-        Ok(None) => unauthorized(Listener::Agents),
+        Ok(None) => unauthorized(STRANGE_AGENT),
         Err(error) => Refusal::from(error).into_response(),
     }
 }
@@ -33,11 +32,11 @@ pub(super) async fn agents(State(farm): State<Arc<Farm>>, mut request: Request, 
 /// Lets clients through.
 pub(super) async fn clients(State(farm): State<Arc<Farm>>, request: Request, next: Next) -> Response {
     let Some(Authorization::Bearer(token)) = authorization(request.headers()) else {
-        return unauthorized(Listener::Clients);
+        return unauthorized(STRANGE_CLIENT);
     };
     match farm.check_client(&token).await {
         Ok(true) => next.run(request).await,
-        Ok(false) => unauthorized(Listener::Clients),
+        Ok(false) => unauthorized(STRANGE_CLIENT),
         Err(error) => Refusal::from(error).into_response(),
     }
 }

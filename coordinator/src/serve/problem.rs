@@ -7,7 +7,6 @@ use axum::http::header::WWW_AUTHENTICATE;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use drover_wire::bundle::BundleError;
-use drover_wire::route::Listener;
 use drover_wire::{Code, Problem};
 
 use crate::farm::Error;
@@ -79,22 +78,31 @@ impl IntoResponse for Refusal {
     }
 }
 
+/// Who is not known: what they are told, and how they could say who they are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stranger {
+    message: &'static str,
+    scheme: &'static str,
+}
+
+/// An agent that is not known.
+pub(super) const STRANGE_AGENT: Stranger = Stranger {
+    message: "the coordinator does not know this agent: it wants a UUID with one of its passwords, or a token for \
+              agents; `drover agent` makes them",
+    scheme: "Basic realm=\"drover agents\", Bearer realm=\"drover agents\"",
+};
+
+/// A client that is not known.
+pub(super) const STRANGE_CLIENT: Stranger = Stranger {
+    message: "the coordinator does not know this token: it wants a client's token, such as the one in the file \
+              client-token of its state folder",
+    scheme: "Bearer realm=\"drover clients\"",
+};
+
 /// The answer to those who are not known; unknown and wrong look the same.
-pub(super) fn unauthorized(listener: Listener) -> Response {
-    let (message, scheme) = match listener {
-        Listener::Agents => (
-            "the coordinator does not know this agent: it wants a UUID with one of its passwords, or a token for \
-             agents; `drover agent` makes them",
-            "Basic realm=\"drover agents\", Bearer realm=\"drover agents\"",
-        ),
-        Listener::Clients => (
-            "the coordinator does not know this token: it wants a client's token, such as the one in the file \
-             client-token of its state folder",
-            "Bearer realm=\"drover clients\"",
-        ),
-    };
-    let mut response = Refusal::new(Code::Unauthorized, message).into_response();
-    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
+pub(super) fn unauthorized(stranger: Stranger) -> Response {
+    let mut response = Refusal::new(Code::Unauthorized, stranger.message).into_response();
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(stranger.scheme));
     response
 }
 

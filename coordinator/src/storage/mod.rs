@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use drover_os::file::{self, Lock, LockError};
 use drover_os::machine;
-use drover_store::StorePath;
+use drover_store::{Compression, StorePath};
 use drover_wire::{BuildId, LeaseId};
 
 pub use incoming::{Expected, Incoming, Refused, Verified};
@@ -69,10 +69,15 @@ impl Storage {
         self.root.join("drover.sqlite")
     }
 
-    /// Where the nar of an item is kept.
-    pub fn nar(&self, path: &StorePath) -> PathBuf {
+    /// The usual name of the file with the nar of an item, in whatever place it lies.
+    pub fn usual_name(path: &StorePath, compression: Compression) -> String {
         let base = path.base_name();
-        self.root.join("nars").join(base.get(..2).unwrap_or("__")).join(format!("{base}.nar.zst"))
+        format!("{}/{base}.nar{}", base.get(..2).unwrap_or("__"), compression.extension())
+    }
+
+    /// Where the nar of an item is kept, zstd-compressed, in the state folder.
+    pub fn nar(&self, path: &StorePath) -> PathBuf {
+        self.nars().join(Self::usual_name(path, Compression::Zstd))
     }
 
     /// The folder of all nars.

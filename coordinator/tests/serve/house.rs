@@ -87,7 +87,14 @@ fn spawn(folder: &TempDir, flags: &[String]) -> (Child, SocketAddr, SocketAddr) 
         .arg("serve")
         .arg("--state")
         .arg(folder.path())
-        .args(["--agents-listen", "127.0.0.1:0", "--clients-listen", "127.0.0.1:0"])
+        .args([
+            "--agents-listen",
+            "127.0.0.1:0",
+            "--clients-listen",
+            "127.0.0.1:0",
+            "--public-listen",
+            "127.0.0.1:0",
+        ])
         .args(["--disk-reserve-mib", "1"])
         .args(flags)
         .stdin(Stdio::null())

@@ -101,7 +101,16 @@ fn an_agent_that_comes_back_without_its_build_gives_it_up() {
 fn a_second_coordinator_is_not_let_into_the_same_folder() {
     let house = House::start();
     let second = std::process::Command::new(env!("CARGO_BIN_EXE_drover"))
-        .args(["serve", "--agents-listen", "127.0.0.1:0", "--clients-listen", "127.0.0.1:0", "--state"])
+        .args([
+            "serve",
+            "--agents-listen",
+            "127.0.0.1:0",
+            "--clients-listen",
+            "127.0.0.1:0",
+            "--public-listen",
+            "127.0.0.1:0",
+            "--state",
+        ])
         .arg(house.folder.path())
         .output()
         .unwrap();

@@ -6,6 +6,7 @@
 
 pub mod base32;
 pub mod check;
+pub mod compression;
 pub mod derivation;
 pub mod export;
 pub mod framing;
@@ -20,6 +21,7 @@ mod serde;
 pub mod sexp;
 pub mod source;
 
+pub use compression::Compression;
 pub use derivation::Derivation;
 pub use hash::{Sha256, Sha256Hash};
 pub use path::StorePath;

@@ -9,6 +9,8 @@ pub enum Listener {
     Agents,
     /// Clients, with a client token. Port 8746 by default.
     Clients,
+    /// Everybody: it only reads, and shows only what was published. Port 8747 by default.
+    Public,
 }
 
 /// The methods in use.
@@ -122,6 +124,18 @@ pub mod clients {
         PASSWORD Post "/v1/agents/{agent}/passwords" "→ `Secret`: one more password";
         AGENT_TOKEN Post "/v1/agent-tokens" "`NewToken` → `Secret`: a dynamic token, with which agents enrol themselves";
         KEY Get "/v1/key" "→ the coordinator's public Guix key, an s-expression";
+    });
+}
+
+/// What everybody can ask; the addresses are those of Guix's substitute servers.
+pub mod public {
+    routes!(Public {
+        CACHE_INFO Get "/nix-cache-info" "→ which store it serves";
+        NARINFO Get "/{narinfo}" "→ the narinfo of a published item: `HASH.narinfo`, HASH the first part of its base name";
+        NAR Get "/nar/{compression}/{item}" "→ the compressed nar of a published item, named by its base name; ranges";
+        FILE Get "/file/{name}/sha256/{hash}" "→ the contents of a published fixed output that is one file, by their SHA-256 in base32";
+        LOG Get "/log/{item}" "→ the log of the newest build of a published output, or of its derivation";
+        KEY Get "/signing-key.pub" "→ the public Guix keys, s-expressions, that what is served here may be signed by";
     });
 }
 

@@ -8,8 +8,8 @@ use rusqlite::{Connection, OptionalExtension};
 use super::*;
 
 /// A set that the walks know nothing of, with a row for each derivation there is.
-const PUT: &str = "INSERT INTO sets VALUES (1000000, 'all', 0, 1000000); \
-     INSERT INTO revisions VALUES (1000000, 1000000, '1', 0, 0); \
+const PUT: &str = "INSERT INTO sets (id, name, keep, current) VALUES (1000000, 'all', 0, 1000000); \
+     INSERT INTO revisions (id, in_set, name, submitted_at, rows) VALUES (1000000, 1000000, '1', 0, 0); \
      INSERT INTO set_rows (in_set, last, digest, first, derivation, target, package, version, system, priority, \
          publish, wanting) \
      SELECT 1000000, 9223372036854775807, CAST(id AS BLOB), 1000000, id, target, 'p', '1', 's', 0, 1, 0 \

@@ -1,0 +1,206 @@
+-- Results: where nars lie, what is published, what hooks are to do, and what is removed when.
+
+-- Where nars are kept. Those of the configuration are noted here at the start, by name; the first is the folder
+-- `nars` of the state folder. kind: a folder, a bucket, or one that an import took over as it was, to which nothing is
+-- added. location: the folder, or the bucket's address. bytes, files: what lies there, kept by the triggers below.
+CREATE TABLE places (
+    id       INTEGER PRIMARY KEY,
+    name     TEXT NOT NULL UNIQUE,
+    kind     TEXT NOT NULL CHECK (kind IN ('folder', 'bucket', 'adopted')),
+    location TEXT NOT NULL,
+    drained  INTEGER NOT NULL DEFAULT 0,
+    bytes    INTEGER NOT NULL DEFAULT 0,
+    files    INTEGER NOT NULL DEFAULT 0
+) STRICT;
+INSERT INTO places (id, name, kind, location) VALUES (1, 'state', 'folder', '');
+
+-- The nars of items, as files; the item of a small source has its nar in contents instead. compression: 0 none, 1 gzip,
+-- 2 lzip, 3 zstd. name: relative to the place, where it is not the usual one (see Storage::usual_name). checked_at:
+-- when its bytes were last found to be what the item says; none for what was adopted and not read yet.
+CREATE TABLE files (
+    item        INTEGER NOT NULL,
+    compression INTEGER NOT NULL CHECK (compression BETWEEN 0 AND 3),
+    place       INTEGER NOT NULL,
+    name        TEXT,
+    size        INTEGER NOT NULL,
+    checked_at  INTEGER,
+    PRIMARY KEY (item, compression)
+) STRICT, WITHOUT ROWID;
+
+-- Bytes that came and went in each place, by days since 1970.
+CREATE TABLE place_days (
+    place   INTEGER NOT NULL,
+    day     INTEGER NOT NULL,
+    added   INTEGER NOT NULL DEFAULT 0,
+    removed INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (place, day)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER files_counted_in AFTER INSERT ON files BEGIN
+    UPDATE places SET bytes = bytes + NEW.size, files = files + 1 WHERE id = NEW.place;
+    INSERT INTO place_days (place, day, added) VALUES (NEW.place, unixepoch() / 86400, NEW.size)
+        ON CONFLICT (place, day) DO UPDATE SET added = added + NEW.size;
+END;
+CREATE TRIGGER files_counted_out AFTER DELETE ON files BEGIN
+    UPDATE places SET bytes = bytes - OLD.size, files = files - 1 WHERE id = OLD.place;
+    INSERT INTO place_days (place, day, removed) VALUES (OLD.place, unixepoch() / 86400, OLD.size)
+        ON CONFLICT (place, day) DO UPDATE SET removed = removed + OLD.size;
+END;
+CREATE TRIGGER files_counted_over AFTER UPDATE OF place, size ON files BEGIN
+    UPDATE places SET bytes = bytes - OLD.size, files = files - 1 WHERE id = OLD.place;
+    UPDATE places SET bytes = bytes + NEW.size, files = files + 1 WHERE id = NEW.place;
+    INSERT INTO place_days (place, day, removed) VALUES (OLD.place, unixepoch() / 86400, OLD.size)
+        ON CONFLICT (place, day) DO UPDATE SET removed = removed + OLD.size;
+    INSERT INTO place_days (place, day, added) VALUES (NEW.place, unixepoch() / 86400, NEW.size)
+        ON CONFLICT (place, day) DO UPDATE SET added = added + NEW.size;
+END;
+
+INSERT INTO files (item, compression, place, size, checked_at)
+    SELECT i.path, 3, 1, i.file_size, i.added_at FROM items i
+    WHERE NOT EXISTS (SELECT 1 FROM contents c WHERE c.path = i.path);
+DELETE FROM place_days;
+
+-- Files that may exist and belong to no row: one that is about to be made is noted here first, and the note goes when
+-- the file gets its row; one whose row is deleted is noted here in the same transaction, and the note goes when the
+-- file is gone.
+CREATE TABLE leftovers (
+    place INTEGER NOT NULL,
+    name  TEXT NOT NULL,
+    since INTEGER NOT NULL,
+    PRIMARY KEY (place, name)
+) STRICT, WITHOUT ROWID;
+
+-- Where the file of an output is that is complete, and no item yet.
+ALTER TABLE uploads ADD COLUMN place INTEGER;
+UPDATE uploads SET place = 1 WHERE complete = 1;
+
+-- The coordinator's keys: their public halves as text. One signs: that with the latest signs_from that has come.
+-- retired_at: since when it is not ours any more.
+CREATE TABLE keys (
+    id         INTEGER PRIMARY KEY,
+    public     TEXT NOT NULL UNIQUE,
+    made_at    INTEGER NOT NULL,
+    signs_from INTEGER NOT NULL,
+    retired_at INTEGER
+) STRICT;
+
+-- What the public listener shows: the narinfo as it is sent. key: who signed it; none for one that was imported with its
+-- signature. until: when it is to be withdrawn, if that was announced: nobody may be told to keep it for longer.
+CREATE TABLE published (
+    path         INTEGER PRIMARY KEY,
+    narinfo      BLOB NOT NULL,
+    key          INTEGER,
+    published_at INTEGER NOT NULL,
+    until        INTEGER
+) STRICT;
+CREATE INDEX published_by_key ON published (key) WHERE key IS NOT NULL;
+
+-- What is held back from the public, and what it waits for.
+CREATE TABLE withheld (
+    path      INTEGER NOT NULL,
+    reference INTEGER NOT NULL,
+    PRIMARY KEY (path, reference)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX withheld_by_reference ON withheld (reference);
+
+-- What is never published, and why, as far as it is known.
+CREATE TABLE unpublishable (
+    path INTEGER PRIMARY KEY,
+    why  TEXT NOT NULL
+) STRICT;
+CREATE INDEX set_rows_private ON set_rows (target) WHERE publish = 0;
+
+-- The longest time that clients may keep a narinfo, in seconds, as it was promised last; and until when (in
+-- milliseconds) an earlier, longer promise may be believed.
+CREATE TABLE promises (
+    ttl   INTEGER NOT NULL,
+    until INTEGER NOT NULL
+) STRICT;
+
+-- Fixed outputs that are held, by what fixes them.
+CREATE TABLE fixed_outputs (
+    path      INTEGER PRIMARY KEY,
+    algorithm TEXT NOT NULL,
+    recursive INTEGER NOT NULL,
+    hash      BLOB NOT NULL
+) STRICT;
+CREATE INDEX fixed_outputs_by_hash ON fixed_outputs (hash);
+
+-- How the upstream of a fixed output was found at the last look.
+CREATE TABLE upstreams (
+    path       INTEGER PRIMARY KEY,
+    checked_at INTEGER NOT NULL,
+    state      TEXT NOT NULL CHECK (state IN ('there', 'vanished', 'changed', 'unknown')),
+    detail     TEXT
+) STRICT;
+
+-- What happened. build: its number; path: of a store item, for what is about one. detail: JSON.
+CREATE TABLE events (
+    id     INTEGER PRIMARY KEY AUTOINCREMENT,
+    at     INTEGER NOT NULL,
+    kind   TEXT NOT NULL,
+    build  INTEGER,
+    path   INTEGER,
+    detail TEXT
+) STRICT;
+
+-- What hooks are to do, are doing, or gave up. event: the event's number, where it came from one. due: when it may run.
+CREATE TABLE hook_runs (
+    id        INTEGER PRIMARY KEY AUTOINCREMENT,
+    hook      TEXT NOT NULL,
+    event     INTEGER,
+    kind      TEXT NOT NULL,
+    build     INTEGER,
+    path      INTEGER,
+    detail    TEXT,
+    state     TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'failed')),
+    tries     INTEGER NOT NULL DEFAULT 0,
+    queued_at INTEGER NOT NULL,
+    due       INTEGER NOT NULL,
+    error     TEXT
+) STRICT;
+CREATE INDEX hook_runs_waiting ON hook_runs (hook, due, id) WHERE state = 'waiting';
+CREATE INDEX hook_runs_failed ON hook_runs (hook, id) WHERE state = 'failed';
+
+-- The last event that was given to the hooks.
+CREATE TABLE hook_cursor (
+    event INTEGER NOT NULL
+) STRICT;
+INSERT INTO hook_cursor VALUES (0);
+
+-- What retention takes away. step: announced (served with a shorter time to live until due), withdrawn (not served any
+-- more; its files go when it is due).
+CREATE TABLE removals (
+    path   INTEGER PRIMARY KEY,
+    reason TEXT NOT NULL,
+    step   TEXT NOT NULL CHECK (step IN ('announced', 'withdrawn')),
+    due    INTEGER NOT NULL
+) STRICT;
+CREATE INDEX removals_due ON removals (step, due);
+
+-- A set that was dropped keeps its rows for as long as retention says.
+ALTER TABLE sets ADD COLUMN dropped_at INTEGER;
+ALTER TABLE revisions ADD COLUMN superseded_at INTEGER;
+UPDATE revisions SET superseded_at = (SELECT min(n.submitted_at) FROM revisions n
+                                      WHERE n.in_set = revisions.in_set AND n.id > revisions.id);
+
+-- What is taken over from elsewhere. options: JSON. cursor: where to go on, in the importer's own words.
+CREATE TABLE imports (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    source     TEXT NOT NULL,
+    options    TEXT NOT NULL,
+    state      TEXT NOT NULL CHECK (state IN ('running', 'done', 'failed', 'stopped')),
+    cursor     TEXT,
+    taken      INTEGER NOT NULL DEFAULT 0,
+    bytes      INTEGER NOT NULL DEFAULT 0,
+    refused    INTEGER NOT NULL DEFAULT 0,
+    error      TEXT,
+    started_at INTEGER NOT NULL,
+    ended_at   INTEGER
+) STRICT;
+CREATE TABLE import_refusals (
+    import INTEGER NOT NULL,
+    item   TEXT NOT NULL,
+    why    TEXT NOT NULL,
+    PRIMARY KEY (import, item)
+) STRICT, WITHOUT ROWID;
