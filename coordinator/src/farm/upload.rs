@@ -115,6 +115,7 @@ impl Farm {
                 nar_size: upload.output.nar_size,
                 references: upload.output.references.clone(),
                 candidates,
+                unfound: false,
                 fixed,
             };
             Copy { farm: &farm, lease: &same_lease, upload, offset }.run(expected, waiting, ended)

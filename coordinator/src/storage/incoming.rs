@@ -24,6 +24,8 @@ pub struct Expected {
     pub references: Vec<StorePath>,
     /// All that it could refer to.
     pub candidates: HashSet<StorePath>,
+    /// Whether references may be said that do not stand in it, as of a source that was added with them.
+    pub unfound: bool,
     /// What its contents must be, for a fixed output.
     pub fixed: Option<Fixed>,
 }
@@ -49,13 +51,9 @@ fn refused<T>(reason: impl Into<String>) -> Result<T, Refused> {
     Err(Refused(reason.into()))
 }
 
-/// Takes the compressed bytes of an output in any pieces.
-pub struct Incoming {
+/// Takes the plain bytes of a nar in any pieces: hashed, parsed, measured and scanned.
+pub struct Judge {
     expected: Expected,
-    decoder: Decoder<'static>,
-    plain: Vec<u8>,
-    /// Whether a zstd frame is open.
-    in_frame: bool,
     size: u64,
     hash: Sha256,
     parser: Parser,
@@ -63,9 +61,93 @@ pub struct Incoming {
     fixed: Option<FixedHash>,
 }
 
+impl fmt::Debug for Judge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Judge").field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+impl Judge {
+    /// Starts before the first byte.
+    pub fn new(expected: Expected) -> Self {
+        Self {
+            scanner: Scanner::new(expected.candidates.iter().chain(&expected.references)),
+            fixed: expected.fixed.as_ref().and_then(FixedHash::new),
+            size: 0,
+            hash: Sha256::new(),
+            parser: Parser::new(Limits::default()),
+            expected,
+        }
+    }
+
+    /// Judges the whole.
+    ///
+    /// # Errors
+    /// When it is not what was expected.
+    pub fn finish(self) -> Result<Verified, Refused> {
+        let Expected { nar_hash, nar_size, references, .. } = &self.expected;
+        if self.size < *nar_size {
+            return refused(truncated(self.size, *nar_size));
+        }
+        if let Err(error) = self.parser.finish() {
+            return refused(format!("is none: {error}"));
+        }
+        let found_hash = self.hash.clone().finish();
+        if found_hash != *nar_hash {
+            return refused(format!("has the SHA-256 {found_hash}, and not {nar_hash} as was said"));
+        }
+        if let (Some(hash), Some(fixed)) = (self.fixed, &self.expected.fixed) {
+            hash.check(fixed)?;
+        }
+        let found = self.scanner.found();
+        if let Some(unsaid) = found.iter().find(|path| !references.contains(path)) {
+            return refused(format!("refers to {unsaid}, which was not said"));
+        }
+        let absent = references.iter().find(|path| !self.expected.unfound && !found.contains(path));
+        if let Some(absent) = absent {
+            return refused(format!("does not refer to {absent}, as was said"));
+        }
+        Ok(Verified { after_nar: self.hash })
+    }
+
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// As soon as it cannot be what was expected.
+    pub fn update(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+        self.size += bytes.len() as u64;
+        if self.size > self.expected.nar_size {
+            return refused(format!("is longer than the {} bytes that were said", self.expected.nar_size));
+        }
+        self.hash.update(bytes);
+        self.scanner.update(bytes);
+        let taken = match &mut self.fixed {
+            Some(hash) => {
+                hash.nar(bytes);
+                self.parser.push(bytes, hash)
+            }
+            None => self.parser.push(bytes, &mut ()),
+        };
+        match taken {
+            Ok(taken) if taken == bytes.len() => Ok(()),
+            Ok(_) => refused(format!("has something after its end, at byte {}", self.parser.offset())),
+            Err(error) => refused(format!("is none: {error}")),
+        }
+    }
+}
+
+/// Takes the zstd-compressed bytes of an output in any pieces.
+pub struct Incoming {
+    judge: Judge,
+    decoder: Decoder<'static>,
+    plain: Vec<u8>,
+    /// Whether a zstd frame is open.
+    in_frame: bool,
+}
+
 impl fmt::Debug for Incoming {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Incoming").field("size", &self.size).finish_non_exhaustive()
+        f.debug_struct("Incoming").field("size", &self.judge.size).finish_non_exhaustive()
     }
 }
 
@@ -77,19 +159,8 @@ impl Incoming {
     pub fn new(expected: Expected) -> std::io::Result<Self> {
         let mut decoder = Decoder::new()?;
         decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))?;
-        let scanner = Scanner::new(expected.candidates.iter().chain(&expected.references));
-        let fixed = expected.fixed.as_ref().and_then(FixedHash::new);
-        Ok(Self {
-            decoder,
-            plain: vec![0; 128 * 1024],
-            in_frame: false,
-            size: 0,
-            hash: Sha256::new(),
-            parser: Parser::new(Limits::default()),
-            scanner,
-            fixed,
-            expected,
-        })
+        let judge = Judge::new(expected);
+        Ok(Self { judge, decoder, plain: vec![0; 128 * 1024], in_frame: false })
     }
 
     /// Takes the next compressed bytes.
@@ -109,7 +180,7 @@ impl Incoming {
             };
             let filled = output.pos();
             self.in_frame = hint != 0;
-            self.plain_bytes(filled)?;
+            self.judge.update(&self.plain[..filled])?;
             if input.pos() == compressed.len() && (filled < self.plain.len() || hint == 0) {
                 return Ok(());
             }
@@ -121,51 +192,15 @@ impl Incoming {
     /// # Errors
     /// When it is not what was expected.
     pub fn finish(self) -> Result<Verified, Refused> {
-        let Expected { nar_hash, nar_size, references, fixed, .. } = &self.expected;
-        if self.in_frame || self.size < *nar_size {
-            return refused(format!("is truncated: {} of its {nar_size} bytes came", self.size));
+        if self.in_frame {
+            return refused(truncated(self.judge.size, self.judge.expected.nar_size));
         }
-        if let Err(error) = self.parser.finish() {
-            return refused(format!("is none: {error}"));
-        }
-        let found_hash = self.hash.clone().finish();
-        if found_hash != *nar_hash {
-            return refused(format!("has the SHA-256 {found_hash}, and not {nar_hash} as was said"));
-        }
-        if let (Some(hash), Some(fixed)) = (self.fixed, fixed) {
-            hash.check(fixed)?;
-        }
-        let found = self.scanner.found();
-        if let Some(unsaid) = found.iter().find(|path| !references.contains(path)) {
-            return refused(format!("refers to {unsaid}, which was not said"));
-        }
-        if let Some(absent) = references.iter().find(|path| !found.contains(path)) {
-            return refused(format!("does not refer to {absent}, as was said"));
-        }
-        Ok(Verified { after_nar: self.hash })
+        self.judge.finish()
     }
+}
 
-    fn plain_bytes(&mut self, filled: usize) -> Result<(), Refused> {
-        let bytes = &self.plain[..filled];
-        self.size += filled as u64;
-        if self.size > self.expected.nar_size {
-            return refused(format!("is longer than the {} bytes that were said", self.expected.nar_size));
-        }
-        self.hash.update(bytes);
-        self.scanner.update(bytes);
-        let taken = match &mut self.fixed {
-            Some(hash) => {
-                hash.nar(bytes);
-                self.parser.push(bytes, hash)
-            }
-            None => self.parser.push(bytes, &mut ()),
-        };
-        match taken {
-            Ok(taken) if taken == bytes.len() => Ok(()),
-            Ok(_) => refused(format!("has something after its end, at byte {}", self.parser.offset())),
-            Err(error) => refused(format!("is none: {error}")),
-        }
-    }
+fn truncated(came: u64, said: u64) -> String {
+    format!("is truncated: {came} of its {said} bytes came")
 }
 
 /// The hash that fixes an output, over the contents of its one file or over its nar.
@@ -284,6 +319,7 @@ mod tests {
             nar_size: nar.len() as u64,
             references: references.to_vec(),
             candidates: [path("a")].into(),
+            unfound: false,
             fixed: None,
         }
     }
@@ -315,6 +351,12 @@ mod tests {
         let none = Node::file("nothing").to_nar();
         let error = judge(expected(&none, &[path("a")]), &none, 4096).unwrap_err();
         assert!(error.contains("does not refer"), "{error}");
+    }
+
+    #[test]
+    fn a_source_may_be_said_to_refer_to_what_does_not_stand_in_it() {
+        let none = Node::file("nothing").to_nar();
+        judge(Expected { unfound: true, ..expected(&none, &[path("a")]) }, &none, 4096).unwrap();
     }
 
     #[test]

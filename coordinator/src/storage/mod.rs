@@ -1,5 +1,6 @@
 //! The state folder: where nars, logs and uploads lie, and who may use it.
 
+mod decode;
 mod incoming;
 mod logs;
 
@@ -11,7 +12,8 @@ use drover_os::machine;
 use drover_store::{Compression, StorePath};
 use drover_wire::{BuildId, LeaseId};
 
-pub use incoming::{Expected, Incoming, Refused, Verified};
+pub use decode::Plain;
+pub use incoming::{Expected, Incoming, Judge, Refused, Verified};
 pub use logs::{LogReader, pack as pack_log};
 
 /// The bytes of a window that is accepted in zstd streams from outside, as a power of two: what `zstd --long` uses.

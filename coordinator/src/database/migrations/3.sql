@@ -26,6 +26,7 @@ CREATE TABLE files (
     checked_at  INTEGER,
     PRIMARY KEY (item, compression)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX files_unchecked ON files (item) WHERE checked_at IS NULL;
 
 -- Bytes that came and went in each place, by days since 1970.
 CREATE TABLE place_days (
@@ -94,6 +95,19 @@ CREATE TABLE published (
     until        INTEGER
 ) STRICT;
 CREATE INDEX published_by_key ON published (key) WHERE key IS NOT NULL;
+
+-- In which order things were published, for mirrors, which ask for what came after a number; kept by the triggers. A
+-- number is never given twice.
+CREATE TABLE publications (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    path   INTEGER NOT NULL UNIQUE
+) STRICT;
+CREATE TRIGGER published_numbered AFTER INSERT ON published BEGIN
+    INSERT OR IGNORE INTO publications (path) VALUES (NEW.path);
+END;
+CREATE TRIGGER published_forgotten AFTER DELETE ON published BEGIN
+    DELETE FROM publications WHERE path = OLD.path;
+END;
 
 -- What is held back from the public, and what it waits for.
 CREATE TABLE withheld (
