@@ -32,6 +32,11 @@ impl<C> Tx<'_, C> {
     pub fn note(&mut self, change: C) {
         self.changes.push(change);
     }
+
+    /// The change that was noted last.
+    pub fn last_noted(&self) -> Option<&C> {
+        self.changes.last()
+    }
 }
 
 impl<C> Deref for Tx<'_, C> {

@@ -70,6 +70,8 @@ pub enum Change {
     Closed(LeaseId),
     /// A build ended.
     Ended(BuildId),
+    /// There may be something for hooks to do.
+    ForHooks,
 }
 
 /// What those who wait for something are told.

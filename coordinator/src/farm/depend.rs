@@ -7,6 +7,7 @@ use drover_wire::BuildState;
 
 use super::change::Change;
 use super::error::Error;
+use super::events::{self, Kind, Subject};
 use super::{Tx, now, open_states, paths, sql, wants};
 
 /// Who has a store item.
@@ -313,6 +314,12 @@ pub(super) fn end(tx: &mut Tx<'_>, build: i64, end: &End<'_>) -> Result<(), Erro
     tx.prepare_cached("DELETE FROM awaited WHERE build = ?1")?.execute([build])?;
     tx.prepare_cached("DELETE FROM avoided WHERE build = ?1")?.execute([build])?;
     tx.note(Change::Ended(id));
+    let kind = match end.state {
+        BuildState::Succeeded => Kind::BuildSuccess,
+        BuildState::Canceled => Kind::BuildCanceled,
+        _ => Kind::BuildFailure,
+    };
+    events::note(tx, kind, Subject::Build(build), None)?;
     if end.state != BuildState::Succeeded {
         fail_dependents(tx, build, Some(build))?;
     }

@@ -26,6 +26,7 @@ pub struct Live {
     state: Mutex<State>,
     events: broadcast::Sender<Event>,
     ended_logs: mpsc::UnboundedSender<Arc<Lease>>,
+    for_hooks: Notify,
     lease_time: Duration,
 }
 
@@ -82,7 +83,13 @@ pub struct Waiting {
 impl Live {
     /// Starts without agents and leases. Leases that ended go to `ended_logs`.
     pub fn new(lease_time: Duration, ended_logs: mpsc::UnboundedSender<Arc<Lease>>) -> Self {
-        Self { state: Mutex::default(), events: broadcast::channel(EVENTS).0, ended_logs, lease_time }
+        let events = broadcast::channel(EVENTS).0;
+        Self { state: Mutex::default(), events, ended_logs, for_hooks: Notify::new(), lease_time }
+    }
+
+    /// Waits until there may be something for hooks to do; one at a time can.
+    pub async fn something_for_hooks(&self) {
+        self.for_hooks.notified().await;
     }
 
     /// What happens from now on.
@@ -113,6 +120,7 @@ impl Live {
                     Change::Canceled(lease) => state.cancel(lease),
                     Change::Closed(lease) => ended.extend(state.close(lease)),
                     Change::Ended(build) => events.push(Event::Ended(build)),
+                    Change::ForHooks => self.for_hooks.notify_one(),
                 }
             }
         }

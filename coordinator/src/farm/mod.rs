@@ -12,9 +12,9 @@ pub mod change;
 mod closure;
 mod depend;
 mod error;
-#[expect(dead_code, reason = "nothing notes events yet")]
 mod events;
 mod files;
+mod hooks;
 mod intake;
 mod keeper;
 mod lease;

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::change::Change;
 use super::error::Error;
+use super::events::{self, Kind, Subject};
 use super::{Tx, depend, now, open_states, paths, sql, wants};
 
 /// Below so many new builds each is asked for what waited for it; above, what waits for anything is asked.
@@ -205,6 +206,7 @@ impl Plan {
         }
         let build = insert(tx, derivation, priority, BuildState::Succeeded, 0)?;
         tx.prepare_cached("UPDATE builds SET ended_at = submitted_at WHERE id = ?1")?.execute([build])?;
+        events::note(tx, Kind::BuildSuccess, Subject::Build(build), None)?;
         self.made.insert(build);
         Ok(build)
     }
@@ -360,6 +362,7 @@ fn insert(
         .query_row((id.0.as_bytes(), derivation, state.as_str(), priority, missing, sql(now())), |row| {
             Ok((row.get(0)?, row.get(1)?))
         })?;
+    events::note(tx, Kind::BuildSubmitted, Subject::Build(build), None)?;
     if state == BuildState::Ready {
         tx.note(Change::Ready { platform });
     }

@@ -10,6 +10,7 @@ use rusqlite::OptionalExtension;
 use super::change::AgentRow;
 use super::depend::{self, End, Provided};
 use super::error::Error;
+use super::events::{self, Kind, Subject};
 use super::plan::Plan;
 use super::requeue::{self, Outcome};
 use super::{Farm, Tx, files, now, paths, sql, unsql};
@@ -273,19 +274,25 @@ impl Try {
             .query_row([self.build], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let mut absent = Vec::new();
         let mut hopeless = None;
+        let mut lacks = Vec::new();
         for path in missing.iter().take(MISSING) {
             let known: Option<(i64, i64)> = tx
                 .prepare_cached("SELECT id, provided FROM paths WHERE base = ?1")?
                 .query_row([path.base_name()], |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()?;
             match known {
-                Some((_, provided)) if provided == Provided::Held as i64 => {}
+                Some((_, provided)) if provided == Provided::Held as i64 => continue,
                 Some((id, _)) => match maker_below(tx, derivation, id)? {
                     Some(maker) => absent.push((id, maker)),
                     None => hopeless = Some(path),
                 },
                 None => hopeless = Some(path),
             }
+            lacks.push(path.as_str());
+        }
+        if !lacks.is_empty() {
+            let lacks = serde_json::to_string(&lacks).unwrap_or_default();
+            events::note(tx, Kind::MissingInputs, Subject::Build(self.build), Some(&lacks))?;
         }
         if let Some(path) = hopeless {
             // To wait for it would be to wait for ever.

@@ -10,6 +10,7 @@ use rusqlite::OptionalExtension;
 use super::allocate::allocate;
 use super::change::{AgentRow, Change};
 use super::error::Error;
+use super::events::{self, Kind, Subject};
 use super::lease::Lease;
 use super::{Farm, agents, now, requeue, sql};
 
@@ -165,10 +166,11 @@ impl Farm {
                     .query_row((id, sql(now())), |row| row.get(0))
                     .optional()?;
                 if let Some(build) = build {
-                    tx.prepare_cached(
-                        "UPDATE builds SET state = 'running', started_at = ?2 WHERE id = ?1 AND state = 'allocated'",
-                    )?
-                    .execute((build, sql(now())))?;
+                    let running = "UPDATE builds SET state = 'running', started_at = ?2 \
+                                   WHERE id = ?1 AND state = 'allocated'";
+                    if tx.prepare_cached(running)?.execute((build, sql(now())))? == 1 {
+                        events::note(tx, Kind::BuildStarted, Subject::Build(build), None)?;
+                    }
                 }
                 Ok(())
             });

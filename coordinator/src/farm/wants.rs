@@ -10,6 +10,7 @@ use rusqlite::OptionalExtension;
 
 use super::change::Change;
 use super::error::Error;
+use super::events::{self, Kind, Subject};
 use super::{Tx, depend, now, open_states, paths, plan, sql, unsql};
 
 const NOBODY: &str = "nobody wants it any more";
@@ -199,5 +200,5 @@ fn cancel(tx: &mut Tx<'_>, build: i64, state: BuildState) -> Result<(), Error> {
     if state != BuildState::DependencyFailed {
         tx.note(Change::Ended(id));
     }
-    Ok(())
+    events::note(tx, Kind::BuildCanceled, Subject::Build(build), None)
 }

@@ -1,23 +1,20 @@
 //! The states of a build and the phases of a running one.
 
-use std::fmt;
-use std::str::FromStr;
-
-use serde::{Deserialize, Serialize};
-
 /// A word that names no state or phase.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("“{text}” is not {what}; there are: {known}")]
 pub struct StateError {
-    text: String,
-    what: &'static str,
-    known: String,
+    pub(crate) text: String,
+    pub(crate) what: &'static str,
+    pub(crate) known: String,
 }
 
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident, $what:literal { $($(#[$vdoc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(
+            Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+        )]
         #[serde(rename_all = "kebab-case")]
         pub enum $name { $($(#[$vdoc])* $variant),+ }
 
@@ -32,17 +29,17 @@ macro_rules! words {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.pad(self.as_str())
             }
         }
 
-        impl FromStr for $name {
-            type Err = StateError;
+        impl std::str::FromStr for $name {
+            type Err = $crate::StateError;
 
-            fn from_str(text: &str) -> Result<Self, StateError> {
-                Self::ALL.iter().copied().find(|x| x.as_str() == text).ok_or_else(|| StateError {
+            fn from_str(text: &str) -> Result<Self, $crate::StateError> {
+                Self::ALL.iter().copied().find(|x| x.as_str() == text).ok_or_else(|| $crate::StateError {
                     text: text.chars().take(64).collect(),
                     what: $what,
                     known: Self::ALL.iter().map(|x| x.as_str()).collect::<Vec<_>>().join(", "),
@@ -51,6 +48,7 @@ macro_rules! words {
         }
     };
 }
+pub(crate) use words;
 
 words!(
     /// The state of a build.

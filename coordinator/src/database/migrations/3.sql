@@ -159,6 +159,7 @@ CREATE TABLE events (
 ) STRICT;
 
 -- What hooks are to do, are doing, or gave up. event: the event's number, where it came from one. due: when it may run.
+-- asked: how often it was asked for while it waited; what was asked for again while it ran runs again.
 CREATE TABLE hook_runs (
     id        INTEGER PRIMARY KEY AUTOINCREMENT,
     hook      TEXT NOT NULL,
@@ -168,6 +169,7 @@ CREATE TABLE hook_runs (
     path      INTEGER,
     detail    TEXT,
     state     TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'failed')),
+    asked     INTEGER NOT NULL DEFAULT 1,
     tries     INTEGER NOT NULL DEFAULT 0,
     queued_at INTEGER NOT NULL,
     due       INTEGER NOT NULL,
@@ -175,6 +177,11 @@ CREATE TABLE hook_runs (
 ) STRICT;
 CREATE INDEX hook_runs_waiting ON hook_runs (hook, due, id) WHERE state = 'waiting';
 CREATE INDEX hook_runs_failed ON hook_runs (hook, id) WHERE state = 'failed';
+CREATE INDEX hook_runs_by_build ON hook_runs (build) WHERE build IS NOT NULL;
+CREATE INDEX hook_runs_by_path ON hook_runs (path) WHERE path IS NOT NULL;
+
+-- How often the hook retry has had the same built before.
+ALTER TABLE builds ADD COLUMN retries INTEGER NOT NULL DEFAULT 0;
 
 -- The last event that was given to the hooks.
 CREATE TABLE hook_cursor (
