@@ -40,7 +40,8 @@ const fn option(
 #[rustfmt::skip]
 pub(crate) static OPTIONS: &[Definition] = &[
     option("coordinator", "URL", "http://localhost:8745", "the coordinator", Draft::coordinator),
-    option("ca-file", "FILE", "", "trust these certificates (PEM) only", Draft::ca_file),
+    Definition { group: "trust", ..option("ca-file", "FILE", "system's", "trust these (PEM) only", Draft::ca_file) },
+    Definition { group: "trust", repeatable: true, ..option("coordinator-key", "KEY", "", "trust this sha256/… only; repeatable", Draft::coordinator_key) },
     option("uuid", "UUID", "", "who this is; goes with a password", Draft::uuid),
     Definition { group: "password", ..option("password", "TEXT", "", "the password (better in a file)", Draft::password) },
     Definition { group: "password", ..option("password-file", "FILE", "", "a file that holds the password", Draft::password_file) },

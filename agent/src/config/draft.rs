@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use drover_tls::Trust;
 use uuid::Uuid;
 
 use super::sources::Given;
 use super::values::{self, BaseUrl, DaemonSocket, LogLevel, Secret};
 use super::{Config, ConfigError, Credentials, LogSettings, Place, Surroundings};
-use crate::http::Roots;
 
 /// The environment variable by which Guix's own programs find the daemon.
 pub(super) const DAEMON_VARIABLE: &str = "GUIX_DAEMON_SOCKET";
@@ -17,7 +17,7 @@ pub(super) const DAEMON_VARIABLE: &str = "GUIX_DAEMON_SOCKET";
 #[derive(Debug, Default)]
 pub(crate) struct Draft {
     coordinator: Option<BaseUrl>,
-    roots: Option<Roots>,
+    trust: Option<Trust>,
     uuid: Option<Uuid>,
     password: Option<Secret>,
     name: Option<String>,
@@ -49,7 +49,16 @@ impl Draft {
     }
 
     pub(crate) fn ca_file(&mut self, text: &str) -> Applied {
-        self.roots = Some(Roots::from_file(Path::new(text))?);
+        self.trust = Some(Trust::of_file(Path::new(text))?);
+        Ok(())
+    }
+
+    pub(crate) fn coordinator_key(&mut self, text: &str) -> Applied {
+        let pin = text.parse()?;
+        match &mut self.trust {
+            Some(Trust::Keys(pins)) => pins.push(pin),
+            _ => self.trust = Some(Trust::Keys(vec![pin])),
+        }
         Ok(())
     }
 
@@ -195,7 +204,7 @@ impl Draft {
             };
             self.systems.push(system);
         }
-        let daemon_socket = match (self.daemon_socket, &surroundings.daemon_socket) {
+        let daemon_socket = match (self.daemon_socket.take(), &surroundings.daemon_socket) {
             (Some(socket), _) => socket,
             (None, Some(text)) => text
                 .to_str()
@@ -204,14 +213,19 @@ impl Draft {
                 .map_err(|reason| Place::Variable(DAEMON_VARIABLE).error(reason))?,
             (None, None) => DaemonSocket::usual(),
         };
+        let coordinator: BaseUrl = match self.coordinator.take() {
+            Some(url) => url,
+            None => "http://localhost:8745".parse().map_err(|reason: String| Place::Nowhere.error(reason))?,
+        };
+        let trust = self.trust.take().unwrap_or_default();
+        if matches!(trust, Trust::Keys(_)) && !coordinator.is_https() {
+            let reason =
+                format!("a pinned key is of use with https:// only, and the coordinator is {coordinator}");
+            return Err(self.place(&["coordinator-key"]).error(reason));
+        }
         Ok(Config {
-            coordinator: match self.coordinator {
-                Some(url) => url,
-                None => {
-                    "http://localhost:8745".parse().map_err(|reason: String| Place::Nowhere.error(reason))?
-                }
-            },
-            roots: self.roots.unwrap_or_default(),
+            coordinator,
+            trust,
             credentials,
             systems: self.systems,
             max_parallel_builds,

@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use drover_os::machine;
+use drover_tls::Trust;
 use uuid::Uuid;
 
-use crate::http::Roots;
 pub(crate) use draft::Draft;
 pub use values::{BaseUrl, DaemonSocket, LogLevel, Secret};
 
@@ -28,7 +28,7 @@ pub struct Config {
     /// The coordinator's listener for agents.
     pub coordinator: BaseUrl,
     /// Whom https connections trust.
-    pub roots: Roots,
+    pub trust: Trust,
     /// Who we are.
     pub credentials: Credentials,
     /// The systems to build for; at least one.

@@ -236,6 +236,19 @@ fn files_that_cannot_be_read_or_hold_nothing_are_refused() {
 }
 
 #[test]
+fn a_pinned_key_is_for_https_and_instead_of_a_file_of_authorities() {
+    const PIN: &str = "sha256/47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
+    let folder = tempfile::tempdir().unwrap();
+    let ca = file(&folder, "ca.pem", "");
+    let pinned = ["--coordinator", "https://farm.example:8745", "--coordinator-key", PIN];
+    let config = with(&[&pinned[..], &["--coordinator-key", PIN]].concat());
+    assert!(matches!(config.trust, Trust::Keys(pins) if pins.len() == 2));
+    refused(&[&PASSWORD[..], &pinned[2..]].concat(), "--coordinator-key", "https://");
+    refused(&[&pinned[..], &["--ca-file", &ca]].concat(), "--ca-file", "cannot both be given");
+    refused(&["--coordinator-key", "sha256/abc"], "--coordinator-key", "drover key tls");
+}
+
+#[test]
 fn a_line_that_is_not_text_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = file(&folder, "agent.conf", "");

@@ -106,24 +106,9 @@ pub(super) fn reason(error: &ureq::Error) -> String {
         ureq::Error::Timeout(Timeout::Connect) => "no connection in time".into(),
         ureq::Error::Timeout(Timeout::RecvResponse) => "no answer in time".into(),
         ureq::Error::Timeout(_) => "the connection stood still for too long".into(),
-        ureq::Error::Io(error) => match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-            Some(error) => tls_reason(error),
-            None => error.to_string(),
-        },
-        ureq::Error::Rustls(error) => tls_reason(error),
+        ureq::Error::Io(error) => drover_tls::reason(error).unwrap_or_else(|| error.to_string()),
         ureq::Error::Protocol(error) => format!("the answer is not HTTP: {error}"),
         other => other.to_string(),
-    }
-}
-
-fn tls_reason(error: &rustls::Error) -> String {
-    use rustls::CertificateError::UnknownIssuer;
-    match error {
-        rustls::Error::InvalidCertificate(UnknownIssuer) => {
-            "TLS: nobody we trust vouches for the coordinator's certificate; name its authority by --ca-file"
-                .into()
-        }
-        other => format!("TLS: {other}"),
     }
 }
 

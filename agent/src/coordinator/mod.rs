@@ -44,7 +44,7 @@ impl Coordinator {
     /// As [`Coordinator::new`], with other time limits.
     pub fn with_patience(config: &Config, patience: Patience) -> Self {
         let caller =
-            || Caller::new(Client::new(&config.roots, patience), &config.coordinator, &config.credentials);
+            || Caller::new(Client::new(&config.trust, patience), &config.coordinator, &config.credentials);
         Self { calls: caller(), polls: caller() }
     }
 

@@ -2,16 +2,14 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
+use drover_tls::{TlsConnector, Trust};
 use ureq::config::Config;
 use ureq::http::{Request, Response};
-use ureq::tls::TlsConfig;
-use ureq::unversioned::transport::{Connector, RustlsConnector};
+use ureq::unversioned::transport::Connector;
 use ureq::{Agent, Body, Error, RequestExt, SendBody};
 
-use super::Roots;
 use super::eager::EagerConnector;
 use super::transport::{NameResolver, OpenConnections, SocketConnector};
 
@@ -51,15 +49,10 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that trusts these roots.
-    pub fn new(roots: &Roots, patience: Patience) -> Self {
-        let tls = TlsConfig::builder()
-            .root_certs(roots.for_ureq())
-            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .build();
+    /// A client that trusts these.
+    pub fn new(trust: &Trust, patience: Patience) -> Self {
         let config = Config::builder()
             .user_agent(concat!("drover-agent/", env!("CARGO_PKG_VERSION")))
-            .tls_config(tls)
             // Neither a proxy's nor another host's business: our credentials are in every request.
             .proxy(None)
             .max_redirects(0)
@@ -78,7 +71,8 @@ impl Client {
             .timeout_recv_response(Some(patience.answer))
             .build();
         let open = OpenConnections::default();
-        let connector = SocketConnector(open.clone()).chain(RustlsConnector::default()).chain(EagerConnector);
+        let connector =
+            SocketConnector(open.clone()).chain(TlsConnector::new(trust.clone())).chain(EagerConnector);
         let agent = Agent::with_parts(config, connector, NameResolver);
         Self { agent, open, patience }
     }
@@ -185,7 +179,7 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(50);
 
     fn client() -> Client {
-        Client::new(&Roots::Bundled, Patience::default())
+        Client::new(&Trust::System, Patience::default())
     }
 
     fn get(client: &Client, url: &str) -> Result<String, Error> {
@@ -237,7 +231,7 @@ mod tests {
         let server = Server::start(move |_exchange| {
             let _ = wait.lock().unwrap().recv();
         });
-        let client = Client::new(&Roots::Bundled, Patience { answer: SHORT, ..Patience::default() });
+        let client = Client::new(&Trust::System, Patience { answer: SHORT, ..Patience::default() });
         let error = get(&client, server.url()).unwrap_err();
         assert!(matches!(error, Error::Timeout(Timeout::RecvResponse)), "{error:?}");
         drop(open);
@@ -250,7 +244,7 @@ mod tests {
             exchange.raw(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nsome");
             let _ = wait.lock().unwrap().recv();
         });
-        let client = Client::new(&Roots::Bundled, Patience { silence: SHORT, ..Patience::default() });
+        let client = Client::new(&Trust::System, Patience { silence: SHORT, ..Patience::default() });
         let error = get(&client, server.url()).unwrap_err();
         assert!(matches!(error, Error::Timeout(Timeout::PerRead)), "{error:?}");
         drop(open);
@@ -263,7 +257,7 @@ mod tests {
             exchange.respond(200, "", &body);
         });
         let patience = Patience { answer: Duration::ZERO, silence: Duration::ZERO, ..Patience::default() };
-        let client = Client::new(&Roots::Bundled, patience);
+        let client = Client::new(&Trust::System, patience);
         let request = || Request::post(server.url()).body(&b"late"[..]).unwrap();
         assert!(matches!(client.send(request()), Err(Error::Timeout(_))));
         let mut answer = client.send_and_wait(request(), Duration::from_secs(60)).unwrap();
@@ -348,7 +342,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("ca.pem");
         std::fs::write(&file, &authority.pem).unwrap();
-        let client = Client::new(&Roots::from_file(&file).unwrap(), Patience::default());
+        let client = Client::new(&Trust::of_file(&file).unwrap(), Patience::default());
         let bytes = vec![b'x'; 300_000];
         for _ in 0..2 {
             let request = Request::patch(server.url()).body(()).unwrap();
@@ -356,7 +350,7 @@ mod tests {
             assert_eq!(answer.body_mut().read_to_vec().unwrap(), bytes);
         }
         let error = get(&self::client(), server.url()).unwrap_err();
-        assert!(format!("{error:?}").contains("UnknownIssuer"), "{error:?}");
+        assert!(format!("{error:?}").contains("vouches"), "{error:?}");
     }
 
     #[test]
@@ -364,7 +358,7 @@ mod tests {
         // Connections wait in its queue for ever.
         let listener = Listener::bind_tcp("127.0.0.1:0").unwrap();
         let client =
-            Client::new(&Roots::Bundled, Patience { connect: SHORT, silence: SHORT, ..Patience::default() });
+            Client::new(&Trust::System, Patience { connect: SHORT, silence: SHORT, ..Patience::default() });
         let error = get(&client, &format!("https://localhost:{}", listener.port().unwrap())).unwrap_err();
         assert!(matches!(error, Error::Timeout(_)), "{error:?}");
     }

@@ -2,10 +2,8 @@
 
 mod client;
 mod eager;
-mod roots;
 #[cfg(test)]
 pub(crate) mod testing;
 mod transport;
 
 pub use client::{Client, Patience, SendError};
-pub use roots::Roots;

@@ -17,16 +17,18 @@ type Check = (&'static str, fn() -> Outcome);
 const ARROWS: &[(&str, &[&str])] = &[
     ("drover-os", &[]),
     ("drover-store", &[]),
+    ("drover-tls", &[]),
     ("drover-wire", &["drover-store"]),
-    ("drover-agent", &["drover-os", "drover-store", "drover-wire"]),
-    ("drover", &["drover-os", "drover-store", "drover-wire"]),
-    ("drover-tests", &["drover-os", "drover-store", "drover-wire", "drover-agent", "drover"]),
+    ("drover-agent", &["drover-os", "drover-store", "drover-tls", "drover-wire"]),
+    ("drover", &["drover-os", "drover-store", "drover-tls", "drover-wire"]),
+    ("drover-tests", &["drover-os", "drover-store", "drover-tls", "drover-wire", "drover-agent", "drover"]),
 ];
 
 /// What each of these must not have below it, at any depth.
 const FORBIDDEN: &[(&str, &[&str])] = &[
     ("drover-os", &["tokio", "rusqlite", "ureq", "axum", "hyper"]),
     ("drover-store", &["tokio", "rusqlite", "ureq", "axum", "hyper", "rustls"]),
+    ("drover-tls", &["tokio", "rusqlite", "axum", "hyper", "openssl-sys", "aws-lc-sys"]),
     ("drover-wire", &["tokio", "rusqlite", "ureq", "axum", "hyper", "rustls"]),
     ("drover-agent", &["tokio", "rusqlite", "axum", "hyper", "openssl-sys", "aws-lc-sys"]),
 ];

@@ -1,0 +1,87 @@
+//! Points of time in certificates and in sentences about them.
+
+/// Seconds since 1970 as UTC: `2026-11-23 18:30 UTC`.
+#[must_use]
+pub fn utc(seconds: u64) -> String {
+    let (year, month, day) = date(seconds / 86_400);
+    let (hour, minute) = (seconds / 3600 % 24, seconds / 60 % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
+}
+
+/// The Gregorian date of a day counted from 1970-01-01.
+fn date(mut days: u64) -> (u64, u64, u64) {
+    // All that DER can write ends with the year 9999; what is later is no better known than its end.
+    let mut year = 1970;
+    while year < 9999 && days >= days_of(year) {
+        days -= days_of(year);
+        year += 1;
+    }
+    let mut month = 1;
+    while month < 12 && days >= days_in(year, month) {
+        days -= days_in(year, month);
+        month += 1;
+    }
+    (year, month, days.min(30) + 1)
+}
+
+/// Seconds since 1970 of a date and a time; none before 1970, and none that no calendar has.
+pub(crate) fn seconds(
+    (year, month, day): (u64, u64, u64),
+    (hour, minute, second): (u64, u64, u64),
+) -> Option<u64> {
+    let known = (1970..=9999).contains(&year)
+        && (1..=12).contains(&month)
+        && (1..=days_in(year, month)).contains(&day)
+        && hour < 24
+        && minute < 60
+        && second < 60;
+    let days = || {
+        (1970..year).map(days_of).sum::<u64>() + (1..month).map(|m| days_in(year, m)).sum::<u64>() + day - 1
+    };
+    known.then(|| days() * 86_400 + hour * 3600 + minute * 60 + second)
+}
+
+fn days_of(year: u64) -> u64 {
+    if is_leap(year) { 366 } else { 365 }
+}
+
+fn days_in(year: u64, month: u64) -> u64 {
+    match month {
+        2 if is_leap(year) => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+fn is_leap(year: u64) -> bool {
+    year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_go_both_ways() {
+        for (at, text) in [
+            (0, "1970-01-01 00:00 UTC"),
+            (951_782_400, "2000-02-29 00:00 UTC"),
+            (1_793_491_200, "2026-11-01 00:00 UTC"),
+            (4_107_542_399, "2100-02-28 23:59 UTC"),
+        ] {
+            assert_eq!(utc(at), text);
+        }
+        assert_eq!(seconds((2000, 2, 29), (0, 0, 0)), Some(951_782_400));
+        assert_eq!(seconds((2100, 2, 28), (23, 59, 59)), Some(4_107_542_399));
+        assert!(utc(u64::MAX).starts_with("9999-12-31"));
+    }
+
+    #[test]
+    fn a_date_that_is_none_is_refused() {
+        for date in [(2026, 2, 29), (2026, 13, 1), (2026, 0, 1), (2026, 1, 0), (1969, 12, 31)] {
+            assert_eq!(seconds(date, (0, 0, 0)), None, "{date:?}");
+        }
+        assert_eq!(seconds((2026, 1, 1), (24, 0, 0)), None);
+    }
+}

@@ -1,0 +1,20 @@
+//! Whom connections with TLS trust: the system's authorities, those of a file, or pinned keys; and what is wrong with a
+//! certificate, in one sentence that says what to do.
+//!
+//! Both programs are clients of a coordinator, so that this is here. Of HTTP it has nothing but the place in ureq's chain
+//! of transports ([`TlsConnector`]).
+
+mod certificate;
+mod connector;
+mod date;
+mod pin;
+mod roots;
+mod trust;
+mod verify;
+
+pub use certificate::Facts;
+pub use connector::TlsConnector;
+pub use date::utc;
+pub use pin::Pin;
+pub use trust::Trust;
+pub use verify::reason;

@@ -1,0 +1,68 @@
+//! Whom a connection trusts.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::client::WebPkiServerVerifier;
+use rustls::crypto::ring;
+
+use crate::Pin;
+use crate::roots::Roots;
+use crate::verify::{Check, Verifier};
+
+/// Whom a connection trusts.
+#[derive(Debug, Clone, Default)]
+pub enum Trust {
+    /// The system's authorities, as they are at the first connection.
+    #[default]
+    System,
+    /// Those of a file, and no others.
+    Authorities(Authorities),
+    /// Whoever has one of these keys, and nobody else: authorities, names and dates do not count.
+    Keys(Vec<Pin>),
+}
+
+/// The authorities of a file.
+#[derive(Debug, Clone)]
+pub struct Authorities(Arc<Roots>);
+
+impl Trust {
+    /// Trusts the authorities in a file in PEM form; every one must be usable.
+    ///
+    /// # Errors
+    /// One sentence with the file's name.
+    pub fn of_file(path: &Path) -> Result<Self, String> {
+        Ok(Self::Authorities(Authorities(Arc::new(Roots::of_file(path)?))))
+    }
+
+    /// How a client of this trust speaks TLS. Reads the system's authorities if they count.
+    ///
+    /// # Errors
+    /// One sentence, when the system's authorities cannot be read.
+    pub fn client(&self) -> Result<Arc<ClientConfig>, String> {
+        let provider = Arc::new(ring::default_provider());
+        let check = match self {
+            Self::System => Self::by(Arc::new(Roots::of_system()?))?,
+            Self::Authorities(Authorities(roots)) => Self::by(Arc::clone(roots))?,
+            Self::Keys(pins) => Check::Keys(pins.clone()),
+        };
+        let verifier = Verifier { check, algorithms: provider.signature_verification_algorithms };
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_no_client_auth();
+        Ok(Arc::new(config))
+    }
+
+    fn by(roots: Arc<Roots>) -> Result<Check, String> {
+        let source = roots.source.clone();
+        let store = Arc::new(roots.store.clone());
+        let verifier = WebPkiServerVerifier::builder_with_provider(store, Arc::new(ring::default_provider()))
+            .build()
+            .map_err(|error| format!("{source}: {error}"))?;
+        Ok(Check::Authorities { verifier, source })
+    }
+}
