@@ -4,11 +4,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use drover_os::file::{self, Access};
-use drover_store::key::SecretKey;
+use drover_store::key::{PublicKey, SecretKey};
 
-/// The secret key's file in the state folder.
+use crate::storage::make_folder_of;
+
+/// The file in the state folder that the first secret key is taken from, if the configuration names no other.
 pub const SECRET_FILE: &str = "signing-key.sec";
-/// The public key's file in the state folder.
+/// The folder of the secret keys in the state folder.
+pub const FOLDER: &str = "keys";
+/// The file in the state folder with the public half of the key that signs.
 pub const PUBLIC_FILE: &str = "signing-key.pub";
 
 /// Why there is no key.
@@ -32,30 +36,68 @@ pub enum KeyError {
     },
 }
 
-/// The key in the state folder, made if there is none: the secret half readable by its owner only.
+/// The key that a coordinator begins with: that in the file `named`, if it names one; else that in the state folder; and
+/// if there is none, a new one.
 ///
 /// # Errors
-/// When it can be neither read nor made.
-pub fn load_or_make(state: &Path) -> Result<SecretKey, KeyError> {
-    let secret = state.join(SECRET_FILE);
-    let public = state.join(PUBLIC_FILE);
-    let failed = |source, path: &Path| KeyError::Io { path: path.to_owned(), source };
-    let wrong = |source| KeyError::Key { path: secret.clone(), source };
-    let key = match std::fs::read_to_string(&secret) {
-        Ok(text) => SecretKey::parse(&text).map_err(wrong)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let key = SecretKey::generate().map_err(wrong)?;
-            file::replace(&secret, key.to_text().as_bytes(), Access::Private)
-                .map_err(|error| failed(error, &secret))?;
-            key
-        }
-        Err(error) => return Err(failed(error, &secret)),
-    };
-    let text = key.public().to_text();
-    if std::fs::read_to_string(&public).ok().as_ref() != Some(&text) {
-        file::replace(&public, text.as_bytes(), Access::Public).map_err(|error| failed(error, &public))?;
+/// When a file is there and has no key in it, or the system gives no random bytes.
+pub fn first(state: &Path, named: &Path) -> Result<SecretKey, KeyError> {
+    if !named.as_os_str().is_empty() {
+        return load(named, None);
     }
-    Ok(key)
+    let own = state.join(SECRET_FILE);
+    match load(&own, None) {
+        Err(KeyError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            SecretKey::generate().map_err(|source| KeyError::Key { path: own, source })
+        }
+        loaded => loaded,
+    }
+}
+
+/// Reads a secret key from its file; it must be that of `public`, if that is given.
+///
+/// # Errors
+/// When the file cannot be read, or has another key in it, or none.
+pub fn load(path: &Path, public: Option<&PublicKey>) -> Result<SecretKey, KeyError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|source| KeyError::Io { path: path.to_owned(), source })?;
+    let key = parse(&text).map_err(|source| KeyError::Key { path: path.to_owned(), source })?;
+    match public.filter(|public| *public != key.public()) {
+        Some(_) => Err(KeyError::Key { path: path.to_owned(), source: drover_store::key::Error::Mismatch }),
+        None => Ok(key),
+    }
+}
+
+/// Writes a secret key into its file, which only its owner can read.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn save(path: &Path, key: &SecretKey) -> Result<(), KeyError> {
+    let failed = |source| KeyError::Io { path: path.to_owned(), source };
+    make_folder_of(path).map_err(failed)?;
+    file::replace(path, key.to_text().as_bytes(), Access::Private).map_err(failed)
+}
+
+/// Puts the public half of the key that signs into the state folder, for those who want to authorize it.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn save_public(state: &Path, key: &PublicKey) -> Result<(), KeyError> {
+    let public = state.join(PUBLIC_FILE);
+    let text = key.to_text();
+    if std::fs::read_to_string(&public).ok().as_ref() != Some(&text) {
+        file::replace(&public, text.as_bytes(), Access::Public)
+            .map_err(|source| KeyError::Io { path: public, source })?;
+    }
+    Ok(())
+}
+
+/// Reads the text of a secret key.
+///
+/// # Errors
+/// When it is none.
+pub fn parse(text: &str) -> Result<SecretKey, drover_store::key::Error> {
+    SecretKey::parse(text)
 }
 
 #[cfg(test)]
@@ -65,19 +107,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_key_is_made_once_and_its_secret_half_is_for_its_owner_only() {
+    fn a_secret_key_is_for_its_owner_only() {
         let folder = tempfile::tempdir().unwrap();
-        let first = load_or_make(folder.path()).unwrap();
-        let second = load_or_make(folder.path()).unwrap();
-        assert_eq!(first.public(), second.public());
-        let mode = std::fs::metadata(folder.path().join(SECRET_FILE)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        let path = folder.path().join(FOLDER).join("1.sec");
+        let made = first(folder.path(), Path::new("")).unwrap();
+        save(&path, &made).unwrap();
+        assert_eq!(load(&path, Some(made.public())).unwrap().public(), made.public());
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let other = SecretKey::generate().unwrap();
+        assert!(matches!(load(&path, Some(other.public())), Err(KeyError::Key { .. })));
     }
 
     #[test]
-    fn a_file_without_a_key_is_not_replaced() {
+    fn a_file_without_a_key_is_refused_and_one_with_a_key_is_taken() {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join(SECRET_FILE), "(nothing)").unwrap();
-        assert!(matches!(load_or_make(folder.path()), Err(KeyError::Key { .. })));
+        let own = folder.path().join(SECRET_FILE);
+        std::fs::write(&own, "(nothing)").unwrap();
+        assert!(matches!(first(folder.path(), Path::new("")), Err(KeyError::Key { .. })));
+        let (here, named) = (SecretKey::generate().unwrap(), SecretKey::generate().unwrap());
+        std::fs::write(&own, here.to_text()).unwrap();
+        assert_eq!(first(folder.path(), Path::new("")).unwrap().public(), here.public());
+        let other = folder.path().join("named.sec");
+        std::fs::write(&other, named.to_text()).unwrap();
+        assert_eq!(first(folder.path(), &other).unwrap().public(), named.public());
+        assert!(matches!(first(folder.path(), Path::new("/nowhere/at/all")), Err(KeyError::Io { .. })));
     }
 }

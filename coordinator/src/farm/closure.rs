@@ -109,10 +109,11 @@ fn references(sql: &Connection, id: i64) -> Result<Vec<StorePath>, Error> {
 fn inputs(sql: &Connection, farm: &Farm, derivation: i64) -> Result<Vec<InputItem>, Error> {
     let direct = paths::numbers(sql, INPUTS, derivation)?;
     let all = below(direct, |id| paths::numbers(sql, REFERENCES, id))?;
+    let key = farm.keys.signing();
     let mut inputs = Vec::with_capacity(all.len());
     for id in all {
         let path = paths::path(sql, id)?;
-        inputs.push(InputItem { path, held: outputs::item_info(sql, Some(&farm.key), id)? });
+        inputs.push(InputItem { path, held: outputs::item_info(sql, Some(&key), id)? });
     }
     Ok(inputs)
 }

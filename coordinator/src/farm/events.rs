@@ -12,7 +12,6 @@ pub(super) enum Subject {
     /// A build, by its number.
     Build(i64),
     /// A store item, by the number of its path.
-    #[allow(dead_code, reason = "publishing is the first to note events of items")]
     Item(i64),
 }
 

@@ -17,6 +17,7 @@ mod files;
 mod hooks;
 mod intake;
 mod keeper;
+mod keys;
 mod lease;
 mod list;
 pub mod live;
@@ -26,6 +27,7 @@ mod paths;
 mod plan;
 mod press;
 mod provided;
+mod publish;
 mod recent;
 mod recover;
 mod report;
@@ -43,13 +45,12 @@ mod wants;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use drover_store::key::SecretKey;
 use drover_wire::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
 use crate::database::{self, Database};
-use crate::key::{self, KeyError};
+use crate::key::KeyError;
 use crate::storage::{Storage, StorageError};
 use crate::substitutes::Substitutes;
 
@@ -60,6 +61,7 @@ pub use lease::{Lease, LogLength};
 use live::Live;
 pub use log::LogPlace;
 pub use outputs::NarPlace;
+pub use publish::Publication;
 use secrets::Secrets;
 pub use sets::Coming;
 pub use upload::UploadBody;
@@ -100,7 +102,7 @@ pub struct Farm {
     database: Database<Change>,
     live: Arc<Live>,
     secrets: Secrets,
-    key: SecretKey,
+    keys: keys::Keys,
     substitutes: Substitutes,
     stopping: watch::Sender<bool>,
 }
@@ -113,20 +115,20 @@ impl Farm {
     pub fn open(config: Config) -> Result<Arc<Self>, OpenError> {
         let storage =
             Arc::new(Storage::open(&config.state, config.disk_reserve_mib.saturating_mul(1 << 20))?);
-        let key = key::load_or_make(storage.root())?;
         let (ended, ended_logs) = mpsc::unbounded_channel();
         let live = Arc::new(Live::new(Duration::from_secs(config.lease_seconds), ended));
         let database = Database::open(&storage.database(), {
             let live = Arc::clone(&live);
             move |changes| live.apply(changes)
         })?;
+        let keys = keys::open(&database, &storage, &config)?;
         let substitutes = Substitutes::new(&config);
         let farm = Arc::new(Self {
             storage,
             database,
             live,
             secrets: Secrets::default(),
-            key,
+            keys,
             substitutes,
             stopping: watch::channel(false).0,
             config,
@@ -149,11 +151,6 @@ impl Farm {
     /// What is known of the moment.
     pub fn live(&self) -> &Arc<Live> {
         &self.live
-    }
-
-    /// The coordinator's Guix key, as text.
-    pub fn public_key(&self) -> String {
-        self.key.public().to_text()
     }
 
     /// Who may speak.

@@ -32,10 +32,11 @@ impl Farm {
     /// # Errors
     /// When it is not held.
     pub async fn item(self: &Arc<Self>, path: &StorePath, for_agent: bool) -> Result<ItemInfo, Error> {
-        let (farm, path) = (Arc::clone(self), path.clone());
+        let path = path.clone();
+        let key = for_agent.then(|| self.keys.signing());
         let looked_up = self.database.read(move |sql| {
             let id = paths::find(sql, &path)?.ok_or_else(|| not_held(&path))?;
-            item_info(sql, for_agent.then_some(&farm.key), id)?.ok_or_else(|| not_held(&path))
+            item_info(sql, key.as_deref(), id)?.ok_or_else(|| not_held(&path))
         });
         looked_up.await
     }

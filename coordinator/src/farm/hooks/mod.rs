@@ -3,5 +3,4 @@
 
 mod queue;
 
-#[allow(unused_imports, reason = "publishing is the first to call it")]
 pub(super) use queue::enqueue;

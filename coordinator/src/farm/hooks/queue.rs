@@ -8,7 +8,6 @@ use crate::farm::{Tx, now, sql};
 
 /// Has a hook run about something, without an event. Asked for again while it waits, it runs once; while it runs, it
 /// runs once more.
-#[allow(dead_code, reason = "publishing is the first to call it")]
 pub(in crate::farm) fn enqueue(
     tx: &mut Tx<'_>,
     hook: &str,
@@ -36,7 +35,6 @@ pub(in crate::farm) fn enqueue(
     Ok(())
 }
 
-#[allow(dead_code, reason = "publishing is the first to call it")]
 fn insert(
     tx: &Tx<'_>,
     hook: &str,

@@ -1,0 +1,162 @@
+//! Narinfos as they are served: made and signed outside of the database's thread, completed in it.
+
+use drover_store::derivation::Derivation;
+use drover_store::key::SecretKey;
+use drover_store::narinfo::{NarInfo, Signed, Url};
+use drover_store::{Sha256Hash, StorePath};
+use rusqlite::{Connection, OptionalExtension};
+
+use crate::farm::error::Error;
+use crate::farm::{files, intake, outputs, paths, unsql};
+
+/// The text of a narinfo as the database has it.
+pub(in crate::farm) fn packed(text: &str) -> Vec<u8> {
+    text.as_bytes().to_vec()
+}
+
+/// The text of a narinfo, from what the database has.
+#[allow(dead_code, reason = "the public listener is the one to use it")]
+pub(in crate::farm) fn text(packed: Vec<u8>) -> Result<String, Error> {
+    String::from_utf8(packed).map_err(|_| Error::Damaged("a narinfo is not UTF-8".to_owned()))
+}
+
+/// What is known of an item before it is signed.
+pub(super) struct Unsigned {
+    info: NarInfo,
+    item: i64,
+    never: Option<String>,
+}
+
+/// A narinfo that is signed; where its nar can be had is added when it is published.
+#[derive(Debug)]
+pub(super) struct Draft {
+    item: i64,
+    info: NarInfo,
+    /// The key that signed it; none: somebody else's.
+    pub(super) key: Option<i64>,
+    /// Why its derivation does not let it be published.
+    pub(super) never: Option<String>,
+}
+
+/// What is to be signed of an item; none if it is not held.
+pub(super) fn unsigned(sql: &Connection, item: i64) -> Result<Option<Unsigned>, Error> {
+    type Columns = (Sha256Hash, i64, Option<i64>);
+    let columns: Option<Columns> = sql
+        .prepare_cached("SELECT nar_hash, nar_size, deriver FROM items WHERE path = ?1")?
+        .query_row([item], |row| Ok((paths::hash(row, 0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    let Some((nar_hash, nar_size, deriver)) = columns else { return Ok(None) };
+    let store_path = paths::path(sql, item)?;
+    let never = match deriver {
+        _ if store_path.is_derivation() => Some("it is a derivation".to_owned()),
+        Some(deriver) => forbidden(sql, deriver)?,
+        None => None,
+    };
+    let info = NarInfo {
+        urls: Vec::new(),
+        nar_hash,
+        nar_size: unsql(nar_size),
+        references: outputs::references(sql, item)?,
+        deriver: deriver.map(|deriver| paths::path(sql, deriver)).transpose()?,
+        system: deriver.map(|deriver| system(sql, deriver)).transpose()?.flatten(),
+        signature: None,
+        store_path,
+    };
+    Ok(Some(Unsigned { info, item, never }))
+}
+
+fn system(sql: &Connection, derivation: i64) -> Result<Option<String>, Error> {
+    let select = "SELECT p.name FROM derivations d JOIN platforms p ON p.id = d.system WHERE d.id = ?1";
+    Ok(sql.prepare_cached(select)?.query_row([derivation], |row| row.get(0)).optional()?)
+}
+
+/// Why a derivation does not let its outputs be published.
+fn forbidden(sql: &Connection, derivation: i64) -> Result<Option<String>, Error> {
+    let Some(contents) = intake::contents(sql, derivation)? else { return Ok(None) };
+    let path = || -> Result<StorePath, Error> { paths::path(sql, derivation) };
+    let parsed = match Derivation::parse(&contents) {
+        Ok(parsed) => parsed,
+        Err(error) => return Err(Error::Damaged(format!("the text of {}: {error}", path()?))),
+    };
+    // The daemon takes an empty value as it takes none.
+    let allowed = matches!(parsed.env(b"allowSubstitutes"), None | Some(b"" | b"1"));
+    Ok(if allowed {
+        None
+    } else {
+        Some(format!("its derivation {} forbids substitutes (allowSubstitutes)", path()?.base_name()))
+    })
+}
+
+impl Unsigned {
+    pub(super) fn sign(mut self, key: i64, secret: &SecretKey) -> Draft {
+        self.info.sign(&host(), secret);
+        Draft { item: self.item, info: self.info, key: Some(key), never: self.never }
+    }
+}
+
+/// In whose name is signed. It is informative: the key counts.
+pub(super) fn host() -> String {
+    let name = drover_os::machine::host_name().unwrap_or_default();
+    // It stands between semicolons on a line.
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '.' | '_');
+    let name: String = name.chars().filter(|letter| plain(*letter)).collect();
+    if name.is_empty() { "drover".to_owned() } else { name }
+}
+
+impl Draft {
+    /// From a narinfo that somebody else signed, and that was checked.
+    pub(super) fn foreign(sql: &Connection, item: i64, narinfo: &str) -> Result<Self, Error> {
+        let bad = |reason: String| Error::BadRequest(format!("the narinfo cannot be published: {reason}"));
+        let mut info = NarInfo::parse(narinfo.as_bytes()).map_err(|error| bad(error.to_string()))?;
+        let path = paths::path(sql, item)?;
+        if info.store_path != path {
+            return Err(bad(format!("it is of {}, not of {path}", info.store_path)));
+        }
+        let Some(Signed { text, .. }) = &info.signature else {
+            return Err(bad("it is not signed".to_owned()));
+        };
+        if text.lines().any(|line| line.starts_with("URL:")) {
+            return Err(bad("it has URLs above its signature, and they are not ours".to_owned()));
+        }
+        info.urls.clear();
+        let never = unsigned(sql, item)?.and_then(|unsigned| unsigned.never);
+        Ok(Self { item, info, key: None, never })
+    }
+
+    /// Whether it is still what the item is.
+    pub(super) fn fits(&self, sql: &Connection) -> bool {
+        let select = "SELECT nar_hash FROM items WHERE path = ?1";
+        let found = sql
+            .prepare_cached(select)
+            .and_then(|mut select| select.query_row([self.item], |row| paths::hash(row, 0)));
+        found.is_ok_and(|hash| hash == self.info.nar_hash)
+    }
+
+    /// The whole text, with where the nar can be had now.
+    pub(super) fn print(&self, sql: &Connection, item: i64) -> Result<String, Error> {
+        let mut info = self.info.clone();
+        info.urls = urls(sql, item, &info.store_path)?;
+        Ok(info.print())
+    }
+}
+
+/// Where the nar of an item can be had, relative to the narinfo.
+fn urls(sql: &Connection, item: i64, path: &StorePath) -> Result<Vec<Url>, Error> {
+    let url = |compression: &str, size: u64| Url {
+        url: format!("nar/{compression}/{}", path.base_name()),
+        compression: compression.to_owned(),
+        file_size: Some(size),
+    };
+    let files = files::of(sql, item)?;
+    if !files.is_empty() {
+        return Ok(files.iter().map(|file| url(file.compression.word(), file.size)).collect());
+    }
+    let small: Option<i64> = sql
+        .prepare_cached("SELECT length(bytes) FROM contents WHERE path = ?1")?
+        .query_row([item], |row| row.get(0))
+        .optional()?;
+    match small {
+        Some(size) => Ok(vec![url("zstd", unsql(size))]),
+        None => Err(Error::Damaged(format!("the nar of {path} is nowhere"))),
+    }
+}

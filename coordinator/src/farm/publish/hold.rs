@@ -1,0 +1,63 @@
+//! What has to wait before it is published, and what it waits for.
+
+use rusqlite::Connection;
+
+use crate::farm::error::Error;
+use crate::farm::events::{Kind, Subject};
+use crate::farm::{Farm, Tx, hooks};
+
+/// The most items that one transaction lets go on.
+const AT_ONCE: i64 = 500;
+
+/// The hook that publishes.
+const HOOK: &str = "publish";
+
+/// Notes what an item waits for, and that alone.
+pub(super) fn withhold(tx: &Tx<'_>, item: i64, missing: &[i64]) -> Result<(), Error> {
+    forget(tx, item)?;
+    let mut insert = tx.prepare_cached("INSERT OR IGNORE INTO withheld VALUES (?1, ?2)")?;
+    for reference in missing {
+        insert.execute([item, *reference])?;
+    }
+    Ok(())
+}
+
+/// An item waits for nothing.
+pub(super) fn forget(tx: &Tx<'_>, item: i64) -> Result<(), Error> {
+    tx.prepare_cached("DELETE FROM withheld WHERE path = ?1")?.execute([item])?;
+    Ok(())
+}
+
+/// Something can be had: what waited for it and for nothing else is to be published. True: not all was looked at.
+pub(super) fn release(tx: &mut Tx<'_>, came: i64) -> Result<bool, Error> {
+    const WAITING: &str = "DELETE FROM withheld WHERE reference = ?1 AND path IN \
+         (SELECT path FROM withheld WHERE reference = ?1 LIMIT ?2) RETURNING path";
+    let waiting: Vec<i64> = {
+        let mut delete = tx.prepare_cached(WAITING)?;
+        let rows = delete.query_map([came, AT_ONCE], |row| row.get(0))?;
+        rows.collect::<rusqlite::Result<_>>()?
+    };
+    for item in &waiting {
+        if !tx.prepare_cached("SELECT 1 FROM withheld WHERE path = ?1")?.exists([item])? {
+            run_later(tx, *item)?;
+        }
+    }
+    Ok(i64::try_from(waiting.len()).is_ok_and(|count| count >= AT_ONCE))
+}
+
+/// The hook is to try an item.
+pub(super) fn run_later(tx: &mut Tx<'_>, item: i64) -> Result<(), Error> {
+    hooks::enqueue(tx, HOOK, Kind::BuildSuccess, Subject::Item(item), None)
+}
+
+/// Whether a substitute server was found to have it.
+pub(super) fn elsewhere(sql: &Connection, item: i64) -> Result<bool, Error> {
+    Ok(sql.prepare_cached("SELECT 1 FROM substitutes WHERE path = ?1 AND found = 1")?.exists([item])?)
+}
+
+impl Farm {
+    /// Asks the substitute servers for what an item refers to and is not here.
+    pub(super) fn ask_for_references(&self, _item: i64) -> Result<(), Error> {
+        Ok(())
+    }
+}
