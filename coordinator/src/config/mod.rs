@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 pub use hooks::HookConfig;
 pub use options::{Config, Options};
 pub use places::PlaceConfig;
-pub use retention::RetentionConfig;
+pub use retention::{Ages, RetentionConfig};
 
 /// What `drover serve` reads from its command line.
 #[derive(Debug, Clone, Default, clap::Args)]

@@ -225,3 +225,16 @@ CREATE TABLE import_refusals (
     why    TEXT NOT NULL,
     PRIMARY KEY (import, item)
 ) STRICT, WITHOUT ROWID;
+
+-- Logs go by their age.
+ALTER TABLE attempts ADD COLUMN log_removed_at INTEGER;
+CREATE INDEX attempts_with_logs ON attempts (outcome, ended_at) WHERE log_packed = 1 AND log_removed_at IS NULL;
+
+-- Derivations and sources that nothing needs, and since when. For those who ask what they have to upload they are not
+-- here, for they may soon not be.
+CREATE TABLE idle (
+    path  INTEGER PRIMARY KEY,
+    since INTEGER NOT NULL
+) STRICT;
+-- Without it, all builds would be looked through whenever a derivation goes.
+CREATE INDEX builds_by_derivation ON builds (derivation);
