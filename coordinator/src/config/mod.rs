@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 pub use hooks::HookConfig;
 pub use options::{Config, Options};
-pub use places::PlaceConfig;
 pub use retention::{Ages, RetentionConfig};
+pub use places::{BucketConfig, Gib, Location, PlaceConfig, Placement, STATE_PLACE, location};
 
 /// What `drover serve` reads from its command line.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -105,6 +105,7 @@ impl Config {
                 reason: "it must be less than lease-seconds, or every lease runs out between two heartbeats",
             });
         }
+        places::check(&self.places)?;
         for server in &self.substitute_servers {
             let known = server.starts_with("http://") || server.starts_with("https://");
             if !known || server.parse::<axum::http::Uri>().is_err() {

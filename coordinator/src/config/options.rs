@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{HookConfig, PlaceConfig, RetentionConfig};
+use super::{HookConfig, PlaceConfig, Placement, RetentionConfig};
 
 macro_rules! options {
     ($($(#[$attribute:meta])* $name:ident: $type:ty = $default:expr, $shown:literal, $help:literal;)+) => {
@@ -127,6 +127,9 @@ options! {
     #[arg(value_name = "MIB")]
     disk_reserve_mib: u64 = 1024, "1024",
         "The free disk space below which no uploads are taken";
+    #[arg(value_name = "POLICY")]
+    placement: Placement = Placement::MostFree, "most-free",
+        "Where new nars go: most-free, or in-order (see the places of the configuration file)";
     #[arg(value_name = "LEVELS")]
     log: String = "info".to_owned(), "info",
         "What is logged: error, warn, info, debug or trace, also by part as in info,drover=debug";

@@ -131,7 +131,10 @@ impl Arrival {
                     farm.database.read_blocking(|sql| sources::guesses(sql, named))
                 };
                 match NewSource::read(&farm.storage, press, path, size, reader.contents(), guesses) {
-                    Ok(new) => Ok(New::Source(new)),
+                    Ok(mut new) => {
+                        new.place(&self.farm)?;
+                        Ok(New::Source(new))
+                    }
                     Err(ReadError::Cut(source)) => Err(cut(source)),
                     Err(ReadError::Refused(error)) => Err(error),
                 }
@@ -187,9 +190,9 @@ impl Arrival {
         self.weight = 0;
         let batch = std::mem::take(&mut self.batch);
         let mut keeper = self.keeper.take().unwrap_or_else(Keeper::new);
-        let (farm, of_job) = (Arc::clone(&self.farm), Arc::clone(&self.farm));
+        let farm = Arc::clone(&self.farm);
         let job = move |tx: &mut Tx<'_>| {
-            let kept = keeper.keep(&of_job, tx, batch)?;
+            let kept = keeper.keep(tx, batch)?;
             Ok::<_, Error>((keeper, kept))
         };
         self.writing = Some(self.runtime.spawn(async move { farm.database.write_alone(job).await }));

@@ -72,6 +72,8 @@ pub enum Change {
     Ended(BuildId),
     /// There may be something for hooks to do.
     ForHooks,
+    /// A file has become a leftover.
+    Leftover,
 }
 
 /// What those who wait for something are told.

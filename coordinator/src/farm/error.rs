@@ -6,6 +6,7 @@ use drover_store::StorePath;
 use drover_wire::{LeaseId, bundle::BundleError};
 
 use crate::database;
+use crate::storage::StoreError;
 
 /// Why something was not done. Nothing of it was, then.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +122,9 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// A place of nars.
+    #[error(transparent)]
+    Store(StoreError),
     /// What is kept contradicts itself.
     #[error("what the coordinator keeps is damaged: {0}")]
     Damaged(String),
@@ -147,6 +151,15 @@ impl Error {
             Self::StorageFull(what.into())
         } else {
             Self::Io { what: what.into(), source }
+        }
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Io { what, source } => Self::io(format!("cannot {what}"), source),
+            other => Self::Store(other),
         }
     }
 }

@@ -14,7 +14,7 @@ use super::error::Error;
 use super::intake::{self, NewDerivation};
 use super::recent::Recent;
 use super::sources::{self, NewSource};
-use super::{Farm, Tx, paths, sql};
+use super::{Tx, paths, sql};
 use crate::database::makers;
 
 /// How many derivations, and how many sources, are remembered: about 500 bytes for each.
@@ -81,7 +81,7 @@ impl Keeper {
     ///
     /// # Errors
     /// When the database cannot be written: then nothing of it is kept.
-    pub(super) fn keep(&mut self, farm: &Farm, tx: &mut Tx<'_>, all: Vec<New>) -> Result<Kept, Error> {
+    pub(super) fn keep(&mut self, tx: &mut Tx<'_>, all: Vec<New>) -> Result<Kept, Error> {
         let mut kept = Kept::default();
         for new in all {
             let (is_new, count) = match new {
@@ -89,10 +89,7 @@ impl Keeper {
                     Ok(inputs) => (self.derivation(tx, new, inputs)?, &mut kept.uploaded.derivations),
                     Err(error) => return Ok(Kept { refused: Some(error), ..kept }),
                 },
-                New::Source(mut new) => match sources::place(farm, tx, &mut new) {
-                    Ok(()) => (self.source(tx, &new)?, &mut kept.uploaded.sources),
-                    Err(error) => return Ok(Kept { refused: Some(error), ..kept }),
-                },
+                New::Source(new) => (self.source(tx, &new)?, &mut kept.uploaded.sources),
             };
             *(if is_new { count } else { &mut kept.uploaded.known }) += 1;
         }

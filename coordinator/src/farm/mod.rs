@@ -19,11 +19,13 @@ mod intake;
 mod keeper;
 mod keys;
 mod lease;
+mod leftovers;
 mod list;
 pub mod live;
 mod log;
 mod outputs;
 mod paths;
+mod places;
 mod plan;
 mod press;
 mod provided;
@@ -54,13 +56,14 @@ use crate::key::KeyError;
 use crate::storage::{Storage, StorageError};
 use crate::substitutes::Substitutes;
 
+pub use crate::storage::NarFile;
 use change::Change;
 pub use error::Error;
-pub use files::NarFile;
 pub use lease::{Lease, LogLength};
 use live::Live;
 pub use log::LogPlace;
 pub use outputs::NarPlace;
+pub use places::PlaceError;
 pub use publish::Publication;
 use secrets::Secrets;
 pub use sets::Coming;
@@ -86,6 +89,9 @@ pub enum OpenError {
     /// The database.
     #[error(transparent)]
     Database(#[from] database::Error),
+    /// A place for nars.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     /// The signing key.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -113,18 +119,26 @@ impl Farm {
     /// # Errors
     /// When the folder cannot be used, or is in use.
     pub fn open(config: Config) -> Result<Arc<Self>, OpenError> {
-        let storage =
-            Arc::new(Storage::open(&config.state, config.disk_reserve_mib.saturating_mul(1 << 20))?);
+        let mut storage = Storage::open(&config.state, config.disk_reserve_mib.saturating_mul(1 << 20))?;
         let (ended, ended_logs) = mpsc::unbounded_channel();
         let live = Arc::new(Live::new(Duration::from_secs(config.lease_seconds), ended));
+        let (wake, woken) = std::sync::mpsc::sync_channel(1);
         let database = Database::open(&storage.database(), {
-            let live = Arc::clone(&live);
-            move |changes| live.apply(changes)
+            let (live, wake) = (Arc::clone(&live), wake.clone());
+            move |changes| {
+                if changes.iter().any(|change| matches!(change, Change::Leftover)) {
+                    // One that waits is enough.
+                    let _ = wake.try_send(());
+                }
+                live.apply(changes);
+            }
         })?;
         let keys = keys::open(&database, &storage, &config)?;
+        let places = places::load(&config, &storage, &database, wake)?;
+        storage.furnish(places);
         let substitutes = Substitutes::new(&config);
         let farm = Arc::new(Self {
-            storage,
+            storage: Arc::new(storage),
             database,
             live,
             secrets: Secrets::default(),
@@ -135,6 +149,7 @@ impl Farm {
         });
         farm.recover()?;
         sweep::pack_logs(&farm, ended_logs);
+        leftovers::start(&farm, woken);
         Ok(farm)
     }
 

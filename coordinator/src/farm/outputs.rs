@@ -1,6 +1,6 @@
 //! What is held, given to those who ask for it.
 
-use std::path::PathBuf;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,17 +11,13 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::error::Error;
 use super::{Farm, files, paths, unsql};
+use crate::storage::{NarFile, Opened};
 
 /// Where the compressed nar of an item is.
 #[derive(Debug, Clone)]
 pub enum NarPlace {
-    /// In a file.
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Its bytes.
-        size: u64,
-    },
+    /// In a file of one of the places; see [`Farm::open_nar`].
+    File(NarFile),
     /// Here: it is small.
     Bytes(Bytes),
 }
@@ -46,7 +42,7 @@ impl Farm {
     /// # Errors
     /// When it is not held.
     pub async fn nar(self: &Arc<Self>, path: &StorePath) -> Result<NarPlace, Error> {
-        let (farm, path) = (Arc::clone(self), path.clone());
+        let path = path.clone();
         let looked_up = self.database.read(move |sql| {
             let id = paths::find(sql, &path)?.ok_or_else(|| not_held(&path))?;
             let small: Option<Vec<u8>> = sql
@@ -58,9 +54,21 @@ impl Farm {
             }
             let zstd = files::of(sql, id)?.into_iter().find(|file| file.compression == Compression::Zstd);
             let file = zstd.ok_or_else(|| not_held(&path))?;
-            Ok(NarPlace::File { path: farm.storage.nars().join(file.name), size: file.size })
+            Ok(NarPlace::File(file))
         });
         looked_up.await
+    }
+
+    /// Opens a part of a file with a nar.
+    ///
+    /// # Errors
+    /// When it is not there (any more), or cannot be read.
+    pub async fn open_nar(self: &Arc<Self>, file: &NarFile, range: Range<u64>) -> Result<Opened, Error> {
+        let (farm, file) = (Arc::clone(self), file.clone());
+        let opened = tokio::task::spawn_blocking(move || farm.open_file(&file, range)).await;
+        opened.unwrap_or_else(|_| {
+            Err(Error::Damaged("reading a nar failed in a way that it must not".to_owned()))
+        })
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use drover_store::StorePath;
 use drover_wire::agent::Allocation;
 use drover_wire::{BuildState, LeaseId};
 
@@ -22,7 +21,6 @@ impl Farm {
         let farm = Arc::clone(self);
         self.database.write_blocking::<_, Error>(move |tx| upload::recover(tx, &farm.storage))?;
         self.remove_strays()?;
-        self.remove_stray_nars()?;
         tracing::info!(leases, "the work is taken up again");
         Ok(())
     }
@@ -75,31 +73,6 @@ impl Farm {
                 continue;
             }
             remove_if_there(&entry.path()).map_err(failed)?;
-        }
-        Ok(())
-    }
-
-    /// Files that got their place and whose row was not committed any more.
-    fn remove_stray_nars(&self) -> Result<(), Error> {
-        let nars = self.storage.nars();
-        let failed = |error| Error::io(format!("look through {}", nars.display()), error);
-        for folder in std::fs::read_dir(&nars).map_err(failed)? {
-            for entry in std::fs::read_dir(folder.map_err(failed)?.path()).map_err(failed)? {
-                let entry = entry.map_err(failed)?;
-                let name = entry.file_name();
-                let base = name.to_str().and_then(|name| name.strip_suffix(".nar.zst"));
-                // What is not named as ours is not ours.
-                let Some(path) = base.and_then(|base| StorePath::parse_base(base).ok()) else { continue };
-                let belongs =
-                    self.database.read_blocking::<_, Error>(|sql| match paths::find(sql, &path)? {
-                        Some(id) => upload::has_file(sql, id, LeaseId(0)),
-                        None => Ok(false),
-                    })?;
-                if !belongs {
-                    tracing::info!(item = path.base_name(), "a nar that was not acknowledged is removed");
-                    remove_if_there(&entry.path()).map_err(failed)?;
-                }
-            }
         }
         Ok(())
     }

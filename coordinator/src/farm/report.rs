@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use drover_store::{Compression, Sha256Hash, StorePath};
+use drover_store::{Sha256Hash, StorePath};
 use drover_wire::agent::{Output, Report, Reported, SetupStep, TimeLimit};
 use drover_wire::{BuildState, LeaseId};
 use rusqlite::OptionalExtension;
@@ -13,7 +13,7 @@ use super::error::Error;
 use super::events::{self, Kind, Subject};
 use super::plan::Plan;
 use super::requeue::{self, Outcome};
-use super::{Farm, Tx, files, now, paths, sql, unsql};
+use super::{Farm, Tx, files, now, paths, sql, unsql, upload};
 
 /// The most bytes of an agent's words that are kept.
 const WORDS: usize = 16 * 1024;
@@ -228,10 +228,9 @@ impl Try {
              WHERE u.lease = ?1 AND u.path = ?2",
         )?
         .execute((self.lease, id, sql(now())))?;
-        let (place, size): (i64, i64) = tx
-            .prepare_cached("SELECT place, file_size FROM uploads WHERE lease = ?1 AND path = ?2")?
-            .query_row([self.lease, id], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        files::add(tx, id, Compression::Zstd, place, unsql(size))?;
+        let file = upload::file(tx, self.lease, id, path)?
+            .ok_or_else(|| Error::Damaged(format!("nothing says where the nar of {path} is")))?;
+        files::add(tx, id, &file)?;
         for base in refs.lines() {
             let reference = StorePath::parse_base(base)
                 .map_err(|error| Error::Damaged(format!("a reference of {path}: {error}")))?;

@@ -11,6 +11,7 @@ use drover_store::{Compression, Sha256, Sha256Hash, StorePath, base32};
 
 use super::depend::{self, Provided};
 use super::error::Error;
+use super::places::Placed;
 use super::press::Press;
 use super::{Farm, Tx, now, sql};
 use super::{files, paths};
@@ -41,7 +42,8 @@ pub(super) struct NewSource {
 #[derive(Debug)]
 enum Body {
     Small(Vec<u8>),
-    File(TemporaryFile, u64),
+    File(TemporaryFile),
+    Placed(Placed),
 }
 
 impl NewSource {
@@ -138,6 +140,17 @@ impl NewSource {
         }))
     }
 
+    /// Gives its file a place, if it has one.
+    ///
+    /// # Errors
+    /// When there is no room for it, or it cannot be put.
+    pub(super) fn place(&mut self, farm: &Farm) -> Result<(), Error> {
+        let Body::File(temporary) = &self.body else { return Ok(()) };
+        let placed = farm.put(&temporary.path, &self.path, Compression::Zstd)?;
+        self.body = Body::Placed(placed);
+        Ok(())
+    }
+
     /// Its path in the store.
     pub(super) fn path(&self) -> &StorePath {
         &self.path
@@ -152,7 +165,7 @@ impl NewSource {
     pub(super) fn weight(&self) -> usize {
         match &self.body {
             Body::Small(bytes) => bytes.len(),
-            Body::File(..) => 0,
+            Body::File(_) | Body::Placed(_) => 0,
         }
     }
 }
@@ -261,7 +274,7 @@ impl<R: Read> Read for Tee<'_, R> {
 struct Sink<'s> {
     storage: &'s Storage,
     small: Vec<u8>,
-    file: Option<(TemporaryFile, File, u64)>,
+    file: Option<(TemporaryFile, File)>,
 }
 
 impl Write for Sink<'_> {
@@ -269,16 +282,13 @@ impl Write for Sink<'_> {
         if self.file.is_none() && self.small.len() + bytes.len() > SMALL {
             let path = self.storage.fresh_upload();
             let mut file = File::create_new(&path)?;
-            let temporary = TemporaryFile { path, placed: false };
+            let temporary = TemporaryFile { path };
             file.write_all(&self.small)?;
-            self.file = Some((temporary, file, self.small.len() as u64));
+            self.file = Some((temporary, file));
             self.small = Vec::new();
         }
         match &mut self.file {
-            Some((_, file, size)) => {
-                file.write_all(bytes)?;
-                *size += bytes.len() as u64;
-            }
+            Some((_, file)) => file.write_all(bytes)?,
             None => self.small.extend_from_slice(bytes),
         }
         Ok(bytes.len())
@@ -292,28 +302,25 @@ impl Write for Sink<'_> {
 impl Sink<'_> {
     fn finish(self) -> io::Result<Body> {
         match self.file {
-            Some((temporary, file, size)) => {
+            Some((temporary, file)) => {
                 file.sync_all()?;
-                Ok(Body::File(temporary, size))
+                Ok(Body::File(temporary))
             }
             None => Ok(Body::Small(self.small)),
         }
     }
 }
 
-/// A file that goes unless it got its place.
+/// A file that goes, if it is still there: it may have got a place.
 #[derive(Debug)]
 struct TemporaryFile {
     path: PathBuf,
-    placed: bool,
 }
 
 impl Drop for TemporaryFile {
     fn drop(&mut self) {
-        if !self.placed {
-            if let Err(error) = remove_if_there(&self.path) {
-                tracing::warn!(file = %self.path.display(), %error, "cannot remove a file that is not needed");
-            }
+        if let Err(error) = remove_if_there(&self.path) {
+            tracing::warn!(file = %self.path.display(), %error, "cannot remove a file that is not needed");
         }
     }
 }
@@ -330,26 +337,6 @@ fn word(method: &Method) -> &'static str {
 /// Whether a source is here.
 pub(super) fn is_held(sql: &rusqlite::Connection, id: i64) -> Result<bool, Error> {
     Ok(sql.prepare_cached("SELECT 1 FROM items WHERE path = ?1 AND kind = 'source'")?.exists([id])?)
-}
-
-/// Gives the file of a source its place, if it has one and is not here already. What fails here has written nothing
-/// into the database.
-///
-/// # Errors
-/// When its file cannot get its place.
-pub(super) fn place(farm: &Farm, sql: &rusqlite::Connection, new: &mut NewSource) -> Result<(), Error> {
-    let NewSource { path, body: Body::File(temporary, _), .. } = new else { return Ok(()) };
-    if let Some(id) = paths::find(sql, path)? {
-        if sql.prepare_cached("SELECT 1 FROM items WHERE path = ?1")?.exists([id])? {
-            return Ok(());
-        }
-    }
-    // A file without a row goes at the next start; a row without a file must never be.
-    farm.storage
-        .place_nar(&temporary.path, path)
-        .map_err(|error| Error::io(format!("the source {path}"), error))?;
-    temporary.placed = true;
-    Ok(())
 }
 
 /// Keeps a source whose file has its place; its number, and whether it is new.
@@ -425,13 +412,11 @@ fn insert(tx: &Tx<'_>, id: i64, new: &NewSource) -> Result<(), Error> {
             tx.prepare_cached("INSERT INTO contents VALUES (?1, ?2)")?.execute((id, bytes))?;
             bytes.len() as u64
         }
-        Body::File(_, size) => {
-            // The same nar may be there as an output whose build is not reported yet: its file is this one now.
-            tx.prepare_cached("UPDATE uploads SET file_size = ?2 WHERE path = ?1 AND complete = 1")?
-                .execute((id, sql(*size)))?;
-            files::add(tx, id, Compression::Zstd, files::STATE, *size)?;
-            *size
+        Body::Placed(placed) => {
+            files::add(tx, id, &placed.file)?;
+            placed.file.size
         }
+        Body::File(_) => return Err(Error::Damaged(format!("the source {} has no place", new.path))),
     };
     tx.prepare_cached("INSERT INTO items VALUES (?1, 'source', ?2, ?3, ?4, ?5, NULL, ?6, ?7)")?.execute((
         id,
@@ -478,18 +463,22 @@ fn is_output(sql: &rusqlite::Connection, id: i64) -> Result<bool, Error> {
     Ok(sql.prepare_cached("SELECT 1 FROM derivation_outputs WHERE path = ?1")?.exists([id])?)
 }
 
-/// The plain nar of a held item, as a stream with the bytes that it has.
+/// The plain nar of a held source, as a stream with the bytes that it has.
 pub(super) fn open(
     farm: &Farm,
     path: &StorePath,
     small: Option<Vec<u8>>,
 ) -> Result<Box<dyn Read + Send>, Error> {
-    let failed = |error| Error::io(format!("read the nar of {path}"), error);
-    match small {
-        Some(nar) => Ok(Box::new(io::Cursor::new(nar))),
-        None => {
-            let file = File::open(farm.storage.nar(path)).map_err(failed)?;
-            Ok(Box::new(zstd::Decoder::new(file).map_err(failed)?))
-        }
+    if let Some(nar) = small {
+        return Ok(Box::new(io::Cursor::new(nar)));
     }
+    let found = farm.database.read_blocking::<_, Error>(|sql| match paths::find(sql, path)? {
+        Some(id) => files::of(sql, id),
+        None => Ok(Vec::new()),
+    })?;
+    let file = found.into_iter().find(|file| file.compression == Compression::Zstd);
+    let file = file.ok_or_else(|| Error::NotFound { what: "nar of", name: path.to_string() })?;
+    let compressed = farm.open_file(&file, 0..file.size)?.reader(file.size);
+    let failed = |error| Error::io(format!("read the nar of {path}"), error);
+    Ok(Box::new(zstd::Decoder::new(compressed).map_err(failed)?))
 }

@@ -6,13 +6,13 @@
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use drover_store::derivation::{Derivation, Fixed};
-use drover_store::{Sha256Hash, StorePath, export};
+use drover_store::{Compression, Sha256Hash, StorePath, export};
 use drover_wire::LeaseId;
 use drover_wire::agent::{Output, Received};
 use futures_util::{Stream, StreamExt};
@@ -23,7 +23,7 @@ use super::change::AgentRow;
 use super::error::Error;
 use super::lease::Lease;
 use super::{Farm, Tx, files, intake, paths, sql, unsql};
-use crate::storage::{Expected, Incoming, Storage, remove_if_there};
+use crate::storage::{Expected, Incoming, NarFile, Storage, remove_if_there};
 
 /// The body of an upload. An error in it, or an end of the connection, cuts it off.
 pub type UploadBody = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
@@ -365,13 +365,25 @@ impl Copy<'_> {
             &self.upload.output.references,
             Some(deriver),
         );
-        let (storage, lease, upload) = (Arc::clone(&self.farm.storage), self.lease.id, self.upload);
-        let output = upload.path.clone();
-        let whole = Whole { file: partial, size: received, export_hash };
-        let kept = move |tx: &mut Tx<'_>| keep(tx, &storage, lease, &upload, &whole);
-        self.farm.database.write_blocking::<_, Error>(kept)?;
+        let (lease, output) = (self.lease.id, self.upload.path.clone());
+        self.place(&partial, export_hash)?;
         tracing::info!(%lease, output = output.base_name(), bytes = received, "an output is here");
         Ok(Received { received, complete: true })
+    }
+
+    /// Gives an output that is whole its place, and notes it.
+    fn place(self, partial: &Path, export_hash: Sha256Hash) -> Result<(), Error> {
+        let (farm, lease, upload) = (self.farm, self.lease.id, self.upload);
+        let failed = |error| Error::io(format!("remove {}", partial.display()), error);
+        if !farm.database.read_blocking(|sql| is_wanted(sql, lease, upload.id))? {
+            return remove_if_there(partial).map_err(failed);
+        }
+        // Where there is no room, the copy stays, and it is tried again when the agent says so.
+        let placed = farm.put(partial, &upload.path, Compression::Zstd)?;
+        let file = placed.file.clone();
+        farm.database.write_blocking::<_, Error>(move |tx| keep(tx, lease, &upload, &file, &export_hash))?;
+        drop(placed);
+        remove_if_there(partial).map_err(failed)
     }
 
     /// Feeds what came before to the judge.
@@ -401,10 +413,16 @@ impl Copy<'_> {
     ) -> Result<Result<u64, String>, Error> {
         let mut received = self.offset;
         let mut look_at = received;
+        let mut claim = None;
         while let Some(piece) = pieces.blocking_recv() {
             if received >= look_at {
-                if !self.farm.storage.has_room(piece.len() as u64) {
-                    return Err(Error::StorageFull(format!("the rest of {}", self.upload.path)));
+                let full = || Error::StorageFull(format!("the rest of {}", self.upload.path));
+                // What this claims is written before the next look, and is no claim any more.
+                let more = LOOK_EVERY.min(self.most().saturating_sub(received)).max(piece.len() as u64);
+                drop(claim.take());
+                claim = Some(self.farm.storage.claim(more).ok_or_else(full)?);
+                if !self.farm.has_place_for(received + piece.len() as u64)? {
+                    return Err(full());
                 }
                 look_at = received + LOOK_EVERY;
             }
@@ -421,6 +439,12 @@ impl Copy<'_> {
         Ok(Ok(received))
     }
 
+    /// The bytes that the copy may have at most, about: what zstd makes of a nar that it cannot compress.
+    fn most(&self) -> u64 {
+        let nar = self.upload.output.nar_size;
+        nar.saturating_add(nar / 256).saturating_add(4096)
+    }
+
     /// It is not what was declared: the copy goes, and the agent may start again.
     fn refuse(&self, partial: &std::path::Path, reason: String) -> Result<Received, Error> {
         remove_if_there(partial).map_err(|error| self.io("remove", error))?;
@@ -434,18 +458,9 @@ impl Copy<'_> {
     }
 }
 
-/// An output that came whole and is what was declared.
-struct Whole {
-    file: PathBuf,
-    size: u64,
-    export_hash: Sha256Hash,
-}
-
-/// Gives an output its place and notes it, in one job. What ended leases leave behind is removed by jobs, too: neither
-/// can come between the file and the row of the other.
-fn keep(tx: &Tx<'_>, storage: &Storage, lease: LeaseId, upload: &Upload, whole: &Whole) -> Result<(), Error> {
-    let failed = |error| Error::io(format!("give its place to {}", upload.path), error);
-    let state = tx
+/// Whether an output that came whole is still to be kept: its build has not ended otherwise, and it is no item yet.
+fn is_wanted(sql_: &Connection, lease: LeaseId, id: i64) -> Result<bool, Error> {
+    let state = sql_
         .prepare_cached(
             "SELECT b.state FROM attempts a JOIN builds b ON b.id = a.build \
              WHERE a.lease = ?1 AND a.ended_at IS NULL",
@@ -453,26 +468,65 @@ fn keep(tx: &Tx<'_>, storage: &Storage, lease: LeaseId, upload: &Upload, whole: 
         .query_row([sql(lease.0)], |row| paths::state(row, 0))
         .optional()?
         .ok_or(Error::LeaseNotHeld(lease))?;
-    let kept = tx.prepare_cached("SELECT 1 FROM items WHERE path = ?1")?.exists([upload.id])?;
-    if state.is_final() || kept {
-        // Canceled: nobody wants it, and another lease may have one that is wanted. Or it came as a source meanwhile.
-        return remove_if_there(&whole.file).map_err(failed);
+    let kept = sql_.prepare_cached("SELECT 1 FROM items WHERE path = ?1")?.exists([id])?;
+    // Canceled: nobody wants it, and another lease may have one that is wanted. Or it came as a source meanwhile.
+    Ok(!state.is_final() && !kept)
+}
+
+/// Notes that an output has its place. Where it is not wanted any more, the file is a leftover.
+fn keep(
+    tx: &Tx<'_>,
+    lease: LeaseId,
+    upload: &Upload,
+    file: &NarFile,
+    export_hash: &Sha256Hash,
+) -> Result<(), Error> {
+    if !is_wanted(tx, lease, upload.id)? {
+        return Ok(());
     }
     let declared = find(tx, lease, &upload.path)?;
     if declared.is_none_or(|declared| declared.output != upload.output) {
         let reason = "something else was declared for it while it was uploaded".to_owned();
         return Err(Error::BadOutput { path: upload.path.clone(), reason });
     }
-    storage.place_nar(&whole.file, &upload.path).map_err(failed)?;
     tx.prepare_cached(
-        "UPDATE uploads SET complete = 1, file_size = ?3, export_hash = ?4, place = ?5 WHERE lease = ?1 AND path = ?2",
+        "UPDATE uploads SET complete = 1, file_size = ?3, export_hash = ?4, place = ?5, name = ?6 \
+         WHERE lease = ?1 AND path = ?2",
     )?
-    .execute((sql(lease.0), upload.id, sql(whole.size), whole.export_hash.as_bytes(), files::STATE))?;
-    Ok(())
+    .execute((
+        sql(lease.0),
+        upload.id,
+        sql(file.size),
+        export_hash.as_bytes(),
+        file.place,
+        files::unusual_name(file, &upload.path),
+    ))?;
+    files::keep(tx, file)
+}
+
+/// Where the file of an output is that came whole.
+pub(super) fn file(
+    sql_: &Connection,
+    lease: i64,
+    id: i64,
+    path: &StorePath,
+) -> Result<Option<NarFile>, Error> {
+    let select = "SELECT place, name, file_size FROM uploads WHERE lease = ?1 AND path = ?2 AND complete = 1";
+    let found: Option<(i64, Option<String>, i64)> = sql_
+        .prepare_cached(select)?
+        .query_row([lease, id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    let compression = Compression::Zstd;
+    Ok(found.map(|(place, name, size)| NarFile {
+        compression,
+        place,
+        name: name.unwrap_or_else(|| Storage::usual_name(path, compression)),
+        size: unsql(size),
+    }))
 }
 
 /// Removes what an ended lease left behind: partial files, and whole outputs that became nobody's.
-fn clean(tx: &Tx<'_>, lease: LeaseId, storage: &Storage) -> Result<(), Error> {
+fn clean(tx: &mut Tx<'_>, lease: LeaseId, storage: &Storage) -> Result<(), Error> {
     let open = "SELECT 1 FROM attempts WHERE lease = ?1 AND ended_at IS NULL";
     if tx.prepare_cached(open)?.exists([sql(lease.0)])? {
         return Ok(());
@@ -488,31 +542,17 @@ fn clean(tx: &Tx<'_>, lease: LeaseId, storage: &Storage) -> Result<(), Error> {
     for (id, path) in left {
         let file = storage.upload(lease, &path);
         remove_if_there(&file).map_err(|error| Error::io(format!("remove {}", file.display()), error))?;
-        forsake(tx, storage, lease, id, &path)?;
+        if let Some(whole) = self::file(tx, sql(lease.0), id, &path)? {
+            files::leave(tx, whole.place, &whole.name)?;
+        }
         tx.prepare_cached("DELETE FROM uploads WHERE lease = ?1 AND path = ?2")?
             .execute([sql(lease.0), id])?;
     }
     Ok(())
 }
 
-/// Removes the file of an output that neither an item nor another lease has.
-fn forsake(tx: &Tx<'_>, storage: &Storage, lease: LeaseId, id: i64, path: &StorePath) -> Result<(), Error> {
-    if has_file(tx, id, lease)? {
-        return Ok(());
-    }
-    let file = storage.nar(path);
-    remove_if_there(&file).map_err(|error| Error::io(format!("remove {}", file.display()), error))
-}
-
-/// Whether the file among the nars belongs to an item, or to an upload of another lease than this.
-pub(super) fn has_file(sql_: &Connection, id: i64, but: LeaseId) -> Result<bool, Error> {
-    let somebodys = "SELECT 1 FROM files WHERE item = ?1 \
-                     UNION ALL SELECT 1 FROM uploads WHERE path = ?1 AND complete = 1 AND lease <> ?2";
-    Ok(sql_.prepare_cached(somebodys)?.exists([id, sql(but.0)])?)
-}
-
 /// At the start, before anybody uploads: removes what ended leases left behind.
-pub(super) fn recover(tx: &Tx<'_>, storage: &Storage) -> Result<(), Error> {
+pub(super) fn recover(tx: &mut Tx<'_>, storage: &Storage) -> Result<(), Error> {
     for lease in paths::numbers(tx, "SELECT DISTINCT lease FROM uploads WHERE lease >= ?1", 0)? {
         clean(tx, LeaseId(unsql(lease)), storage)?;
     }

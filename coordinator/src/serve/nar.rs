@@ -1,6 +1,5 @@
 //! Nars as they are kept, whole or in part, so that a download that broke off can go on.
 
-use std::io::SeekFrom;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -13,12 +12,13 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, response};
 use axum::response::{IntoResponse, Response};
 use drover_wire::{Code, NAR_TYPE, Problem};
 use tokio::fs::File;
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;
 
 use super::call::{Answer, Call};
 use super::problem::Refusal;
 use crate::farm::{Farm, NarPlace};
+use crate::storage::Opened;
 
 const CHUNK: usize = 256 * 1024;
 
@@ -28,7 +28,7 @@ pub(super) async fn download(State(farm): State<Arc<Farm>>, call: Call) -> Answe
     let info = farm.item(&path, false).await?;
     let place = farm.nar(&path).await?;
     let size = match &place {
-        NarPlace::File { size, .. } => *size,
+        NarPlace::File(file) => file.size,
         NarPlace::Bytes(bytes) => bytes.len() as u64,
     };
     // The size, too: the same nar could be compressed otherwise at another time.
@@ -53,10 +53,7 @@ pub(super) async fn download(State(farm): State<Arc<Farm>>, call: Call) -> Answe
     }
     let body = match place {
         NarPlace::Bytes(bytes) => Body::from(slice(&bytes, &range)),
-        NarPlace::File { path, .. } => match part_of_file(&path, &range).await {
-            Ok(body) => body,
-            Err(error) => return Err(Refusal::internal(&format_args!("{}: {error}", path.display()))),
-        },
+        NarPlace::File(file) => part_of(farm.open_nar(&file, range.clone()).await?, &range),
     };
     finish(builder, body)
 }
@@ -70,12 +67,14 @@ fn slice(bytes: &bytes::Bytes, range: &Range<u64>) -> bytes::Bytes {
     bytes.slice(at(range.start)..at(range.end))
 }
 
-async fn part_of_file(path: &std::path::Path, range: &Range<u64>) -> std::io::Result<Body> {
-    let mut file = File::open(path).await?;
-    if range.start > 0 {
-        file.seek(SeekFrom::Start(range.start)).await?;
+fn part_of(opened: Opened, range: &Range<u64>) -> Body {
+    match opened {
+        Opened::File(file) => {
+            let part = File::from_std(file).take(range.end - range.start);
+            Body::from_stream(ReaderStream::with_capacity(part, CHUNK))
+        }
+        Opened::Stream(chunks) => Body::from_stream(chunks),
     }
-    Ok(Body::from_stream(ReaderStream::with_capacity(file.take(range.end - range.start), CHUNK)))
 }
 
 fn unsatisfiable(path: &drover_store::StorePath, size: u64) -> Response {

@@ -10,6 +10,7 @@ use drover_wire::bundle::BundleError;
 use drover_wire::{Code, Problem};
 
 use crate::farm::Error;
+use crate::storage::StoreError;
 
 /// The most store paths that a refusal names.
 const PATHS_LIMIT: usize = 100;
@@ -64,7 +65,13 @@ impl From<Error> for Refusal {
             Error::CutOff { received } => Problem { received: Some(received), ..with(Code::RequestTimeout) },
             Error::StorageFull(_) => with(Code::StorageFull),
             Error::Stopping => with(Code::Unavailable),
-            Error::Database(_) | Error::Io { .. } | Error::Damaged(_) => {
+            Error::Store(StoreError::Bucket { .. }) => {
+                tracing::error!(cause = message, "a place of nars does not do what it should");
+                let said = "one of the coordinator's places for nars does not answer as it should; its log has the \
+                            cause; try again later";
+                Problem::new(Code::Unavailable, said)
+            }
+            Error::Database(_) | Error::Io { .. } | Error::Store(_) | Error::Damaged(_) => {
                 return Self::internal(&message);
             }
         })

@@ -1,20 +1,29 @@
 //! The state folder: where nars, logs and uploads lie, and who may use it.
 
 mod decode;
+mod folder;
 mod incoming;
 mod logs;
+mod opened;
+mod place;
+mod target;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use drover_os::file::{self, Lock, LockError};
-use drover_os::machine;
 use drover_store::{Compression, StorePath};
 use drover_wire::{BuildId, LeaseId};
 
 pub use decode::Plain;
+pub use folder::Folder;
 pub use incoming::{Expected, Incoming, Judge, Refused, Verified};
 pub use logs::{LogReader, pack as pack_log};
+pub use opened::{Chunks, Opened};
+pub(crate) use place::{Claim, Disk, Hold, device};
+pub use place::{Kind, NarFile, Place, Places};
+pub use target::{StoreError, Target};
 
 /// The bytes of a window that is accepted in zstd streams from outside, as a power of two: what `zstd --long` uses.
 pub const WINDOW_LOG_MAX: u32 = 27;
@@ -24,6 +33,8 @@ pub const WINDOW_LOG_MAX: u32 = 27;
 pub struct Storage {
     root: PathBuf,
     reserve: u64,
+    disk: Arc<Disk>,
+    places: Places,
     _lock: Lock,
 }
 
@@ -58,7 +69,13 @@ impl Storage {
         for folder in ["nars", "uploads", "logs"] {
             make(root.join(folder))?;
         }
-        Ok(Self { root: root.to_owned(), reserve, _lock: lock })
+        Ok(Self {
+            root: root.to_owned(),
+            reserve,
+            disk: Arc::default(),
+            places: Places::default(),
+            _lock: lock,
+        })
     }
 
     /// The folder itself.
@@ -77,12 +94,7 @@ impl Storage {
         format!("{}/{base}.nar{}", base.get(..2).unwrap_or("__"), compression.extension())
     }
 
-    /// Where the nar of an item is kept, zstd-compressed, in the state folder.
-    pub fn nar(&self, path: &StorePath) -> PathBuf {
-        self.nars().join(Self::usual_name(path, Compression::Zstd))
-    }
-
-    /// The folder of all nars.
+    /// The folder of the nars that lie in the state folder.
     pub fn nars(&self) -> PathBuf {
         self.root.join("nars")
     }
@@ -113,27 +125,48 @@ impl Storage {
         self.log(build, attempt).with_extension("log.zst")
     }
 
-    /// Whether `more` bytes can be written and the reserve is still there afterwards.
-    pub fn has_room(&self, more: u64) -> bool {
-        machine::disk(&self.root).is_none_or(|disk| disk.free >= self.reserve.saturating_add(more))
+    /// The places that nars lie in.
+    pub fn places(&self) -> &Places {
+        &self.places
     }
 
-    /// Gives a finished file, which is synced already, its place among the nars, durably.
-    ///
-    /// # Errors
-    /// What the system reports.
-    pub fn place_nar(&self, from: &Path, path: &StorePath) -> io::Result<()> {
-        let to = self.nar(path);
-        make_folder_of(&to)?;
-        std::fs::rename(from, &to)?;
-        file::sync_folder_of(&to)
+    /// Has nars lie there.
+    pub(crate) fn furnish(&mut self, places: Places) {
+        self.places = places;
+    }
+
+    /// What is about to be written on the disk of the state folder.
+    pub(crate) fn disk(&self) -> &Arc<Disk> {
+        &self.disk
+    }
+
+    /// The free space in bytes that is left to others.
+    pub(crate) fn reserve(&self) -> u64 {
+        self.reserve
+    }
+
+    /// Whether `more` bytes can be written into the state folder and the reserve is still there afterwards.
+    pub fn has_room(&self, more: u64) -> bool {
+        self.claim(more).is_some()
+    }
+
+    /// Takes room for bytes that are about to be written into the state folder.
+    pub(crate) fn claim(&self, bytes: u64) -> Option<Claim> {
+        Claim::on_disk(&self.root, &self.disk, self.reserve, bytes)
     }
 }
 
-/// Makes the folder of a file that is about to be made, durably.
+/// Makes the folder of a file that is about to be made, and those above it, durably.
 pub(crate) fn make_folder_of(path: &Path) -> io::Result<()> {
     let Some(folder) = path.parent() else { return Ok(()) };
-    match std::fs::create_dir(folder) {
+    let made = match std::fs::create_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_folder_of(folder)?;
+            std::fs::create_dir(folder)
+        }
+        made => made,
+    };
+    match made {
         Ok(()) => file::sync_folder_of(folder),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),

@@ -71,8 +71,9 @@ CREATE TABLE leftovers (
     PRIMARY KEY (place, name)
 ) STRICT, WITHOUT ROWID;
 
--- Where the file of an output is that is complete, and no item yet.
+-- Where the file of an output is that is complete, and no item yet; its name as in files.
 ALTER TABLE uploads ADD COLUMN place INTEGER;
+ALTER TABLE uploads ADD COLUMN name TEXT;
 UPDATE uploads SET place = 1 WHERE complete = 1;
 
 -- The coordinator's keys: their public halves as text. One signs: that with the latest signs_from that has come.

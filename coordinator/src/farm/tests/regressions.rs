@@ -1,12 +1,12 @@
 //! Single cases: uploads and leases that end in the midst of each other, extreme priorities, inputs that cannot be.
 
-use std::io::Read;
-
+use drover_store::Compression;
 use drover_wire::agent::Received;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::storage::Storage;
 
 /// An upload whose bytes are sent by hand.
 struct Slow {
@@ -29,9 +29,14 @@ impl World {
     }
 
     fn kept(&self, output: &Output) -> Vec<u8> {
-        let mut nar = Vec::new();
-        std::fs::File::open(self.farm().storage.nar(&output.path)).unwrap().read_to_end(&mut nar).unwrap();
-        nar
+        let farm = self.farm();
+        let name = farm.database.read_blocking::<_, Error>(|sql| {
+            let select = "SELECT name FROM files f JOIN paths p ON p.id = f.item WHERE p.base = ?1 UNION ALL \
+                          SELECT name FROM uploads u JOIN paths p ON p.id = u.path WHERE p.base = ?1 AND complete = 1";
+            Ok(sql.query_row(select, [output.path.base_name()], |row| row.get::<_, Option<String>>(0))?)
+        });
+        let usual = || Storage::usual_name(&output.path, Compression::Zstd);
+        std::fs::read(farm.storage.nars().join(name.unwrap().unwrap_or_else(usual))).unwrap()
     }
 }
 

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::time::{Duration, Instant};
 
-use drover_store::{Sha256Hash, StorePath};
+use drover_store::{Compression, Sha256Hash, StorePath};
 use drover_wire::BuildState;
 use rusqlite::Connection;
 
 use crate::farm::{Error, Farm, paths};
+use crate::storage::Storage;
 
 /// A build as it was seen last.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -216,23 +217,24 @@ fn leases_are_known(farm: &Farm) {
 }
 
 fn files(farm: &Farm) -> Result<(), String> {
-    type Row = (StorePath, Vec<u8>, i64, Option<Vec<u8>>);
+    type Row = (StorePath, Vec<u8>, i64, Option<Vec<u8>>, Option<String>);
     let expected: Vec<Row> = farm
         .database
         .read_blocking::<_, Error>(|sql| {
             let mut select = sql.prepare(
-                "SELECT p.base, i.nar_hash, i.file_size, c.bytes FROM items i JOIN paths p ON p.id = i.path \
-                 LEFT JOIN contents c ON c.path = i.path \
-                 UNION ALL SELECT p.base, u.nar_hash, u.file_size, NULL FROM uploads u JOIN paths p ON p.id = u.path \
-                 JOIN attempts a ON a.lease = u.lease AND a.ended_at IS NULL \
-                 WHERE u.complete = 1 AND NOT EXISTS (SELECT 1 FROM items i WHERE i.path = u.path)",
+                "SELECT p.base, i.nar_hash, i.file_size, c.bytes, f.name FROM items i JOIN paths p ON p.id = i.path \
+                 LEFT JOIN contents c ON c.path = i.path LEFT JOIN files f ON f.item = i.path \
+                 UNION ALL SELECT p.base, u.nar_hash, u.file_size, NULL, u.name FROM uploads u \
+                 JOIN paths p ON p.id = u.path JOIN attempts a ON a.lease = u.lease AND a.ended_at IS NULL \
+                 WHERE u.complete = 1",
             )?;
             let rows = select.query_map([], |row| {
-                Ok((paths::base(row, 0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+                Ok((paths::base(row, 0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
             })?;
             Ok(rows.collect::<rusqlite::Result<_>>()?)
         })
         .unwrap();
+    farm.remove_leftovers().unwrap();
     let mut there = HashMap::new();
     for folder in fs::read_dir(farm.storage().nars()).unwrap() {
         for file in fs::read_dir(folder.unwrap().path()).unwrap() {
@@ -242,8 +244,9 @@ fn files(farm: &Farm) -> Result<(), String> {
             }
         }
     }
-    for (path, nar_hash, size, small) in expected {
-        let file = farm.storage().nar(&path);
+    for (path, nar_hash, size, small, name) in expected {
+        let name = name.unwrap_or_else(|| Storage::usual_name(&path, Compression::Zstd));
+        let file = farm.storage().nars().join(name);
         let bytes = match small {
             Some(bytes) => bytes,
             None => there.remove(&file).ok_or_else(|| format!("{path} has no file"))?,
