@@ -16,8 +16,8 @@ pub(super) const SET_SUBMIT: &str = r#"JSON: {"set", "revision", "superseded", "
   "for_inputs", "canceled", "missing_sources" (at most 100), "missing_sources_count",
   "uploaded": {"derivations", "sources", "known"}}"#;
 /// `drover set list`
-pub(super) const SET_LIST: &str = r#"Lines of JSON: {"set", "revision", "submitted_at", "revisions", "keep", "total"}; times are milliseconds since
-  1970; total is {"wanted", "done", "failed", "dependency_failed", "running", "waiting", "canceled",
+pub(super) const SET_LIST: &str = r#"Lines of JSON: {"set", "revision", "submitted_at", "revisions", "keep", "dropped_at", "total"}; times are milliseconds
+  since 1970; total is {"wanted", "done", "failed", "dependency_failed", "running", "waiting", "canceled",
   "not_evaluated"}, in rows"#;
 /// `drover set show`
 pub(super) const SET_SHOW: &str = r#"JSON: {"set", "revision", "current", "submitted_at", "keep", "parts", "total", "estimate", "revisions"}; each of

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use drover_wire::route::clients;
 use drover_wire::set::{
     Blockers, BlockersQuestion, DiffQuestion, RevisionName, SetDetails, SetDiff, SetDropped, SetName, SetRef,
-    SetSubmission, SetSubmitted, SetSummary,
+    SetSubmission, SetSubmitted, SetSummary, SetsQuestion,
 };
 
 use super::retry::Patience;
@@ -88,8 +88,8 @@ fn of_row(error: ClientError, rows: &Rows, places: &[PathBuf]) -> ClientError {
 ///
 /// # Errors
 /// A refusal or an unreachable coordinator, here and below.
-pub fn list(coordinator: &Coordinator) -> Result<Vec<SetSummary>, ClientError> {
-    coordinator.ask("listing sets", &clients::SETS, &[])
+pub fn list(coordinator: &Coordinator, question: SetsQuestion) -> Result<Vec<SetSummary>, ClientError> {
+    coordinator.ask_query("listing sets", &clients::SETS, &[], &question)
 }
 
 /// How a set stands, or a revision of it.

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 pub use hooks::HookConfig;
 pub use options::{Config, Options};
-pub use retention::{Ages, RetentionConfig};
 pub use places::{BucketConfig, Gib, Location, PlaceConfig, Placement, STATE_PLACE, location};
+pub use retention::{Ages, Pattern, RetentionConfig, Rule, SetRule};
 
 /// What `drover serve` reads from its command line.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -116,7 +116,7 @@ impl Config {
                 });
             }
         }
-        Ok(())
+        self.retention.check()
     }
 }
 

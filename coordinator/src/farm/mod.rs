@@ -34,6 +34,7 @@ mod recent;
 mod recover;
 mod report;
 mod requeue;
+mod retention;
 pub mod secrets;
 mod session;
 mod sets;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::change::Change;
 use super::error::Error;
 use super::events::{self, Kind, Subject};
-use super::{Tx, depend, now, open_states, paths, sql, wants};
+use super::{Tx, depend, now, open_states, paths, retention, sql, wants};
 
 /// Below so many new builds each is asked for what waited for it; above, what waits for anything is asked.
 const FEW: usize = if cfg!(test) { 2 } else { 200 };
@@ -362,6 +362,7 @@ fn insert(
         .query_row((id.0.as_bytes(), derivation, state.as_str(), priority, missing, sql(now())), |row| {
             Ok((row.get(0)?, row.get(1)?))
         })?;
+    retention::rescue_for_build(tx, derivation)?;
     events::note(tx, Kind::BuildSubmitted, Subject::Build(build), None)?;
     if state == BuildState::Ready {
         tx.note(Change::Ready { platform });

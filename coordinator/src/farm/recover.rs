@@ -7,7 +7,7 @@ use drover_wire::{BuildState, LeaseId};
 
 use super::change::{Change, Opened};
 use super::error::Error;
-use super::{Farm, agents, paths, unsql, upload};
+use super::{Farm, agents, paths, retention, unsql, upload};
 use crate::storage::remove_if_there;
 
 impl Farm {
@@ -16,6 +16,8 @@ impl Farm {
         // It writes where an agent names a system that no derivation has named yet.
         let mut changes = self.database.write_blocking::<_, Error>(|tx| agents::load(tx))?;
         changes.extend(self.open_leases()?);
+        let ttl = self.config.narinfo_ttl_seconds;
+        self.database.write_blocking(move |tx| retention::promise(tx, ttl))?;
         let leases = changes.iter().filter(|change| matches!(change, Change::Opened(_))).count();
         self.live.apply(changes);
         let farm = Arc::clone(self);

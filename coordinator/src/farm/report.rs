@@ -13,7 +13,7 @@ use super::error::Error;
 use super::events::{self, Kind, Subject};
 use super::plan::Plan;
 use super::requeue::{self, Outcome};
-use super::{Farm, Tx, files, now, paths, sql, unsql, upload};
+use super::{Farm, Tx, files, now, paths, retention, sql, unsql, upload};
 
 /// The most bytes of an agent's words that are kept.
 const WORDS: usize = 16 * 1024;
@@ -198,10 +198,16 @@ impl Try {
     }
 
     /// An uploaded output becomes an item, unless it is one.
-    fn adopt(&self, tx: &Tx<'_>, id: i64, path: &StorePath, declared: Option<&Output>) -> Result<(), Error> {
+    fn adopt(
+        &self,
+        tx: &mut Tx<'_>,
+        id: i64,
+        path: &StorePath,
+        declared: Option<&Output>,
+    ) -> Result<(), Error> {
         let bad = |reason: &str| Error::BadOutput { path: path.clone(), reason: reason.to_owned() };
         if tx.prepare_cached("SELECT 1 FROM items WHERE path = ?1")?.exists([id])? {
-            return Ok(());
+            return retention::rescue(tx, id);
         }
         let uploaded: Option<(String, Sha256Hash, i64)> = tx
             .prepare_cached(
@@ -231,6 +237,8 @@ impl Try {
         let file = upload::file(tx, self.lease, id, path)?
             .ok_or_else(|| Error::Damaged(format!("nothing says where the nar of {path} is")))?;
         files::add(tx, id, &file)?;
+        // It may have been here before, and may have referred to something else.
+        retention::forget(tx, id)?;
         for base in refs.lines() {
             let reference = StorePath::parse_base(base)
                 .map_err(|error| Error::Damaged(format!("a reference of {path}: {error}")))?;
@@ -239,7 +247,7 @@ impl Try {
                 .execute([id, reference])?;
         }
         tx.prepare_cached("DELETE FROM uploads WHERE lease = ?1 AND path = ?2")?.execute([self.lease, id])?;
-        Ok(())
+        retention::rescue_references(tx, id)
     }
 
     /// Not the build's fault: another agent tries, or this one later, until it happened too often.

@@ -14,7 +14,7 @@ use super::error::Error;
 use super::places::Placed;
 use super::press::Press;
 use super::{Farm, Tx, now, sql};
-use super::{files, paths};
+use super::{files, paths, retention};
 use crate::storage::{Storage, remove_if_there};
 
 /// Up to how many compressed bytes a source is kept in the database.
@@ -356,7 +356,9 @@ pub(super) fn keep(tx: &mut Tx<'_>, new: &NewSource) -> Result<(i64, bool), Erro
     let is_output = tx
         .prepare_cached("UPDATE items SET kind = 'source', method = ?2 WHERE path = ?1")?
         .execute((id, word(&new.method)))?;
-    if is_output == 0 {
+    if is_output > 0 {
+        retention::rescue(tx, id)?;
+    } else {
         insert(tx, id, new)?;
         depend::provide(tx, id, Provided::Held)?;
     }

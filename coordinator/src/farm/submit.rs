@@ -7,7 +7,7 @@ use drover_wire::client::{Submission, Submitted, SubmittedBuild, Wanted, check_t
 
 use super::error::Error;
 use super::plan::{self, Plan};
-use super::{Farm, Tx, paths, sql};
+use super::{Farm, Tx, now, paths, retention, sql};
 
 /// The most missing sources that an answer names.
 const NAMED: usize = 100;
@@ -75,7 +75,10 @@ fn submit(tx: &mut Tx<'_>, all: &[(i64, Wanted)]) -> Result<Submitted, Error> {
     let mut chosen = Vec::with_capacity(all.len());
     for (derivation, wanted) in all {
         let build = match plan::held(tx, *derivation)? {
-            true => plan.take_succeeded(tx, *derivation, wanted.priority)?,
+            true => {
+                retention::rescue_outputs(tx, *derivation)?;
+                plan.take_succeeded(tx, *derivation, wanted.priority)?
+            }
             false => plan.need(tx, *derivation, wanted.priority)?.build(),
         };
         want(tx, build, wanted)?;
@@ -106,8 +109,8 @@ fn submit(tx: &mut Tx<'_>, all: &[(i64, Wanted)]) -> Result<Submitted, Error> {
 
 /// Marks a build as wanted by a client, with what the client said about it.
 fn want(tx: &Tx<'_>, build: i64, wanted: &Wanted) -> Result<(), Error> {
-    tx.prepare_cached("UPDATE builds SET asked = max(coalesce(asked, ?2), ?2) WHERE id = ?1")?
-        .execute((build, wanted.priority))?;
+    tx.prepare_cached("UPDATE builds SET asked = max(coalesce(asked, ?2), ?2), asked_at = ?3 WHERE id = ?1")?
+        .execute((build, wanted.priority, sql(now())))?;
     allow(tx, build, wanted.timeout, wanted.max_silent_time)?;
     tag(tx, build, &wanted.tags)
 }

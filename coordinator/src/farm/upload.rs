@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 use super::change::AgentRow;
 use super::error::Error;
 use super::lease::Lease;
-use super::{Farm, Tx, files, intake, paths, sql, unsql};
+use super::{Farm, Tx, files, intake, paths, retention, sql, unsql};
 use crate::storage::{Expected, Incoming, NarFile, Storage, remove_if_there};
 
 /// The body of an upload. An error in it, or an end of the connection, cuts it off.
@@ -187,7 +187,7 @@ async fn superseded(newest: &mut watch::Receiver<u64>, mine: u64) {
 
 /// Some(file size) if it is complete already.
 fn declare(
-    tx: &Tx<'_>,
+    tx: &mut Tx<'_>,
     lease: LeaseId,
     output: &Output,
     partial: &std::path::Path,
@@ -213,6 +213,7 @@ fn declare(
         .query_row([id], |row| row.get(0))
         .optional()?;
     if let Some(size) = kept {
+        retention::rescue(tx, id)?;
         return Ok(Some(unsql(size)));
     }
     let declared = find(tx, lease, &output.path)?;

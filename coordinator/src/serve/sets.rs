@@ -13,8 +13,8 @@ use crate::farm::{Coming, Farm};
 
 type Core = State<Arc<Farm>>;
 
-pub(super) async fn list(State(farm): Core) -> Answer {
-    json(farm.sets().await?)
+pub(super) async fn list(State(farm): Core, call: Call) -> Answer {
+    json(farm.sets(call.query()?).await?)
 }
 
 pub(super) async fn show(State(farm): Core, call: Call) -> Answer {

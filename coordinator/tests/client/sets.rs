@@ -325,7 +325,7 @@ fn what_is_asked_about_sets_is_shown_in_words() {
             &["set", "diff", "master@r1", "patch-71234"],
             &["newly broken", "hello\\u{1b}", "succeeded → timed-out", "1 newly broken, 3 the same"],
         ),
-        (&["set", "drop", "master"], &["master: 2 revisions forgotten, 1,400 builds canceled"]),
+        (&["set", "drop", "master"], &["master: dropped with 2 revisions, 1,400 builds canceled"]),
     ] {
         let ran = run(drover(&double, arguments)).ended(0);
         let said = ran.text();

@@ -126,9 +126,19 @@ fn what_keeps_stays_and_what_is_dropped_goes() {
     let second = operator.submit("master", "r2", &[row(&b)], &["--json"]).ended(0).json();
     assert_eq!(second["canceled"], 0);
     let dropped = operator.run(&["set", "drop", "master"]).ended(0);
-    assert_eq!(dropped.stdout, "master: 2 revisions forgotten, 2 builds canceled\n");
+    assert_eq!(dropped.stdout, "master: dropped with 2 revisions, 2 builds canceled\n");
     operator.run(&["set", "show", "master"]).ended(4);
     assert_eq!(operator.run(&["set", "list", "--json"]).ended(0).stdout, "");
+    // It is not forgotten yet, and the same revision can be submitted again.
+    let listed = operator.run(&["set", "list", "--dropped", "--json"]).ended(0).json();
+    assert_eq!((&listed["set"], &listed["revision"]), (&json!("master"), &json!("r2")));
+    assert!(listed["dropped_at"].is_u64());
+    assert!(operator.run(&["set", "list", "--dropped"]).ended(0).stdout.contains("DROPPED"));
+    let again = operator.submit("master", "r2", &[row(&b)], &["--json"]).ended(0).json();
+    assert_eq!((&again["new"], &again["rows_new"], &again["builds"]), (&json!(true), &json!(1), &json!(1)));
+    assert_eq!(operator.run(&["set", "list", "--dropped", "--json"]).ended(0).stdout, "");
+    let shown = operator.run(&["set", "show", "master", "--json"]).ended(0).json();
+    assert_eq!(shown["revisions"].as_array().unwrap().len(), 2);
 }
 
 #[test]

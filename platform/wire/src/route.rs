@@ -113,7 +113,7 @@ pub mod clients {
         CANCEL Post "/v1/builds/{build}/cancel" "→ `BuildDetails`";
         ITEM Get "/v1/items/{item}" "→ `ItemInfo`";
         NAR Get "/v1/nars/{item}" "→ the zstd-compressed nar of a store item; ranges";
-        SETS Get "/v1/sets" "→ a list of `SetSummary`";
+        SETS Get "/v1/sets" "`SetsQuestion` as the query → a list of `SetSummary`";
         SET Get "/v1/sets/{set}" "→ `SetDetails`; the set may be named with its revision, as `NAME@REVISION`";
         SUBMIT_SET Post "/v1/sets/{set}/revisions/{revision}" "`SetSubmission` as the query, rows as the body → `SetSubmitted`";
         BLOCKERS Get "/v1/sets/{set}/blockers" "`BlockersQuestion` as the query → `Blockers`";

@@ -355,7 +355,7 @@ pub struct SetSubmitted {
 /// What became of `set drop`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetDropped {
-    /// The set, which is no more.
+    /// The set.
     pub set: SetName,
     /// The revisions that it had.
     pub revisions: u64,
@@ -430,8 +430,19 @@ pub struct SetSummary {
     pub revisions: u64,
     /// Whether builds of superseded revisions go on.
     pub keep: bool,
+    /// When it was dropped, if it was; its rows are those of its last revision then.
+    #[serde(default)]
+    pub dropped_at: Option<Timestamp>,
     /// How its rows stand.
     pub total: Tally,
+}
+
+/// The query of a list of sets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetsQuestion {
+    /// Those that were dropped, and not the others.
+    #[serde(default)]
+    pub dropped: bool,
 }
 
 /// Everything about a revision of a set.

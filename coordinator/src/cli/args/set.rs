@@ -28,7 +28,11 @@ pub enum SetCommand {
     Submit(SubmitArgs),
     /// List the sets, and how they stand
     #[command(after_help = format!("{COLUMNS}\n\n{}", shapes::SET_LIST))]
-    List,
+    List {
+        /// Those that were dropped and are not forgotten yet
+        #[arg(long)]
+        dropped: bool,
+    },
     /// Show how a set stands, for each system and cross target
     #[command(after_help = format!("{COLUMNS}\n\n{}", shapes::SET_SHOW))]
     Show {
@@ -59,7 +63,7 @@ pub enum SetCommand {
         #[arg(long, default_value_t = 20, value_name = "N")]
         limit: u32,
     },
-    /// Forget a set, and cancel what only it wanted
+    /// Drop a set: it wants nothing any more, and what only it wanted is canceled
     #[command(after_help = format!("{DROP}\n\n{}", shapes::SET_DROP))]
     Drop {
         /// The set
@@ -80,7 +84,9 @@ const DIFF: &str = "\
 Broken is what could not be evaluated, or what failed, timed out or needs something that did. “newly broken” was
 built before, “broken” was not known before; “changed” is another derivation, priority or timeout.";
 const DROP: &str = "\
-Builds that have not started and that no other set and no client wants are canceled. What was built stays.";
+Builds that have not started and that no other set and no client wants are canceled. What was built stays
+for as long as the rules of retention say; until then “set list --dropped” has the set, and to submit the name again
+goes on with it.";
 
 /// `drover set submit …`
 #[derive(Debug, Args)]

@@ -206,6 +206,25 @@ ALTER TABLE revisions ADD COLUMN superseded_at INTEGER;
 UPDATE revisions SET superseded_at = (SELECT min(n.submitted_at) FROM revisions n
                                       WHERE n.in_set = revisions.in_set AND n.id > revisions.id);
 
+-- When a client asked for the build last.
+ALTER TABLE builds ADD COLUMN asked_at INTEGER;
+UPDATE builds SET asked_at = submitted_at WHERE asked IS NOT NULL;
+CREATE INDEX builds_asked ON builds (asked_at) WHERE asked_at IS NOT NULL;
+
+-- When something that is kept was last found to need a fixed output.
+CREATE TABLE needed (
+    path INTEGER PRIMARY KEY,
+    at   INTEGER NOT NULL
+) STRICT;
+
+-- Servers that have the very same as an item here. removed: it was removed here for that; whoever asks is sent there.
+CREATE TABLE elsewhere (
+    path       INTEGER PRIMARY KEY,
+    server     TEXT NOT NULL,
+    checked_at INTEGER NOT NULL,
+    removed    INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
 -- What is taken over from elsewhere. options: JSON. cursor: where to go on, in the importer's own words.
 CREATE TABLE imports (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,

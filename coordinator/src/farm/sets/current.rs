@@ -12,18 +12,19 @@ use super::receive::Received;
 use crate::farm::error::Error;
 use crate::farm::plan::{self, Plan};
 use crate::farm::submit::{self, Limits};
-use crate::farm::{Farm, Tx, now, open_states, paths, sql, wants};
+use crate::farm::{Farm, Tx, now, open_states, paths, retention, sql, unsql, wants};
 
 /// The most missing sources that an answer names.
 const NAMED: usize = 100;
 
 impl Farm {
-    /// Forgets a set. Builds that nobody else wants and that have not started are canceled.
+    /// Drops a set: it wants nothing any more, and builds that nobody else wants and that have not started are canceled.
+    /// Its rows stay for as long as its outputs are kept for their sake.
     ///
     /// # Errors
     /// When there is no such set.
     pub async fn drop_set(&self, set: SetName) -> Result<SetDropped, Error> {
-        let dropped = self.database.write_alone(move |tx| forget(tx, set)).await?;
+        let dropped = self.database.write_alone(move |tx| drop_rows(tx, set)).await?;
         let SetDropped { set, revisions, canceled } = &dropped;
         tracing::info!(%set, revisions, canceled, "set dropped");
         Ok(dropped)
@@ -103,18 +104,29 @@ pub(super) fn supersede(tx: &mut Tx<'_>, received: &Received, limits: Limits) ->
     })
 }
 
-/// The set with its new revision; the numbers of both.
+/// The set with its new revision; the numbers of both. One that was dropped goes on.
 fn put_revision(tx: &Tx<'_>, received: &Received, keep: bool) -> Result<(i64, i64), Error> {
     let coming = &received.coming;
+    let at = sql(now());
     let set = match &received.basis {
-        Some(basis) => basis.set,
+        Some(basis) => {
+            tx.prepare_cached("UPDATE revisions SET superseded_at = ?2 WHERE id = ?1")?
+                .execute([basis.id, at])?;
+            basis.set
+        }
         None => tx
-            .prepare_cached("INSERT INTO sets (name, keep, current) VALUES (?1, ?2, 0)")?
-            .insert((coming.set.as_str(), keep))?,
+            .prepare_cached(
+                "INSERT INTO sets (name, keep, current) VALUES (?1, ?2, 0) \
+                 ON CONFLICT (name) DO UPDATE SET dropped_at = NULL RETURNING id",
+            )?
+            .query_row((coming.set.as_str(), keep), |row| row.get(0))?,
     };
+    // A dropped set may have had one of that name: it is this one now.
+    tx.prepare_cached("DELETE FROM revisions WHERE in_set = ?1 AND name = ?2")?
+        .execute((set, coming.revision.as_str()))?;
     let revision = tx
         .prepare_cached("INSERT INTO revisions (in_set, name, submitted_at, rows) VALUES (?1, ?2, ?3, ?4)")?
-        .insert((set, coming.revision.as_str(), sql(now()), sql(received.rows)))?;
+        .insert((set, coming.revision.as_str(), at, sql(received.rows)))?;
     tx.prepare_cached("UPDATE sets SET current = ?2, keep = ?3 WHERE id = ?1")?
         .execute((set, revision, keep))?;
     Ok((set, revision))
@@ -226,6 +238,7 @@ fn plan_all(tx: &mut Tx<'_>, all: &[New]) -> Result<Planned, Error> {
     let mut own = HashSet::new();
     for new in all {
         let build = if plan::held(tx, new.derivation)? {
+            retention::rescue_outputs(tx, new.derivation)?;
             plan.take_succeeded(tx, new.derivation, new.priority)?
         } else {
             plan.need(tx, new.derivation, new.priority)?.build()
@@ -286,16 +299,24 @@ fn missing_sources(tx: &Tx<'_>, builds: &HashSet<i64>) -> Result<Vec<StorePath>,
     Ok(missing)
 }
 
-fn forget(tx: &mut Tx<'_>, name: SetName) -> Result<SetDropped, Error> {
+fn drop_rows(tx: &mut Tx<'_>, name: SetName) -> Result<SetDropped, Error> {
     let set = super::find(tx, &SetRef { set: name, revision: None })?;
     let wanted = paths::numbers(
         tx,
         "SELECT DISTINCT target FROM set_rows WHERE in_set = ?1 AND wanting = 1 AND target IS NOT NULL",
         set.set,
     )?;
-    tx.prepare_cached("DELETE FROM set_rows WHERE in_set = ?1")?.execute([set.set])?;
-    let revisions = tx.prepare_cached("DELETE FROM revisions WHERE in_set = ?1")?.execute([set.set])?;
-    tx.prepare_cached("DELETE FROM sets WHERE id = ?1")?.execute([set.set])?;
+    tx.prepare_cached("UPDATE set_rows SET wanting = 0 WHERE in_set = ?1 AND wanting = 1")?
+        .execute([set.set])?;
+    // The name may be submitted again, with the same rows.
+    tx.prepare_cached("UPDATE set_rows SET last = ?2 WHERE in_set = ?1 AND last = ?3")?
+        .execute([set.set, set.id, CURRENT])?;
+    let at = sql(now());
+    tx.prepare_cached("UPDATE revisions SET superseded_at = ?2 WHERE id = ?1")?.execute([set.id, at])?;
+    tx.prepare_cached("UPDATE sets SET dropped_at = ?2 WHERE id = ?1")?.execute([set.set, at])?;
+    let revisions: i64 = tx
+        .prepare_cached("SELECT count(*) FROM revisions WHERE in_set = ?1")?
+        .query_row([set.set], |row| row.get(0))?;
     let canceled = wants::gone(tx, wanted)?;
-    Ok(SetDropped { set: set.set_name, revisions: revisions as u64, canceled })
+    Ok(SetDropped { set: set.set_name, revisions: unsql(revisions), canceled })
 }

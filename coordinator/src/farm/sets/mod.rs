@@ -46,15 +46,22 @@ pub(super) struct Revision {
 /// The revision that is meant.
 ///
 /// # Errors
-/// When there is none of that name.
+/// When there is none of that name, or the set was dropped.
 pub(super) fn find(sql: &Connection, named: &SetRef) -> Result<Revision, Error> {
+    find_among(sql, named, false)
+}
+
+/// As [`find`], among sets that were dropped or among those that were not. The rows of a dropped set's last revision
+/// all have that as `last`.
+fn find_among(sql: &Connection, named: &SetRef, dropped: bool) -> Result<Revision, Error> {
     let select = "SELECT s.id, s.keep, r.id, r.name, r.id = s.current, r.submitted_at, r.rows \
                   FROM sets s JOIN revisions r ON r.in_set = s.id \
-                  WHERE s.name = ?1 AND CASE WHEN ?2 IS NULL THEN r.id = s.current ELSE r.name = ?2 END";
+                  WHERE s.name = ?1 AND (s.dropped_at IS NOT NULL) = ?3 \
+                  AND CASE WHEN ?2 IS NULL THEN r.id = s.current ELSE r.name = ?2 END";
     let revision = named.revision.as_ref().map(RevisionName::as_str);
     let found = sql
         .prepare_cached(select)?
-        .query_row((named.set.as_str(), revision), |row| {
+        .query_row((named.set.as_str(), revision, dropped), |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
         })
         .optional()?;

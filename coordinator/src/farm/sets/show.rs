@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use drover_wire::BuildState;
-use drover_wire::set::{Estimate, RevisionSummary, SetDetails, SetPart, SetRef, SetSummary, Tally};
+use drover_wire::set::{
+    Estimate, RevisionSummary, SetDetails, SetPart, SetRef, SetSummary, SetsQuestion, Tally,
+};
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::pace::Pace;
-use super::{Revision, find, revision_name, set_name};
+use super::{Revision, find, find_among, revision_name, set_name};
 use crate::farm::error::Error;
 use crate::farm::{Farm, now, sql, unsql};
 
@@ -15,12 +17,12 @@ use crate::farm::{Farm, now, sql, unsql};
 const REVISIONS: i64 = 100;
 
 impl Farm {
-    /// All sets, by name.
+    /// All sets that were not dropped, or all that were, by name.
     ///
     /// # Errors
     /// When the database cannot be asked.
-    pub async fn sets(&self) -> Result<Vec<SetSummary>, Error> {
-        self.database.read(summaries).await
+    pub async fn sets(&self, question: SetsQuestion) -> Result<Vec<SetSummary>, Error> {
+        self.database.read(move |sql| summaries(sql, question.dropped)).await
     }
 
     /// How a revision stands, by system and target.
@@ -32,15 +34,15 @@ impl Farm {
     }
 }
 
-fn summaries(sql: &Connection) -> Result<Vec<SetSummary>, Error> {
-    let select =
-        "SELECT s.name, (SELECT count(*) FROM revisions r WHERE r.in_set = s.id) FROM sets s ORDER BY s.name";
+fn summaries(sql: &Connection, dropped: bool) -> Result<Vec<SetSummary>, Error> {
+    let select = "SELECT s.name, (SELECT count(*) FROM revisions r WHERE r.in_set = s.id), s.dropped_at FROM sets s \
+                  WHERE (s.dropped_at IS NOT NULL) = ?1 ORDER BY s.name";
     let mut statement = sql.prepare_cached(select)?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let named = rows.collect::<rusqlite::Result<Vec<(String, i64)>>>()?;
+    let rows = statement.query_map([dropped], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let named = rows.collect::<rusqlite::Result<Vec<(String, i64, Option<i64>)>>>()?;
     let mut all = Vec::with_capacity(named.len());
-    for (name, revisions) in named {
-        let revision = find(sql, &SetRef { set: set_name(name)?, revision: None })?;
+    for (name, revisions, dropped_at) in named {
+        let revision = find_among(sql, &SetRef { set: set_name(name)?, revision: None }, dropped)?;
         let total = total(&parts(sql, &revision)?);
         all.push(SetSummary {
             set: revision.set_name,
@@ -48,6 +50,7 @@ fn summaries(sql: &Connection) -> Result<Vec<SetSummary>, Error> {
             submitted_at: revision.submitted_at,
             revisions: unsql(revisions),
             keep: revision.keep,
+            dropped_at: dropped_at.map(unsql),
             total,
         });
     }

@@ -5,7 +5,7 @@ mod diff;
 mod show;
 mod submit;
 
-use drover_wire::set::{DiffQuestion, SetDropped};
+use drover_wire::set::{DiffQuestion, SetDropped, SetsQuestion};
 
 use crate::cli::out::Out;
 use crate::cli::progress::Progress;
@@ -17,12 +17,12 @@ pub(in crate::cli) fn run(args: &SetArgs, out: &mut Out, watch: &Progress) -> Re
     let coordinator = args.connection.coordinator()?;
     match &args.command {
         SetCommand::Submit(args) => return submit::run(args, &coordinator, out, watch),
-        SetCommand::List => {
-            let sets = sets::list(&coordinator)?;
+        SetCommand::List { dropped } => {
+            let sets = sets::list(&coordinator, SetsQuestion { dropped: *dropped })?;
             if out.is_json() {
                 sets.iter().try_for_each(|set| out.json(set))?;
             } else {
-                out.table(&show::list(&sets))?;
+                out.table(&show::list(&sets, *dropped))?;
             }
         }
         SetCommand::Show { set } => {
@@ -50,7 +50,7 @@ pub(in crate::cli) fn run(args: &SetArgs, out: &mut Out, watch: &Progress) -> Re
 
 fn forgotten(dropped: &SetDropped) -> String {
     format!(
-        "{}: {} forgotten, {} canceled",
+        "{}: dropped with {}, {} canceled",
         dropped.set,
         count(dropped.revisions, "revision", "revisions"),
         count(dropped.canceled, "build", "builds")

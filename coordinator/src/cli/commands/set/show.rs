@@ -8,7 +8,7 @@ use crate::cli::table::{Column, Table};
 use crate::cli::text::{age, count, now, span, thousands, time};
 use crate::client::ClientError;
 
-pub(super) fn list(sets: &[SetSummary]) -> Table {
+pub(super) fn list(sets: &[SetSummary], dropped: bool) -> Table {
     let mut table = Table::new(&[
         Column::new("NAME"),
         Column::new("WANTED").right(),
@@ -18,7 +18,7 @@ pub(super) fn list(sets: &[SetSummary]) -> Table {
         Column::new("DEP-FAILED").right(),
         Column::new("RUNNING").right().dispensable(3),
         Column::new("WAITING").right().dispensable(1),
-        Column::new("AGE").right().dispensable(2),
+        Column::new(if dropped { "DROPPED" } else { "AGE" }).right().dispensable(2),
         Column::new("REVISION"),
     ]);
     let now = now();
@@ -33,7 +33,7 @@ pub(super) fn list(sets: &[SetSummary]) -> Table {
             thousands(total.dependency_failed),
             thousands(total.running),
             thousands(total.waiting),
-            age(set.submitted_at, now),
+            age(set.dropped_at.unwrap_or(set.submitted_at), now),
             set.revision.to_string(),
         ]);
     }

@@ -1,4 +1,4 @@
-use drover_wire::set::Tally;
+use drover_wire::set::{SetsQuestion, Tally};
 
 use super::*;
 
@@ -103,7 +103,7 @@ fn sets_are_listed_by_name_with_their_current_revision() {
     ground.revision("patch-1", "v1", &[row("a", a)]);
     ground.revision("master", "1", &[row("a", a)]);
     ground.revision("master", "2", &[row("a", a), row("b", b)]);
-    let sets = ground.runtime.block_on(ground.farm.sets()).unwrap();
+    let sets = ground.runtime.block_on(ground.farm.sets(SetsQuestion::default())).unwrap();
     let sets: Vec<_> = sets
         .iter()
         .map(|set| (set.set.as_str(), set.revision.as_str(), set.revisions, set.total.wanted))

@@ -1,0 +1,7 @@
+//! What is kept for how long, and how the rest goes.
+
+mod promise;
+mod rescue;
+
+pub(super) use promise::promise;
+pub(super) use rescue::{forget, rescue, rescue_for_build, rescue_outputs, rescue_references};
