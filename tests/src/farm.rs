@@ -99,7 +99,7 @@ impl Farm {
             Some(bytes) => on_small_disk(&serve, &state, bytes),
         };
         let mut coordinator = Service::start("drover serve", start);
-        wait_listening(&mut coordinator, &[agents, clients]);
+        wait_listening(&mut coordinator, &[agents, clients, public]);
         let token =
             fs::read_to_string(seen_by(&coordinator, &state.join("client-token"))).expect("it made a token");
         let peer = Peer::stranger(&format!("http://{clients}")).token(token.trim());
@@ -126,7 +126,7 @@ impl Farm {
     /// When it still runs, or does not start.
     pub fn restart(&mut self) {
         self.coordinator.restart();
-        wait_listening(&mut self.coordinator, &[self.agents, self.clients]);
+        wait_listening(&mut self.coordinator, &[self.agents, self.clients, self.public]);
     }
 
     /// A daemon with a store of its own, which takes what this coordinator signs.

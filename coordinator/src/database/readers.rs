@@ -5,15 +5,16 @@ use std::sync::{Condvar, Mutex, PoisonError};
 
 use rusqlite::Connection;
 
-use super::{Error, connect};
-
-/// How many read at a time. The rest waits on its blocking thread.
-const READERS: usize = 8;
+use super::{Error, Use, connect};
 
 /// A pool of connections, opened when they are first needed.
 #[derive(Debug)]
 pub(super) struct Readers {
     path: PathBuf,
+    /// How many read at a time. The rest waits on its thread.
+    limit: usize,
+    /// What each keeps of the database in memory, in KiB.
+    cache: i64,
     free: Mutex<Free>,
     returned: Condvar,
 }
@@ -25,8 +26,8 @@ struct Free {
 }
 
 impl Readers {
-    pub(super) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), free: Mutex::default(), returned: Condvar::new() }
+    pub(super) fn new(path: &Path, limit: usize, cache: i64) -> Self {
+        Self { path: path.to_owned(), limit, cache, free: Mutex::default(), returned: Condvar::new() }
     }
 
     /// Runs a job in a transaction of its own, so that all it sees is of one moment.
@@ -43,14 +44,24 @@ impl Readers {
         result
     }
 
+    /// Runs a job whose statements each see a moment of their own.
+    pub(super) fn look<R, E: From<Error>>(
+        &self,
+        job: impl FnOnce(&Connection) -> Result<R, E>,
+    ) -> Result<R, E> {
+        let lease = self.take()?;
+        let Some(connection) = &lease.connection else { return Err(Error::Closed.into()) };
+        job(connection)
+    }
+
     fn take(&self) -> Result<Taken<'_>, Error> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(connection) = free.connections.pop() {
                 return Ok(Taken { pool: self, connection: Some(connection) });
             }
-            if free.opened < READERS {
-                let connection = connect(&self.path, false)?;
+            if free.opened < self.limit {
+                let connection = connect(&self.path, Use::Read { cache: self.cache })?;
                 free.opened += 1;
                 return Ok(Taken { pool: self, connection: Some(connection) });
             }

@@ -39,6 +39,7 @@ pub mod secrets;
 mod session;
 mod sets;
 mod show;
+mod shown;
 mod sources;
 mod submit;
 mod sweep;
@@ -68,6 +69,7 @@ pub use places::PlaceError;
 pub use publish::Publication;
 use secrets::Secrets;
 pub use sets::Coming;
+pub use shown::{HashPart, Shown};
 pub use upload::UploadBody;
 
 /// A job's transaction.

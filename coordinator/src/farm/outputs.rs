@@ -22,6 +22,16 @@ pub enum NarPlace {
     Bytes(Bytes),
 }
 
+impl NarPlace {
+    /// Its bytes, as it is compressed.
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::File(file) => file.size,
+            Self::Bytes(bytes) => bytes.len() as u64,
+        }
+    }
+}
+
 impl Farm {
     /// What is known of an item; with the signature that guix-daemon's import wants, if it is for an agent.
     ///
@@ -45,18 +55,28 @@ impl Farm {
         let path = path.clone();
         let looked_up = self.database.read(move |sql| {
             let id = paths::find(sql, &path)?.ok_or_else(|| not_held(&path))?;
-            let small: Option<Vec<u8>> = sql
-                .prepare_cached("SELECT bytes FROM contents WHERE path = ?1")?
-                .query_row([id], |row| row.get(0))
-                .optional()?;
-            if let Some(bytes) = small {
-                return Ok::<_, Error>(NarPlace::Bytes(bytes.into()));
-            }
-            let zstd = files::of(sql, id)?.into_iter().find(|file| file.compression == Compression::Zstd);
-            let file = zstd.ok_or_else(|| not_held(&path))?;
-            Ok(NarPlace::File(file))
+            Self::nar_place(sql, id, Compression::Zstd)?.ok_or_else(|| not_held(&path))
         });
         looked_up.await
+    }
+
+    /// Where the nar of the item with this number is, compressed like this; none if it is nowhere.
+    pub(super) fn nar_place(
+        sql: &Connection,
+        item: i64,
+        compression: Compression,
+    ) -> Result<Option<NarPlace>, Error> {
+        if compression == Compression::Zstd {
+            let small: Option<Vec<u8>> = sql
+                .prepare_cached("SELECT bytes FROM contents WHERE path = ?1")?
+                .query_row([item], |row| row.get(0))
+                .optional()?;
+            if let Some(bytes) = small {
+                return Ok(Some(NarPlace::Bytes(bytes.into())));
+            }
+        }
+        let file = files::of(sql, item)?.into_iter().find(|file| file.compression == compression);
+        Ok(file.map(NarPlace::File))
     }
 
     /// Opens a part of a file with a nar.

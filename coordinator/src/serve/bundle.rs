@@ -14,6 +14,7 @@ use drover_wire::{BUNDLE_TYPE, bundle::BundleError};
 use futures_util::stream;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::body::{BlockingBody, MESSAGE_LIMIT};
@@ -52,12 +53,15 @@ pub(super) fn decompressed(body: BlockingBody) -> io::Result<Decompressed> {
 pub(super) async fn download(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
     let request: BundleRequest = call.body.json(MESSAGE_LIMIT).await?;
     farm.check_bundle(&request).await?;
-    let (sender, chunks) = mpsc::channel(CHUNKS);
-    let writing = tokio::spawn(blocking(move || {
-        let out = ToChannel { sender, chunk: BytesMut::new(), runtime: Handle::current() };
-        write(&farm, &request, out)
-    }));
-    let bundle = stream::unfold(Some((chunks, writing)), |state| async move {
+    let (out, chunks) = ToChannel::new();
+    let writing = tokio::spawn(blocking(move || write(&farm, &request, out)));
+    let bundle = poured(chunks, writing, "a bundle was cut off on its way to an agent");
+    Ok(([(CONTENT_TYPE, BUNDLE_TYPE)], bundle).into_response())
+}
+
+/// What a thread writes, as the body of an answer; `broken` is what the log says if the thread fails.
+pub(super) fn poured(chunks: mpsc::Receiver<Bytes>, writing: Writing, broken: &'static str) -> Body {
+    Body::from_stream(stream::unfold(Some((chunks, writing)), move |state| async move {
         let (mut chunks, writing) = state?;
         if let Some(chunk) = chunks.recv().await {
             return Some((Ok(chunk), Some((chunks, writing))));
@@ -69,11 +73,13 @@ pub(super) async fn download(State(farm): State<Arc<Farm>>, call: Call) -> Answe
             Ok(Err(Refusal(problem))) => problem.into(),
             Err(error) => error.into(),
         };
-        tracing::error!(%error, "a bundle was cut off on its way to an agent");
+        tracing::error!(%error, "{broken}");
         Some((Err(io::Error::other(error)), None))
-    });
-    Ok(([(CONTENT_TYPE, BUNDLE_TYPE)], Body::from_stream(bundle)).into_response())
+    }))
 }
+
+/// A thread that writes, and what comes of it.
+pub(super) type Writing = JoinHandle<Result<Result<(), Error>, Refusal>>;
 
 fn write(farm: &Farm, request: &BundleRequest, out: ToChannel) -> Result<(), Error> {
     let failed = |source| Error::io("compressing a bundle", source);
@@ -84,10 +90,18 @@ fn write(farm: &Farm, request: &BundleRequest, out: ToChannel) -> Result<(), Err
 }
 
 /// Writes to a channel from a thread that may block.
-struct ToChannel {
+pub(super) struct ToChannel {
     sender: mpsc::Sender<Bytes>,
     chunk: BytesMut,
     runtime: Handle,
+}
+
+impl ToChannel {
+    /// Called within the runtime. The channel holds few chunks.
+    pub(super) fn new() -> (Self, mpsc::Receiver<Bytes>) {
+        let (sender, chunks) = mpsc::channel(CHUNKS);
+        (Self { sender, chunk: BytesMut::new(), runtime: Handle::current() }, chunks)
+    }
 }
 
 impl Write for ToChannel {

@@ -13,8 +13,9 @@ use drover_wire::client::LogQuery;
 use futures_util::{Stream, stream};
 use tokio::sync::watch;
 
-use super::call::{Answer, Call};
+use super::call::{Answer, Call, blocking};
 use super::listen::stops;
+use super::problem::Refusal;
 use crate::farm::{Farm, LogLength, LogPlace};
 use crate::storage::LogReader;
 
@@ -30,6 +31,18 @@ pub(super) async fn download(State(farm): State<Arc<Farm>>, call: Call) -> Answe
     let body = Body::from_stream(Growing { place, offset, follow, stopping, reader: None }.into_stream());
     let head = [(CONTENT_TYPE, "application/octet-stream"), (CACHE_CONTROL, "no-store")];
     Ok((head, body).into_response())
+}
+
+/// All of a log that has ended; none if there is none.
+pub(super) async fn whole(place: LogPlace, stopping: watch::Receiver<bool>) -> Result<Option<Body>, Refusal> {
+    let (raw, packed) = (place.raw.clone(), place.packed.clone());
+    let opened = blocking(move || LogReader::open(&raw, &packed, 0)).await?;
+    let reader =
+        opened.map_err(|error| Refusal::internal(&format_args!("{}: {error}", place.packed.display())))?;
+    Ok(reader.map(|reader| {
+        let log = Growing { place, offset: 0, follow: false, stopping, reader: Some(reader) };
+        Body::from_stream(log.into_stream())
+    }))
 }
 
 /// A log on its way out.

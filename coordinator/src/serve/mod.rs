@@ -1,8 +1,8 @@
-//! The coordinator's two listeners: HTTP around the farm.
+//! The coordinator's three listeners: HTTP around the farm.
 //!
 //! [`run`] is the whole life of `drover serve`. Requests go from a connection (`listen`) through the table of routes
-//! (`router`), who speaks (`auth`) and a handler (`agents`, `clients`) to the farm; what it refuses becomes a status
-//! in one place (`problem`).
+//! (`router`), who speaks (`auth`) and a handler (`agents`, `clients`, `public`) to the farm; what it
+//! refuses becomes a status in one place (`problem`).
 
 mod agents;
 mod auth;
@@ -10,21 +10,28 @@ mod body;
 mod bundle;
 mod call;
 mod clients;
+mod content;
+mod file;
 mod leftover;
 mod listen;
 mod log;
 mod nar;
 mod problem;
+mod public;
 mod router;
 mod sets;
 
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, ConfigError, ServeArgs};
@@ -32,6 +39,10 @@ use crate::farm::{self, Farm, OpenError};
 
 /// How long threads that block may go on at the end.
 const THREADS_END: Duration = Duration::from_secs(5);
+/// The threads of the public's listener: each answers some ten thousand requests a second.
+const PUBLIC_THREADS: usize = 4;
+/// How many of its downloads wait for disks at a time.
+const PUBLIC_BLOCKING_THREADS: usize = 64;
 
 /// Why the coordinator could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +69,7 @@ pub enum ServeError {
     Listen {
         /// The address.
         address: SocketAddr,
-        /// Agents or clients.
+        /// Agents, clients or everybody.
         whom: &'static str,
         /// Where it is configured.
         option: &'static str,
@@ -80,13 +91,26 @@ pub fn run(args: ServeArgs) -> Result<(), ServeError> {
     start_log(&config)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(ServeError::Start)?;
-    let served = serve(&runtime, config);
+    let for_public = public_runtime().map_err(ServeError::Start)?;
+    let served = serve(&runtime, &for_public, config);
+    for_public.shutdown_timeout(THREADS_END);
     runtime.shutdown_timeout(THREADS_END);
     served
 }
 
-fn serve(runtime: &Runtime, config: Config) -> Result<(), ServeError> {
-    let (agents, clients) = (config.agents_listen, config.clients_listen);
+/// Threads for downloads: however slow the disks are that they wait for, agents and clients are answered.
+fn public_runtime() -> io::Result<Runtime> {
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(PUBLIC_THREADS);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .max_blocking_threads(PUBLIC_BLOCKING_THREADS)
+        .thread_name("public")
+        .enable_all()
+        .build()
+}
+
+fn serve(runtime: &Runtime, for_public: &Runtime, config: Config) -> Result<(), ServeError> {
+    let (agents, clients, public) = (config.agents_listen, config.clients_listen, config.public_listen);
     let farm = {
         let _within = runtime.enter();
         Farm::open(config)?
@@ -101,27 +125,34 @@ fn serve(runtime: &Runtime, config: Config) -> Result<(), ServeError> {
         };
         let agents = listen(agents, "agents", "agents-listen")?;
         let clients = listen(clients, "clients", "clients-listen")?;
+        let public = {
+            let _within = for_public.enter();
+            listen(public, "everybody", "public-listen")?
+        };
         farm.start_tasks();
-        for (listener, whom) in [(&agents, "agents"), (&clients, "clients")] {
+        for (listener, whom) in [(&agents, "agents"), (&clients, "clients"), (&public, "everybody")] {
             if let Ok(address) = listener.local_addr() {
                 say(&format!("listening for {whom} on {address}"));
             }
         }
-        serve_both(&farm, agents, clients, stop).await;
+        let public = for_public.spawn(listen::serve(public, router::for_public(&farm), farm.stopping()));
+        serve_all(&farm, agents, clients, public, stop).await;
         Ok(())
     })
 }
 
-async fn serve_both(
+async fn serve_all(
     farm: &Arc<Farm>,
-    agents: tokio::net::TcpListener,
-    clients: tokio::net::TcpListener,
+    agents: TcpListener,
+    clients: TcpListener,
+    public: JoinHandle<()>,
     mut stop: Stop,
 ) {
-    let both = async {
+    let all = async {
         tokio::join!(
             listen::serve(agents, router::for_agents(farm), farm.stopping()),
             listen::serve(clients, router::for_clients(farm), farm.stopping()),
+            public,
         )
     };
     let stopped = async {
@@ -132,7 +163,7 @@ async fn serve_both(
         tracing::warn!("stopping at once");
     };
     tokio::select! {
-        _ = both => tracing::info!("stopped"),
+        _ = all => tracing::info!("stopped"),
         () = stopped => {}
     }
 }

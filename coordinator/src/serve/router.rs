@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::handler::Handler;
 use axum::http::Uri;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
@@ -14,7 +14,7 @@ use drover_wire::Code;
 use drover_wire::route::{self, Method, Route};
 
 use super::problem::Refusal;
-use super::{agents, auth, clients, leftover};
+use super::{agents, auth, clients, leftover, public};
 use crate::farm::Farm;
 
 /// What agents speak to.
@@ -27,6 +27,13 @@ pub(super) fn for_agents(farm: &Arc<Farm>) -> Router {
 pub(super) fn for_clients(farm: &Arc<Farm>) -> Router {
     let known = from_fn_with_state(Arc::clone(farm), auth::clients);
     around(mount(route::clients::ALL, clients::handler).layer(known)).with_state(Arc::clone(farm))
+}
+
+/// What everybody speaks to: bodies are not read, and strangers' addresses not repeated.
+pub(super) fn for_public(farm: &Arc<Farm>) -> Router {
+    let table = mount(route::public::ALL, public::handler);
+    let nothing = async |State(farm): State<Arc<Farm>>| public::nothing(&farm);
+    table.fallback(nothing).layer(from_fn(log)).with_state(Arc::clone(farm))
 }
 
 /// A handler for any method; the table says which one it gets.
@@ -69,6 +76,9 @@ async fn wrong_method(method: axum::http::Method, uri: Uri) -> Refusal {
 }
 
 async fn log(request: Request, next: Next) -> Response {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return next.run(request).await;
+    }
     let start = Instant::now();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let response = next.run(request).await;
@@ -88,6 +98,9 @@ mod tests {
         };
         assert_eq!(unmounted(route::agents::ALL, agents::handler), Vec::<&str>::new());
         assert_eq!(unmounted(route::clients::ALL, clients::handler), Vec::<&str>::new());
+        assert_eq!(unmounted(route::public::ALL, public::handler), Vec::<&str>::new());
+        assert_eq!(unmounted(route::agents::ALL, public::handler).len(), route::agents::ALL.len());
+        assert_eq!(unmounted(route::clients::ALL, public::handler).len(), route::clients::ALL.len());
         assert_eq!(unmounted(route::agents::ALL, clients::handler).len(), route::agents::ALL.len());
         assert_eq!(unmounted(route::clients::ALL, agents::handler).len(), route::clients::ALL.len());
     }
@@ -97,5 +110,6 @@ mod tests {
         // Addresses that collide make the router panic.
         let _ = mount(route::agents::ALL, agents::handler);
         let _ = mount(route::clients::ALL, clients::handler);
+        let _ = mount(route::public::ALL, public::handler);
     }
 }

@@ -16,6 +16,11 @@ pub(crate) struct Made {
 
 /// A derivation with these inputs.
 pub(crate) fn derivation(name: &str, inputs: &[&Made]) -> Made {
+    derivation_with(name, inputs, &[])
+}
+
+/// One with these variables, too.
+pub(crate) fn derivation_with(name: &str, inputs: &[&Made], variables: &[(&str, &str)]) -> Made {
     let mut inputs = inputs.to_vec();
     inputs.sort_by(|a, b| a.path.cmp(&b.path));
     let anything = StorePath::parse_base(&format!("{}-x", "0".repeat(32))).unwrap();
@@ -31,10 +36,18 @@ pub(crate) fn derivation(name: &str, inputs: &[&Made]) -> Made {
         args: Vec::new(),
         env: vec![(b"name".to_vec(), name.as_bytes().to_vec()), (b"out".to_vec(), Vec::new())],
     };
+    let variables =
+        variables.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()));
+    derivation.env.extend(variables);
+    derivation.env.sort();
     let hashes: Vec<Sha256Hash> = inputs.iter().map(|input| input.hash).collect();
     let out = derivation.outputs_with(name, &hashes).unwrap().remove(0).1;
     derivation.outputs[0].path = out.clone();
-    derivation.env[1].1 = out.full().into_bytes();
+    for (name, value) in &mut derivation.env {
+        if name == b"out" {
+            *value = out.full().into_bytes();
+        }
+    }
     let text = derivation.print();
     let path = derivation.path_of_text(&format!("{name}.drv"), &text).unwrap();
     Made { path, text, out, hash: derivation.hash_with(&hashes) }

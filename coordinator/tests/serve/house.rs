@@ -17,6 +17,7 @@ pub(crate) struct House {
     pub(crate) folder: TempDir,
     pub(crate) agents: SocketAddr,
     pub(crate) clients: SocketAddr,
+    pub(crate) public: SocketAddr,
     flags: Vec<String>,
     child: Child,
 }
@@ -30,15 +31,15 @@ impl House {
     pub(crate) fn with(flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let (child, agents, clients) = spawn(&folder, &flags);
-        Self { folder, agents, clients, flags, child }
+        let (child, [agents, clients, public]) = spawn(&folder, &flags);
+        Self { folder, agents, clients, public, flags, child }
     }
 
     /// Ends it as if the power had failed, and starts it again, at other ports.
     pub(crate) fn crash_and_restart(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        (self.child, self.agents, self.clients) = spawn(&self.folder, &self.flags);
+        (self.child, [self.agents, self.clients, self.public]) = spawn(&self.folder, &self.flags);
     }
 
     /// Asks it to stop.
@@ -59,6 +60,18 @@ impl House {
     /// The operator.
     pub(crate) fn client(&self) -> Client {
         Client(Peer::new(self.clients, &format!("Bearer {}", self.token())))
+    }
+
+    /// Everybody.
+    pub(crate) fn stranger(&self) -> Peer {
+        Peer::new(self.public, "")
+    }
+
+    /// Its database, beside it.
+    pub(crate) fn database(&self) -> rusqlite::Connection {
+        let database = rusqlite::Connection::open(self.folder.path().join("drover.sqlite")).unwrap();
+        database.busy_timeout(std::time::Duration::from_secs(60)).unwrap();
+        database
     }
 
     /// A new agent with a password, which has said hello.
@@ -82,7 +95,7 @@ impl Drop for House {
     }
 }
 
-fn spawn(folder: &TempDir, flags: &[String]) -> (Child, SocketAddr, SocketAddr) {
+fn spawn(folder: &TempDir, flags: &[String]) -> (Child, [SocketAddr; 3]) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_drover"))
         .arg("serve")
         .arg("--state")
@@ -107,6 +120,6 @@ fn spawn(folder: &TempDir, flags: &[String]) -> (Child, SocketAddr, SocketAddr) 
         let found = lines.by_ref().find_map(|line| Some(line.unwrap().strip_prefix(&start)?.to_owned()));
         found.expect("it says where it listens").parse().unwrap()
     };
-    let (agents, clients) = (address("agents"), address("clients"));
-    (child, agents, clients)
+    let addresses = ["agents", "clients", "everybody"].map(&mut address);
+    (child, addresses)
 }

@@ -13,6 +13,7 @@ mod http;
 mod lives;
 mod logs;
 mod nars;
+mod public;
 mod restarts;
 mod revisions;
 mod sets;

@@ -127,14 +127,19 @@ impl Peer {
 
     /// A connection on which the head of a request was sent and nothing else.
     pub(crate) fn open(&self, method: &str, path: &str, headers: &str) -> Connection {
-        let mut stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(TOO_LONG)).unwrap();
+        let mut connection = self.raw();
         let (host, authorization) = (self.address, &self.authorization);
-        write!(
-            stream,
+        let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: {authorization}\r\n{headers}\r\n"
-        )
-        .unwrap();
+        );
+        connection.send(head.as_bytes());
+        connection
+    }
+
+    /// A connection on which nothing was sent.
+    pub(crate) fn raw(&self) -> Connection {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(TOO_LONG)).unwrap();
         Connection(BufReader::new(stream))
     }
 }

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,6 +60,15 @@ pub fn sync_folder_of(path: &Path) -> io::Result<()> {
         _ => Path::new("."),
     };
     File::open(folder)?.sync_all()
+}
+
+/// Reads what the system has of a file in memory, from `offset` on, without waiting for a disk. None where it would have
+/// to be waited for, or the system cannot tell; Some(0) at the end.
+///
+/// # Errors
+/// What the system reports.
+pub fn read_from_memory(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
+    crate::sys::read_from_memory(file.as_fd(), buffer, offset)
 }
 
 /// A file that is held by at most one process. The lock ends with the value, and with the process in any case.
@@ -183,6 +193,21 @@ mod tests {
         assert!(error.to_string().contains("state") && error.to_string().contains("no more"), "{error}");
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(names(folder.path()), ["state"]);
+    }
+
+    #[test]
+    fn what_is_in_memory_is_read_from_the_offset_to_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        replace(&path, b"0123456789", Access::Public).unwrap();
+        let file = File::open(&path).unwrap();
+        let mut buffer = [0; 8];
+        // It was written just now: systems and folders that can tell have it in memory.
+        if let Some(n) = read_from_memory(&file, &mut buffer, 3).unwrap() {
+            assert_eq!(&buffer[..n], b"3456789");
+            assert_eq!(read_from_memory(&file, &mut buffer, 10).unwrap(), Some(0));
+        }
+        assert!(read_from_memory(&file, &mut buffer, u64::MAX).is_err());
     }
 
     #[test]

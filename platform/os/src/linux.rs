@@ -69,6 +69,33 @@ pub(crate) fn release_memory() {
     }
 }
 
+/// Reads what is in the page cache; none where there is nothing of it, or the file system or kernel cannot tell.
+pub(crate) fn read_from_memory(
+    file: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    offset: u64,
+) -> io::Result<Option<usize>> {
+    let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // The two halves where a register has one, and all of it and nothing that counts where it has both.
+    #[allow(clippy::cast_possible_truncation)]
+    let (low, high) = (offset as libc::c_long, (offset >> 32) as libc::c_long);
+    let part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: `part` describes `buffer`, which is ours alone during the call; nothing is kept. The system call itself,
+    // for older C libraries have no function for it.
+    let read = unsafe {
+        libc::syscall(libc::SYS_preadv2, file.as_raw_fd(), &raw const part, 1, low, high, libc::RWF_NOWAIT)
+    };
+    match usize::try_from(read) {
+        Ok(read) => Ok(Some(read)),
+        Err(_) => match io::Error::last_os_error() {
+            error if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EOPNOTSUPP | libc::ENOSYS)) => {
+                Ok(None)
+            }
+            error => Err(error),
+        },
+    }
+}
+
 /// Makes the calling process inherit the orphans among its descendants.
 ///
 /// Safe to call between fork and exec: one system call.

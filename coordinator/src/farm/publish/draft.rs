@@ -15,7 +15,6 @@ pub(in crate::farm) fn packed(text: &str) -> Vec<u8> {
 }
 
 /// The text of a narinfo, from what the database has.
-#[allow(dead_code, reason = "the public listener is the one to use it")]
 pub(in crate::farm) fn text(packed: Vec<u8>) -> Result<String, Error> {
     String::from_utf8(packed).map_err(|_| Error::Damaged("a narinfo is not UTF-8".to_owned()))
 }

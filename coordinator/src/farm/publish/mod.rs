@@ -16,7 +16,6 @@ use rusqlite::Connection;
 use super::error::Error;
 use super::events::{self, Kind, Subject};
 use super::{Farm, Tx, now, paths, sql};
-#[allow(unused_imports, reason = "the public listener is the one to use it")]
 pub(super) use draft::text;
 use draft::{Draft, packed};
 
