@@ -6,17 +6,19 @@ use drover_store::narinfo::{NarInfo, Signed, Url};
 use drover_store::{Sha256Hash, StorePath};
 use rusqlite::{Connection, OptionalExtension};
 
+use crate::database::narinfos;
 use crate::farm::error::Error;
 use crate::farm::{files, intake, outputs, paths, unsql};
 
 /// The text of a narinfo as the database has it.
 pub(in crate::farm) fn packed(text: &str) -> Vec<u8> {
-    text.as_bytes().to_vec()
+    narinfos::pack(text)
 }
 
 /// The text of a narinfo, from what the database has.
 pub(in crate::farm) fn text(packed: Vec<u8>) -> Result<String, Error> {
-    String::from_utf8(packed).map_err(|_| Error::Damaged("a narinfo is not UTF-8".to_owned()))
+    let damaged = || Error::Damaged("what is published of an item cannot be read".to_owned());
+    narinfos::text(packed).ok_or_else(damaged)
 }
 
 /// What is known of an item before it is signed.
