@@ -11,15 +11,15 @@ use futures_util::stream;
 
 use super::depend::{self, Provided};
 use super::error::Error;
-use super::{Farm, now, paths, sql};
+use super::{Farm, Tx, now, paths, sql};
 
 /// Questions at a time.
 const AT_ONCE: usize = 16;
 /// How long a miss is believed, in milliseconds.
-const MISS_MS: u64 = 10 * 60 * 1000;
+pub(super) const MISS_MS: u64 = 10 * 60 * 1000;
 /// After so many failures in a row a server is not asked for the rest of a submission: one that is down would take
 /// its whole time for each of thousands of inputs.
-const FAILURES: u32 = 3;
+pub(super) const FAILURES: u32 = 3;
 
 /// How often each server has failed in a row during one submission, in the order of the configuration.
 type Failures = Arc<[AtomicU32]>;
@@ -131,28 +131,31 @@ impl Farm {
             .filter(|(_, all)| all.iter().any(|(_, found)| *found))
             .map(|(id, _)| *id)
             .collect();
-        let provided = found.clone();
         self.database
             .write_alone::<_, Error>(move |tx| {
-                for (path, all) in answers {
-                    for (server, found) in all {
-                        tx.prepare_cached(
-                            "INSERT INTO substitutes VALUES (?1, ?2, ?3, ?4) \
-                             ON CONFLICT (path, server) DO UPDATE SET found = ?3, checked_at = ?4",
-                        )?
-                        .execute((path, server, found, sql(now())))?;
-                    }
-                    // It may have been built since it was asked for.
-                    let nobodys = "SELECT 1 FROM paths WHERE id = ?1 AND provided = 0";
-                    if provided.contains(&path) && tx.prepare_cached(nobodys)?.exists([path])? {
-                        depend::provide(tx, path, Provided::Elsewhere)?;
-                    }
-                }
-                Ok(())
+                answers.into_iter().try_for_each(|(path, all)| note_answers(tx, path, all))
             })
             .await?;
         Ok(found)
     }
+}
+
+/// Notes which servers have something, and which have not.
+pub(super) fn note_answers(tx: &mut Tx<'_>, path: i64, answers: Vec<(String, bool)>) -> Result<(), Error> {
+    let has = answers.iter().any(|(_, found)| *found);
+    for (server, found) in answers {
+        tx.prepare_cached(
+            "INSERT INTO substitutes VALUES (?1, ?2, ?3, ?4) \
+             ON CONFLICT (path, server) DO UPDATE SET found = ?3, checked_at = ?4",
+        )?
+        .execute((path, server, found, sql(now())))?;
+    }
+    // It may have been built since it was asked for.
+    let nobodys = "SELECT 1 FROM paths WHERE id = ?1 AND provided = 0";
+    if has && tx.prepare_cached(nobodys)?.exists([path])? {
+        depend::provide(tx, path, Provided::Elsewhere)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::error::Error;
 use super::list::{self, Phases};
 use super::live::Live;
-use super::{Farm, agents, now, paths, unsql};
+use super::{Farm, agents, now, paths, publish, unsql};
 
 /// The most things that a build waits for that are named in the list, and in words.
 const LISTED: usize = 100;
@@ -330,6 +330,7 @@ fn outputs(sql: &Connection, derivation: i64) -> Result<Vec<BuildOutput>, Error>
     let mut outputs = Vec::new();
     while let Some(row) = rows.next()? {
         let path = paths::base(row, 2)?;
+        let id = row.get(1)?;
         let kept = match row.get::<_, Option<i64>>(4)? {
             Some(size) => Some(Output {
                 path: path.clone(),
@@ -339,12 +340,13 @@ fn outputs(sql: &Connection, derivation: i64) -> Result<Vec<BuildOutput>, Error>
                     sql,
                     "SELECT p.base FROM item_references r JOIN paths p ON p.id = r.reference \
                      WHERE r.item = ?1 ORDER BY p.base",
-                    row.get(1)?,
+                    id,
                 )?,
             }),
             None => None,
         };
-        outputs.push(BuildOutput { name: row.get(0)?, path, kept });
+        let publication = kept.as_ref().map(|_| publish::view(sql, id)).transpose()?;
+        outputs.push(BuildOutput { name: row.get(0)?, path, kept, publication });
     }
     Ok(outputs)
 }

@@ -217,6 +217,47 @@ pub struct BuildOutput {
     pub path: StorePath,
     /// What is kept of it, if it is here.
     pub kept: Option<Output>,
+    /// How it stands with its publication, if it is here.
+    #[serde(default)]
+    pub publication: Option<Publication>,
+}
+
+/// How it stands with the publication of an output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum Publication {
+    /// The public can have it.
+    Published {
+        /// Since when.
+        since: Timestamp,
+        /// Until when, if it is about to be removed.
+        until: Option<Timestamp>,
+    },
+    /// It waits until what it refers to can be had, too.
+    Waiting {
+        /// What it waits for, at most a hundred.
+        waits_for: Vec<PublicationWait>,
+        /// How many things it waits for.
+        count: u64,
+    },
+    /// It is never published.
+    Never {
+        /// In words.
+        why: String,
+    },
+    /// It was not looked at yet.
+    Pending,
+}
+
+/// Something that an output refers to and that cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublicationWait {
+    /// Its path.
+    pub path: StorePath,
+    /// Whether it is here: then it waits for something itself.
+    pub held: bool,
+    /// Why it is never published, if that is so.
+    pub never: Option<String>,
 }
 
 /// One try at a build by one agent.

@@ -1,6 +1,6 @@
 //! `drover show …`
 
-use drover_wire::client::{Attempt, BuildDetails, BuildOutput, WaitsFor};
+use drover_wire::client::{Attempt, BuildDetails, BuildOutput, Publication, WaitsFor};
 use drover_wire::{BuildState, Timestamp};
 
 use super::builds::state;
@@ -30,7 +30,10 @@ fn show(details: &BuildDetails, now: Timestamp, out: &mut Out) -> Result<(), Cli
         out.table(&waits_for(&details.waits_for))?;
     }
     out.line("")?;
-    out.table(&outputs(&details.outputs))?;
+    out.table(&outputs(&details.outputs, now))?;
+    for output in &details.outputs {
+        held_back(output).into_iter().try_for_each(|line| out.line(line))?;
+    }
     if !details.attempts.is_empty() {
         out.line("")?;
         out.table(&attempts(&details.attempts, now))?;
@@ -117,13 +120,55 @@ fn waits_for(things: &[WaitsFor]) -> Table {
     table
 }
 
-fn outputs(outputs: &[BuildOutput]) -> Table {
-    let mut table = Table::new(&[Column::new("OUTPUT"), Column::new("SIZE").right(), Column::new("PATH")]);
+fn outputs(outputs: &[BuildOutput], now: Timestamp) -> Table {
+    let mut table = Table::new(&[
+        Column::new("OUTPUT"),
+        Column::new("SIZE").right(),
+        Column::new("PUBLISHED"),
+        Column::new("PATH"),
+    ]);
     for output in outputs {
         let kept = output.kept.as_ref().map_or_else(|| "not here".to_owned(), |kept| size(kept.nar_size));
-        table.row([clean(&output.name).into_owned(), kept, output.path.to_string()]);
+        let published = match &output.publication {
+            Some(Publication::Published { until: Some(_), .. }) => "goes soon".to_owned(),
+            Some(Publication::Published { since, .. }) => {
+                format!("{} ago", age(*since, now)).replace("now ago", "now")
+            }
+            Some(Publication::Waiting { count, .. }) => format!("waits for {count}"),
+            Some(Publication::Never { .. }) => "never".to_owned(),
+            Some(Publication::Pending) => "not yet".to_owned(),
+            None => "-".to_owned(),
+        };
+        table.row([clean(&output.name).into_owned(), kept, published, output.path.to_string()]);
     }
     table
+}
+
+/// Why the public cannot have an output, in words.
+fn held_back(output: &BuildOutput) -> Vec<String> {
+    let name = clean(&output.name);
+    match &output.publication {
+        Some(Publication::Never { why }) => {
+            vec![String::new(), format!("The output {name} is never published: {}", clean(why))]
+        }
+        Some(Publication::Waiting { waits_for, count }) => {
+            let shown = waits_for.len() as u64;
+            let first =
+                if *count > shown { format!(" (the first {shown} of {count})") } else { String::new() };
+            let head =
+                format!("The output {name} is published when these can be had, to which it refers{first}:");
+            let lines = waits_for.iter().map(|wait| {
+                let why = match (&wait.never, wait.held) {
+                    (Some(never), _) => format!("never published here: {}", clean(never)),
+                    (None, true) => "here, and not published yet".to_owned(),
+                    (None, false) => "neither here nor on a substitute server".to_owned(),
+                };
+                format!("  {} ({why})", wait.path)
+            });
+            [String::new(), head].into_iter().chain(lines).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn attempts(attempts: &[Attempt], now: Timestamp) -> Table {
@@ -160,6 +205,22 @@ fn attempts(attempts: &[Attempt], now: Timestamp) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_output_waits_for_is_named_with_the_reason() {
+        let path = "/gnu/store/00a3xasf5iyzfv23danwy7pilf2yyxjz-zfs-2.3";
+        let output: BuildOutput = serde_json::from_value(serde_json::json!({
+            "name": "out", "path": path, "kept": null, "publication": {"state": "waiting", "count": 2, "waits_for": [
+                {"path": path, "held": true, "never": "the set master says\u{1b} so"},
+                {"path": path, "held": false, "never": null},
+            ]},
+        }))
+        .unwrap();
+        let text = held_back(&output).join("\n");
+        assert!(text.contains("never published here: the set master says"), "{text}");
+        assert!(text.contains("neither here nor on a substitute server"), "{text}");
+        assert!(!text.contains('\u{1b}'), "{text}");
+    }
 
     fn details() -> BuildDetails {
         serde_json::from_value(serde_json::json!({

@@ -124,6 +124,8 @@ CREATE TABLE unpublishable (
     why  TEXT NOT NULL
 ) STRICT;
 CREATE INDEX set_rows_private ON set_rows (target) WHERE publish = 0;
+CREATE INDEX set_rows_by_target ON set_rows (target, in_set, last) WHERE target IS NOT NULL;
+CREATE INDEX item_references_backwards ON item_references (reference);
 
 -- The longest time that clients may keep a narinfo, in seconds, as it was promised last; and until when (in
 -- milliseconds) an earlier, longer promise may be believed.

@@ -1,35 +1,113 @@
 //! What is never published: what a row of a set or a derivation forbids.
 
+use std::collections::HashSet;
+
 use rusqlite::{Connection, OptionalExtension};
 
-use crate::farm::Tx;
+use super::{hold, is_published, withdraw};
 use crate::farm::error::Error;
+use crate::farm::{Tx, paths};
 
-/// The rows that say that a target is not published, each with whether a later one of its set speaks of the target.
-const ROWS: &str = "SELECT s.name, r.package FROM derivation_outputs o \
+/// The rows that say that an item is not published, unless a later one of their set speaks of it; those of sets that
+/// were dropped last.
+const ROWS: &str = "SELECT s.name, r.package, s.dropped_at IS NOT NULL FROM derivation_outputs o \
      JOIN derivations d ON d.id = o.derivation \
      JOIN set_rows r ON r.target = d.target AND r.publish = 0 \
-     JOIN sets s ON s.id = r.in_set AND s.dropped_at IS NULL \
+     JOIN sets s ON s.id = r.in_set \
      WHERE o.path = ?1 AND NOT EXISTS (SELECT 1 FROM set_rows n \
-         WHERE n.target = r.target AND n.in_set = r.in_set AND n.last > r.last) LIMIT 1";
+         WHERE n.target = r.target AND n.in_set = r.in_set AND n.last > r.last) ORDER BY 3 LIMIT 1";
+/// Whether any row of a set that was not dropped speaks of an item.
+const SPOKEN_OF: &str = "SELECT 1 FROM derivation_outputs o JOIN derivations d ON d.id = o.derivation \
+     JOIN set_rows r ON r.target = d.target AND r.target IS NOT NULL \
+     JOIN sets s ON s.id = r.in_set AND s.dropped_at IS NULL WHERE o.path = ?1";
 
-/// Why rows of sets do not let an item be published: the newest one about it in a set says so.
+/// Why rows of sets do not let an item be published: the newest one about it in a set says so. What only sets that
+/// were dropped have spoken of is as they left it: nobody makes something public by dropping a set.
 pub(super) fn by_row(sql: &Connection, item: i64) -> Result<Option<String>, Error> {
-    let row: Option<(String, String)> =
-        sql.prepare_cached(ROWS)?.query_row([item], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-    Ok(row.map(|(set, package)| format!("the set {set} says that {package} is not published")))
+    let row: Option<(String, String, bool)> = sql
+        .prepare_cached(ROWS)?
+        .query_row([item], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    Ok(match row {
+        Some((_, _, true)) if sql.prepare_cached(SPOKEN_OF)?.exists([item])? => None,
+        Some((set, package, dropped)) => {
+            let dropped = if dropped { ", which was dropped," } else { "" };
+            Some(format!("the set {set}{dropped} says that {package} is not published"))
+        }
+        None => None,
+    })
 }
 
 /// Notes that an item is never published.
 pub(super) fn note(tx: &Tx<'_>, item: i64, why: &str) -> Result<(), Error> {
-    super::hold::forget(tx, item)?;
+    hold::forget(tx, item)?;
     tx.prepare_cached("INSERT INTO unpublishable VALUES (?1, ?2) ON CONFLICT (path) DO UPDATE SET why = ?2")?
         .execute((item, why))?;
     Ok(())
 }
 
-/// It may be published after all, or is not here any more.
-pub(super) fn forget(tx: &Tx<'_>, item: i64) -> Result<(), Error> {
-    tx.prepare_cached("DELETE FROM unpublishable WHERE path = ?1")?.execute([item])?;
+/// It may be published after all, or is not here any more. Whether it was forbidden.
+pub(super) fn forget(tx: &Tx<'_>, item: i64) -> Result<bool, Error> {
+    Ok(tx.prepare_cached("DELETE FROM unpublishable WHERE path = ?1")?.execute([item])? == 1)
+}
+
+/// Rows came, or rows of a set do not count any more or again: what they forbid goes from the public at once, with all
+/// that refers to it, and what nothing forbids any more is published.
+pub(in crate::farm) fn reconsider(
+    tx: &mut Tx<'_>,
+    targets: impl IntoIterator<Item = i64>,
+) -> Result<(), Error> {
+    // Of a target that no row forbids or has forbidden there is nothing to think about.
+    const DOUBTFUL: &str = "SELECT o.path FROM derivation_outputs t \
+         JOIN derivation_outputs o ON o.derivation = t.derivation JOIN items i ON i.path = o.path \
+         WHERE t.path = ?1 AND (EXISTS (SELECT 1 FROM set_rows r WHERE r.target = ?1 AND r.publish = 0) \
+             OR EXISTS (SELECT 1 FROM unpublishable u WHERE u.path = o.path)) GROUP BY o.path";
+    for target in targets {
+        for item in paths::numbers(tx, DOUBTFUL, target)? {
+            match by_row(tx, item)? {
+                Some(why) => {
+                    take_back(tx, item)?;
+                    note(tx, item, &why)?;
+                }
+                None if forget(tx, item)? => hold::run_later(tx, item)?,
+                None => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Rows of a set do not count any more, or count again; see [`reconsider`].
+pub(in crate::farm) fn reconsider_set(tx: &mut Tx<'_>, set: i64) -> Result<(), Error> {
+    const TARGETS: &str =
+        "SELECT DISTINCT target FROM set_rows WHERE in_set = ?1 AND publish = 0 AND target IS NOT NULL";
+    let targets = paths::numbers(tx, TARGETS, set)?;
+    reconsider(tx, targets)
+}
+
+/// Withdraws an item with all that refers to it, what refers before what is referred to. These wait for it then.
+fn take_back(tx: &Tx<'_>, item: i64) -> Result<(), Error> {
+    const ABOVE: &str = "SELECT r.item FROM item_references r JOIN published p ON p.path = r.item \
+         WHERE r.reference = ?1 AND r.item <> ?1";
+    if !is_published(tx, item)? {
+        return Ok(());
+    }
+    let mut seen = HashSet::new();
+    // One goes on the stack twice: to be opened, and to be withdrawn when all above it is.
+    let mut stack = vec![(item, false)];
+    while let Some((one, opened)) = stack.pop() {
+        if opened {
+            withdraw(tx, one)?;
+            continue;
+        }
+        if !seen.insert(one) {
+            continue;
+        }
+        stack.push((one, true));
+        for above in paths::numbers(tx, ABOVE, one)? {
+            hold::wait_for(tx, above, one)?;
+            stack.push((above, false));
+        }
+    }
     Ok(())
 }

@@ -4,7 +4,7 @@ use rusqlite::Connection;
 
 use crate::farm::error::Error;
 use crate::farm::events::{Kind, Subject};
-use crate::farm::{Farm, Tx, hooks};
+use crate::farm::{Tx, hooks};
 
 /// The most items that one transaction lets go on.
 const AT_ONCE: i64 = 500;
@@ -15,10 +15,12 @@ const HOOK: &str = "publish";
 /// Notes what an item waits for, and that alone.
 pub(super) fn withhold(tx: &Tx<'_>, item: i64, missing: &[i64]) -> Result<(), Error> {
     forget(tx, item)?;
-    let mut insert = tx.prepare_cached("INSERT OR IGNORE INTO withheld VALUES (?1, ?2)")?;
-    for reference in missing {
-        insert.execute([item, *reference])?;
-    }
+    missing.iter().try_for_each(|reference| wait_for(tx, item, *reference))
+}
+
+/// An item waits for one thing more.
+pub(super) fn wait_for(tx: &Tx<'_>, item: i64, reference: i64) -> Result<(), Error> {
+    tx.prepare_cached("INSERT OR IGNORE INTO withheld VALUES (?1, ?2)")?.execute([item, reference])?;
     Ok(())
 }
 
@@ -53,11 +55,4 @@ pub(super) fn run_later(tx: &mut Tx<'_>, item: i64) -> Result<(), Error> {
 /// Whether a substitute server was found to have it.
 pub(super) fn elsewhere(sql: &Connection, item: i64) -> Result<bool, Error> {
     Ok(sql.prepare_cached("SELECT 1 FROM substitutes WHERE path = ?1 AND found = 1")?.exists([item])?)
-}
-
-impl Farm {
-    /// Asks the substitute servers for what an item refers to and is not here.
-    pub(super) fn ask_for_references(&self, _item: i64) -> Result<(), Error> {
-        Ok(())
-    }
 }

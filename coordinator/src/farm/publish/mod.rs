@@ -1,12 +1,15 @@
 //! What the public may have. A narinfo is signed once, when everything that its item refers to can be had, and served
 //! from then on as it is.
 //!
-//! [`forbid`] says what is never published, [`hold`] keeps what has to wait for something, and [`draft`] makes and signs
-//! the texts outside of the database's thread.
+//! [`forbid`] says what is never published, [`hold`] keeps what has to wait for something, [`elsewhere`] asks substitute
+//! servers for that, and [`draft`] makes and signs the texts outside of the database's thread.
 
 mod draft;
+mod elsewhere;
 mod forbid;
 mod hold;
+mod tasks;
+mod view;
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,9 +18,12 @@ use rusqlite::Connection;
 
 use super::error::Error;
 use super::events::{self, Kind, Subject};
-use super::{Farm, Tx, now, paths, sql};
+use super::{Farm, Tx, now, paths, retention, sql};
 pub(super) use draft::text;
 use draft::{Draft, packed};
+pub(super) use forbid::{reconsider, reconsider_set};
+pub(super) use tasks::start;
+pub(super) use view::view;
 
 /// The most items that one transaction publishes.
 const AT_ONCE: usize = 100;
@@ -131,8 +137,9 @@ fn attempt(tx: &mut Tx<'_>, item: i64, drafts: &HashMap<i64, Draft>) -> Result<A
         let more = hold::release(tx, item)?;
         return Ok(if more { Attempt::Again } else { Attempt::Done(Publication::Already) });
     }
+    // What is needed again is not being removed any more.
     let held = "SELECT 1 FROM items i WHERE i.path = ?1 \
-                AND NOT EXISTS (SELECT 1 FROM removals r WHERE r.path = i.path AND r.step = 'withdrawn')";
+                AND NOT EXISTS (SELECT 1 FROM removals r WHERE r.path = i.path)";
     if !tx.prepare_cached(held)?.exists([item])? {
         hold::forget(tx, item)?;
         return Ok(Attempt::Done(Publication::NotHeld));
@@ -142,6 +149,7 @@ fn attempt(tx: &mut Tx<'_>, item: i64, drafts: &HashMap<i64, Draft>) -> Result<A
         forbid::note(tx, item, &why)?;
         return Ok(Attempt::Done(Publication::Never(why)));
     }
+    retention::rescue_references(tx, item)?;
     let Needs { mut with, missing } = Needs::of(tx, item)?;
     if !missing.is_empty() {
         hold::withhold(tx, item, &missing)?;
@@ -227,3 +235,6 @@ fn named(sql: &Connection, items: &[i64]) -> Result<Vec<StorePath>, Error> {
     named.sort_unstable();
     Ok(named)
 }
+
+#[cfg(test)]
+mod tests;

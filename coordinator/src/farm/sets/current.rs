@@ -12,7 +12,7 @@ use super::receive::Received;
 use crate::farm::error::Error;
 use crate::farm::plan::{self, Plan};
 use crate::farm::submit::{self, Limits};
-use crate::farm::{Farm, Tx, now, open_states, paths, retention, sql, unsql, wants};
+use crate::farm::{Farm, Tx, now, open_states, paths, publish, retention, sql, unsql, wants};
 
 /// The most missing sources that an answer names.
 const NAMED: usize = 100;
@@ -86,6 +86,11 @@ pub(super) fn supersede(tx: &mut Tx<'_>, received: &Received, limits: Limits) ->
     all.sort_by_key(|new| Reverse(new.priority));
     let planned = plan_all(tx, &all)?;
     let canceled = wants::gone(tx, lost)?;
+    publish::reconsider(tx, all.iter().map(|new| new.target))?;
+    if basis.is_none() {
+        // What a dropped set has said before counts again.
+        publish::reconsider_set(tx, set)?;
+    }
     let missing = missing_sources(tx, &planned.made)?;
     Ok(SetSubmitted {
         set: coming.set.clone(),
@@ -318,5 +323,6 @@ fn drop_rows(tx: &mut Tx<'_>, name: SetName) -> Result<SetDropped, Error> {
         .prepare_cached("SELECT count(*) FROM revisions WHERE in_set = ?1")?
         .query_row([set.set], |row| row.get(0))?;
     let canceled = wants::gone(tx, wanted)?;
+    publish::reconsider_set(tx, set.set)?;
     Ok(SetDropped { set: set.set_name, revisions: unsql(revisions), canceled })
 }
