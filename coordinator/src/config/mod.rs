@@ -7,6 +7,7 @@ mod hooks;
 mod options;
 mod places;
 mod retention;
+mod tls;
 
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,7 @@ pub use hooks::HookConfig;
 pub use options::{Config, Options};
 pub use places::{BucketConfig, Gib, Location, PlaceConfig, Placement, STATE_PLACE, location};
 pub use retention::{Ages, Pattern, RetentionConfig, Rule, SetRule};
+pub use tls::TlsListener;
 
 /// What `drover serve` reads from its command line.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -116,7 +118,8 @@ impl Config {
                 });
             }
         }
-        self.retention.check()
+        self.retention.check()?;
+        self.check_tls()
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::tls::TlsListener;
 use super::{HookConfig, PlaceConfig, Placement, RetentionConfig};
 
 macro_rules! options {
@@ -85,6 +86,15 @@ options! {
     #[arg(value_name = "ADDRESS:PORT")]
     public_listen: SocketAddr = loopback(8747), "127.0.0.1:8747",
         "Where everybody is listened to who wants substitutes: read-only, without a token";
+    #[arg(value_name = "FILE")]
+    tls_certificate: PathBuf = PathBuf::new(), "none: no TLS",
+        "Certificates (PEM) for TLS, the coordinator's own first; read again when the file changes";
+    #[arg(value_name = "FILE")]
+    tls_key: PathBuf = PathBuf::new(), "none",
+        "The private key (PEM) of the first certificate";
+    #[arg(value_name = "LISTENER", value_delimiter = ',', num_args = 1)]
+    tls_listeners: Vec<TlsListener> = Vec::new(), "all three, if there is a certificate",
+        "Which listeners speak TLS";
     #[arg(value_name = "FILE")]
     signing_key: PathBuf = PathBuf::new(), "signing-key.sec in the state folder, made if there is none",
         "The secret Guix key that signs at first, such as /etc/guix/signing-key.sec; see drover key rotate for another";

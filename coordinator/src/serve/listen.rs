@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -15,6 +16,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::tls::Tls;
+
 /// How long the head of a request may take to come, and how long a connection may stay open between two requests.
 const HEAD_TIME: Duration = Duration::from_secs(60);
 /// The most bytes of a request's head.
@@ -25,8 +28,27 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
 const BACKLOG: u32 = 1024;
 
+/// Where connections come in, and what they speak before HTTP.
+#[derive(Debug)]
+pub(super) struct Listener {
+    socket: TcpListener,
+    tls: Option<Arc<Tls>>,
+}
+
+impl Listener {
+    /// Listens at an address, with TLS if there is any to be spoken.
+    pub(super) fn bind(address: SocketAddr, tls: Option<Arc<Tls>>) -> io::Result<Self> {
+        Ok(Self { socket: bind(address)?, tls })
+    }
+
+    /// Where it listens.
+    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+}
+
 /// Listens at an address, also right after another process did.
-pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     // Connections have it from their listener: a peer that vanished is noticed at some time.
@@ -36,7 +58,8 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Serves until the coordinator stops, and what is under way then a moment longer.
-pub(super) async fn serve(listener: TcpListener, router: Router, mut stopping: watch::Receiver<bool>) {
+pub(super) async fn serve(listener: Listener, router: Router, mut stopping: watch::Receiver<bool>) {
+    let Listener { socket: listener, tls } = listener;
     let mut connections = JoinSet::new();
     loop {
         let taken = tokio::select! {
@@ -47,7 +70,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, mut stopping: w
         };
         match taken {
             Ok((stream, peer)) => {
-                connections.spawn(connection(stream, peer, router.clone(), stopping.clone()));
+                connections.spawn(connection(stream, tls.clone(), peer, router.clone(), stopping.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be taken");
@@ -67,15 +90,28 @@ pub(super) async fn stops(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stopping| *stopping).await;
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, stopping: watch::Receiver<bool>) {
+async fn connection(
+    stream: TcpStream,
+    tls: Option<Arc<Tls>>,
+    peer: SocketAddr,
+    router: Router,
+    mut stopping: watch::Receiver<bool>,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "a connection may be slow");
     }
-    speak(stream, peer, router, stopping).await;
+    let Some(tls) = tls else { return speak(stream, peer, router, stopping).await };
+    let greeted = tokio::select! {
+        greeted = tls.accept(stream) => greeted,
+        () = stops(&mut stopping) => None,
+    };
+    if let Some(stream) = greeted {
+        speak(stream, peer, router, stopping).await;
+    }
 }
 
 /// Answers the requests of one connection, whatever its bytes come through.
-pub(super) async fn speak<S>(stream: S, peer: SocketAddr, router: Router, mut stopping: watch::Receiver<bool>)
+async fn speak<S>(stream: S, peer: SocketAddr, router: Router, mut stopping: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -20,6 +20,7 @@ mod problem;
 mod public;
 mod router;
 mod sets;
+mod tls;
 
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
@@ -28,14 +29,16 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Config, ConfigError, ServeArgs};
+use crate::config::{Config, ConfigError, ServeArgs, TlsListener};
 use crate::farm::{self, Farm, OpenError};
+use listen::Listener;
+use tls::Tls;
+pub use tls::TlsError;
 
 /// How long threads that block may go on at the end.
 const THREADS_END: Duration = Duration::from_secs(5);
@@ -76,6 +79,9 @@ pub enum ServeError {
         /// What the system said.
         source: io::Error,
     },
+    /// The certificate for TLS, or its key.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Threads or signals could not be had.
     #[error("cannot start: {0}")]
     Start(io::Error),
@@ -111,6 +117,9 @@ fn public_runtime() -> io::Result<Runtime> {
 
 fn serve(runtime: &Runtime, for_public: &Runtime, config: Config) -> Result<(), ServeError> {
     let (agents, clients, public) = (config.agents_listen, config.clients_listen, config.public_listen);
+    let tls = open_tls(&config)?;
+    let tls = [TlsListener::Agents, TlsListener::Clients, TlsListener::Public]
+        .map(|listener| tls.clone().filter(|_| config.speaks_tls(listener)));
     let farm = {
         let _within = runtime.enter();
         Farm::open(config)?
@@ -120,14 +129,20 @@ fn serve(runtime: &Runtime, for_public: &Runtime, config: Config) -> Result<(), 
     }
     runtime.block_on(async {
         let stop = Stop::new().map_err(ServeError::Start)?;
-        let listen = |address, whom, option| {
-            listen::bind(address).map_err(|source| ServeError::Listen { address, whom, option, source })
+        let listen = |address, tls, whom, option| {
+            Listener::bind(address, tls).map_err(|source| ServeError::Listen {
+                address,
+                whom,
+                option,
+                source,
+            })
         };
-        let agents = listen(agents, "agents", "agents-listen")?;
-        let clients = listen(clients, "clients", "clients-listen")?;
+        let [tls_of_agents, tls_of_clients, tls_of_public] = tls;
+        let agents = listen(agents, tls_of_agents, "agents", "agents-listen")?;
+        let clients = listen(clients, tls_of_clients, "clients", "clients-listen")?;
         let public = {
             let _within = for_public.enter();
-            listen(public, "everybody", "public-listen")?
+            listen(public, tls_of_public, "everybody", "public-listen")?
         };
         farm.start_tasks();
         for (listener, whom) in [(&agents, "agents"), (&clients, "clients"), (&public, "everybody")] {
@@ -141,10 +156,22 @@ fn serve(runtime: &Runtime, for_public: &Runtime, config: Config) -> Result<(), 
     })
 }
 
+/// The certificate of the configuration, if there is one.
+fn open_tls(config: &Config) -> Result<Option<Arc<Tls>>, TlsError> {
+    if config.tls_certificate.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let tls = Tls::open(&config.tls_certificate, &config.tls_key)?;
+    if let Some(pin) = tls.pin() {
+        say(&format!("the key of the TLS certificate is {pin}: who trusts no authority can pin it"));
+    }
+    Ok(Some(Arc::new(tls)))
+}
+
 async fn serve_all(
     farm: &Arc<Farm>,
-    agents: TcpListener,
-    clients: TcpListener,
+    agents: Listener,
+    clients: Listener,
     public: JoinHandle<()>,
     mut stop: Stop,
 ) {
