@@ -1,5 +1,10 @@
 //! The state folder: where nars, logs and uploads lie, and who may use it.
 
+#[cfg(feature = "s3")]
+mod bucket;
+#[cfg(not(feature = "s3"))]
+#[path = "no_bucket.rs"]
+mod bucket;
 mod decode;
 mod folder;
 mod incoming;
@@ -16,6 +21,7 @@ use drover_os::file::{self, Lock, LockError};
 use drover_store::{Compression, StorePath};
 use drover_wire::{BuildId, LeaseId};
 
+pub use bucket::Bucket;
 pub use decode::Plain;
 pub use folder::Folder;
 pub use incoming::{Expected, Incoming, Judge, Refused, Verified};

@@ -38,7 +38,7 @@ impl Opened {
 
 impl Chunks {
     /// Those that come here.
-    #[allow(dead_code, reason = "what calls it comes with it")]
+    #[cfg(feature = "s3")]
     pub(super) fn new(coming: mpsc::Receiver<io::Result<Bytes>>) -> Self {
         Self { coming, here: Bytes::new() }
     }

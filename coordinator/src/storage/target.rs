@@ -1,9 +1,11 @@
 //! Where files are put: a folder or a bucket, behind one interface. Everything here blocks.
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::bucket::Bucket;
 use super::folder::Folder;
 use super::opened::Opened;
 use crate::config::Location;
@@ -13,6 +15,8 @@ use crate::config::Location;
 pub enum Target {
     /// A folder.
     Folder(Folder),
+    /// A bucket.
+    Bucket(Bucket),
 }
 
 /// Why a file could not be put, read or removed.
@@ -82,10 +86,7 @@ impl Target {
     pub fn new(location: &Location) -> Result<Self, StoreError> {
         match location {
             Location::Folder(path) => Ok(Self::Folder(Folder::make(path)?)),
-            Location::Bucket(bucket) => Err(StoreError::Bucket {
-                what: format!("use {}", bucket.address()),
-                reason: "not yet".to_owned(),
-            }),
+            Location::Bucket(bucket) => Ok(Self::Bucket(Bucket::new(bucket)?)),
         }
     }
 
@@ -93,6 +94,7 @@ impl Target {
     pub fn address(&self) -> String {
         match self {
             Self::Folder(folder) => folder.path().display().to_string(),
+            Self::Bucket(bucket) => bucket.address().to_owned(),
         }
     }
 
@@ -100,17 +102,24 @@ impl Target {
     pub fn folder(&self) -> Option<&Path> {
         match self {
             Self::Folder(folder) => Some(folder.path()),
+            Self::Bucket(_) => None,
         }
     }
 
     /// Puts a file, which is synced already, under this name, durably and at once: it is there as a whole or not at all.
-    /// From a file on the same disk it is taken away; else it may stay.
+    /// It is taken away from where it was, or may be left there.
     ///
     /// # Errors
     /// When it cannot be read, or not be written.
     pub fn take(&self, from: &Path, name: &str) -> Result<(), StoreError> {
         match self {
             Self::Folder(folder) => folder.take(from, name),
+            Self::Bucket(bucket) => {
+                let failed = |error| StoreError::io(format!("read {}", from.display()), error);
+                let mut file = File::open(from).map_err(failed)?;
+                let size = file.metadata().map_err(failed)?.len();
+                bucket.put(&mut file, size, name)
+            }
         }
     }
 
@@ -121,6 +130,7 @@ impl Target {
     pub fn put(&self, from: &mut (dyn Read + Send), size: u64, name: &str) -> Result<(), StoreError> {
         match self {
             Self::Folder(folder) => folder.put(from, size, name),
+            Self::Bucket(bucket) => bucket.put(from, size, name),
         }
     }
 
@@ -131,6 +141,7 @@ impl Target {
     pub fn open(&self, name: &str, size: u64, range: Range<u64>) -> Result<Opened, StoreError> {
         match self {
             Self::Folder(folder) => folder.open(name, size, range),
+            Self::Bucket(bucket) => bucket.open(name, size, range),
         }
     }
 
@@ -141,6 +152,7 @@ impl Target {
     pub fn size(&self, name: &str) -> Result<Option<u64>, StoreError> {
         match self {
             Self::Folder(folder) => folder.size(name),
+            Self::Bucket(bucket) => bucket.size(name),
         }
     }
 
@@ -151,6 +163,7 @@ impl Target {
     pub fn remove(&self, name: &str) -> Result<(), StoreError> {
         match self {
             Self::Folder(folder) => folder.remove(name),
+            Self::Bucket(bucket) => bucket.remove(name),
         }
     }
 }

@@ -1,0 +1,421 @@
+//! Files in a bucket of an S3-compatible store. Everything blocks, within limits: each question is asked a few times, and
+//! has its time; what is read is passed on as it comes, and its length is checked.
+
+use std::future::Future;
+use std::io::Read;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::multipart::{MultipartStore, PartId};
+use object_store::{BackoffConfig, ClientOptions, GetOptions, GetRange, ObjectStore, RetryConfig};
+use tokio::runtime::Runtime;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::opened::{Chunks, Opened};
+use super::target::{StoreError, below};
+use crate::config::BucketConfig;
+
+/// How often a question is asked.
+const TRIES: u32 = 4;
+/// The pause before it is asked again; the next is twice as long.
+const PAUSE: Duration = Duration::from_millis(300);
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long an answer may take to begin, and a stream may stand still.
+const SILENCE: Duration = Duration::from_secs(15);
+/// How long a part may take to be sent, and the parts to be put together.
+const SEND: Duration = Duration::from_secs(60);
+/// How long a file may wait for others that are being sent.
+const TURN: Duration = Duration::from_secs(60);
+/// How often one reading may break off and go on.
+const BREAKS: u32 = 8;
+/// The bytes of a part, at least: what is smaller is sent in one. A file has 10,000 parts at most.
+const PART: u64 = 8 << 20;
+const PARTS: u64 = 9_000;
+/// How many parts of a file are on their way at once, and how many files: they are in memory.
+const PARTS_AT_ONCE: usize = 3;
+const FILES_AT_ONCE: usize = 4;
+/// How many chunks of a stream wait for their reader.
+const QUEUE: usize = 16;
+
+/// A bucket that files are put into.
+#[derive(Debug)]
+pub struct Bucket {
+    store: Arc<AmazonS3>,
+    prefix: String,
+    address: String,
+    turns: Arc<Semaphore>,
+}
+
+/// The threads that speak with buckets: those of a listener must not have to wait for them, nor they for those.
+fn runtime() -> Result<&'static Runtime, std::io::Error> {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    if let Some(runtime) = RUNTIME.get() {
+        return Ok(runtime);
+    }
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let made = builder.worker_threads(2).thread_name("buckets").enable_all().build()?;
+    // Another thread may have been faster; then this one has done nothing yet, and may end.
+    if let Err(second) = RUNTIME.set(made) {
+        second.shutdown_background();
+    }
+    RUNTIME.get().ok_or_else(|| std::io::Error::other("the threads for buckets are gone"))
+}
+
+impl Bucket {
+    pub(super) fn new(config: &BucketConfig) -> Result<Self, StoreError> {
+        let address = config.address();
+        let failed = |reason: String| StoreError::Bucket { what: format!("use {address}"), reason };
+        // An error when somebody has installed a provider already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let secret = |file: &Path| match std::fs::read_to_string(file) {
+            Ok(text) => Ok(text.trim().to_owned()),
+            Err(error) => Err(StoreError::io(format!("read the key in {}", file.display()), error)),
+        };
+        let options = ClientOptions::new()
+            .with_connect_timeout(CONNECT)
+            .with_timeout_disabled()
+            .with_allow_http(config.endpoint.as_deref().is_some_and(|at| at.starts_with("http://")));
+        // It is tried again here, where each try has its time.
+        let once = RetryConfig { max_retries: 0, retry_timeout: SEND, backoff: BackoffConfig::default() };
+        let mut builder = AmazonS3Builder::from_env()
+            .with_bucket_name(&config.bucket)
+            .with_client_options(options)
+            .with_retry(once);
+        if let Some(endpoint) = &config.endpoint {
+            builder = builder.with_endpoint(endpoint.trim_end_matches('/'));
+        }
+        if let Some(region) = &config.region {
+            builder = builder.with_region(region);
+        }
+        if let (Some(access), Some(key)) = (&config.access_key_file, &config.secret_key_file) {
+            builder = builder.with_access_key_id(secret(access)?).with_secret_access_key(secret(key)?);
+        }
+        let store = builder.build().map_err(|error| failed(error.to_string()))?;
+        let prefix = config.prefix.clone();
+        let turns = Arc::new(Semaphore::new(FILES_AT_ONCE));
+        Ok(Self { store: Arc::new(store), prefix, address, turns })
+    }
+
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    fn path(&self, name: &str) -> Result<object_store::path::Path, StoreError> {
+        below(Path::new(""), name)?;
+        Ok(match self.prefix.as_str() {
+            "" => object_store::path::Path::from(name),
+            prefix => object_store::path::Path::from(format!("{prefix}/{name}")),
+        })
+    }
+
+    /// Runs this to its end, here.
+    fn run<T>(&self, what: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let runtime = runtime().map_err(|error| StoreError::io(format!("use {}", self.address), error))?;
+        runtime.block_on(what)
+    }
+
+    pub(super) fn put(&self, from: &mut dyn Read, size: u64, name: &str) -> Result<(), StoreError> {
+        let path = self.path(name)?;
+        let asked = Asked { what: format!("put {name} into {}", self.address) };
+        let _turn = self.run(async {
+            match timeout(TURN, Arc::clone(&self.turns).acquire_owned()).await {
+                Ok(Ok(turn)) => Ok(turn),
+                _ => Err(asked.failed("others are still being put there")),
+            }
+        })?;
+        if size <= PART {
+            let bytes = next(from, size, &asked)?;
+            end(from, &asked)?;
+            let put = asked.patiently(SEND, || self.store.put(&path, bytes.clone().into()));
+            self.run(put).map_err(|error| asked.without_bucket(error))?;
+        } else {
+            let begin = asked.patiently(SILENCE, || self.store.create_multipart(&path));
+            let id = self.run(begin).map_err(|error| asked.without_bucket(error))?;
+            let put = self.put_parts(from, size, &path, &id, &asked);
+            if let Err(error) = put {
+                // Best effort: what is left of it has no name, and the bucket can be told to forget such after a while.
+                let _ = self.run(asked.patiently(SILENCE, || self.store.abort_multipart(&path, &id)));
+                return Err(error);
+            }
+        }
+        match self.size(name)? {
+            Some(found) if found == size => Ok(()),
+            Some(found) => Err(StoreError::Length {
+                name: name.to_owned(),
+                place: self.address.clone(),
+                found,
+                expected: size,
+            }),
+            None => Err(asked.failed("the server said that it has it, and then that it has not")),
+        }
+    }
+
+    fn put_parts(
+        &self,
+        from: &mut dyn Read,
+        size: u64,
+        path: &object_store::path::Path,
+        id: &str,
+        asked: &Asked,
+    ) -> Result<(), StoreError> {
+        let part = PART.max(size.div_ceil(PARTS));
+        let runtime = runtime().map_err(|error| StoreError::io(asked.what.clone(), error))?;
+        let mut sending: JoinSet<Result<(usize, PartId), StoreError>> = JoinSet::new();
+        let mut sent: Vec<(usize, PartId)> = Vec::new();
+        let mut left = size;
+        let mut number = 0;
+        while left > 0 || !sending.is_empty() {
+            if left > 0 && sending.len() < PARTS_AT_ONCE {
+                let length = left.min(part);
+                let bytes = next(from, length, asked)?;
+                left -= length;
+                let (store, path, id) = (Arc::clone(&self.store), path.clone(), id.to_owned());
+                let asked = asked.clone();
+                sending.spawn_on(
+                    async move {
+                        let put = || store.put_part(&path, &id, number, bytes.clone().into());
+                        Ok((number, asked.patiently(SEND, put).await?))
+                    },
+                    runtime.handle(),
+                );
+                number += 1;
+                continue;
+            }
+            let ended = runtime.block_on(sending.join_next());
+            sent.extend(ended.transpose().map_err(|error| asked.failed(error))?.transpose()?);
+        }
+        end(from, asked)?;
+        sent.sort_unstable_by_key(|(number, _)| *number);
+        let parts: Vec<PartId> = sent.into_iter().map(|(_, part)| part).collect();
+        let id = id.to_owned();
+        let complete = || self.store.complete_multipart(path, &id, parts.clone());
+        match self.run(asked.patiently(SEND, complete)) {
+            // Where the answer to the first try was lost, the second is told that there is no such upload: whether the
+            // file is there is asked afterwards in any case.
+            Ok(_) | Err(StoreError::Gone { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn open(&self, name: &str, size: u64, range: Range<u64>) -> Result<Opened, StoreError> {
+        let (to, coming) = mpsc::channel(QUEUE);
+        if range.is_empty() {
+            return Ok(Opened::Stream(Chunks::new(coming)));
+        }
+        let reading = Reading {
+            store: Arc::clone(&self.store),
+            path: self.path(name)?,
+            name: name.to_owned(),
+            address: self.address.clone(),
+            asked: Asked { what: format!("read {name} in {}", self.address) },
+            size,
+        };
+        let first = self.run(reading.ask(range.clone()))?;
+        let runtime = runtime().map_err(|error| StoreError::io(reading.asked.what.clone(), error))?;
+        runtime.spawn(reading.pass_on(first, range, to));
+        Ok(Opened::Stream(Chunks::new(coming)))
+    }
+
+    pub(super) fn size(&self, name: &str) -> Result<Option<u64>, StoreError> {
+        let path = self.path(name)?;
+        let asked = Asked { what: format!("look for {name} in {}", self.address) };
+        match self.run(asked.patiently(SILENCE, || self.store.head(&path))) {
+            Ok(found) => Ok(Some(found.size)),
+            Err(StoreError::Gone { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn remove(&self, name: &str) -> Result<(), StoreError> {
+        let path = self.path(name)?;
+        let asked = Asked { what: format!("remove {name} from {}", self.address) };
+        match self.run(asked.patiently(SILENCE, || self.store.delete(&path))) {
+            Ok(()) | Err(StoreError::Gone { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The next `length` bytes.
+fn next(from: &mut dyn Read, length: u64, asked: &Asked) -> Result<Bytes, StoreError> {
+    let mut bytes = Vec::new();
+    let read = from.take(length).read_to_end(&mut bytes);
+    read.map_err(|error| StoreError::io(asked.what.clone(), error))?;
+    if bytes.len() as u64 == length {
+        return Ok(bytes.into());
+    }
+    let early = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "its bytes end too early");
+    Err(StoreError::io(asked.what.clone(), early))
+}
+
+/// Nothing more may come.
+fn end(from: &mut dyn Read, asked: &Asked) -> Result<(), StoreError> {
+    let more = from.read(&mut [0]).map_err(|error| StoreError::io(asked.what.clone(), error))?;
+    if more == 0 {
+        return Ok(());
+    }
+    let late = std::io::Error::new(std::io::ErrorKind::InvalidData, "more bytes come than it should have");
+    Err(StoreError::io(asked.what.clone(), late))
+}
+
+/// What is asked of a server.
+#[derive(Debug, Clone)]
+struct Asked {
+    what: String,
+}
+
+impl Asked {
+    fn failed(&self, reason: impl std::fmt::Display) -> StoreError {
+        StoreError::Bucket { what: self.what.clone(), reason: reason.to_string() }
+    }
+
+    /// What is being put cannot be absent: the bucket is.
+    fn without_bucket(&self, error: StoreError) -> StoreError {
+        match error {
+            StoreError::Gone { .. } => self.failed("there is no such bucket"),
+            other => other,
+        }
+    }
+
+    /// Asks a few times, for errors that may pass; each try has its time.
+    async fn patiently<T, F>(&self, limit: Duration, ask: impl Fn() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = object_store::Result<T>>,
+    {
+        let mut pause = PAUSE;
+        let mut tries = 0;
+        loop {
+            let error = match timeout(limit, ask()).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(object_store::Error::NotFound { .. })) => {
+                    return Err(StoreError::Gone { name: self.what.clone(), place: "it".to_owned() });
+                }
+                Ok(Err(error)) if is_final(&error) => return Err(self.failed(one_line(&error))),
+                Ok(Err(error)) => self.failed(one_line(&error)),
+                Err(_) => self.failed(format_args!("nothing came within {} s", limit.as_secs())),
+            };
+            tries += 1;
+            if tries == TRIES {
+                return Err(error);
+            }
+            tracing::debug!(%error, "a bucket is asked again");
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+    }
+}
+
+/// Whether the same question would have the same answer.
+fn is_final(error: &object_store::Error) -> bool {
+    use object_store::Error as E;
+    matches!(
+        error,
+        E::PermissionDenied { .. }
+            | E::Unauthenticated { .. }
+            | E::InvalidPath { .. }
+            | E::NotSupported { .. }
+    )
+}
+
+/// What a server says may have lines, and no end.
+fn one_line(error: &object_store::Error) -> String {
+    let text = error.to_string();
+    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(500).collect()
+}
+
+/// A file that is being read.
+struct Reading {
+    store: Arc<AmazonS3>,
+    path: object_store::path::Path,
+    name: String,
+    address: String,
+    asked: Asked,
+    size: u64,
+}
+
+type Pieces = BoxStream<'static, object_store::Result<Bytes>>;
+
+impl Reading {
+    /// Asks for a part that is not empty; the file must have its length.
+    async fn ask(&self, range: Range<u64>) -> Result<Pieces, StoreError> {
+        let whole = range == (0..self.size);
+        let options = || GetOptions {
+            range: (!whole).then(|| GetRange::Bounded(range.clone())),
+            ..GetOptions::default()
+        };
+        let got = self.asked.patiently(SILENCE, || self.store.get_opts(&self.path, options())).await;
+        let got = got.map_err(|error| match error {
+            StoreError::Gone { .. } => {
+                StoreError::Gone { name: self.name.clone(), place: self.address.clone() }
+            }
+            other => other,
+        })?;
+        if got.meta.size != self.size {
+            return Err(StoreError::Length {
+                name: self.name.clone(),
+                place: self.address.clone(),
+                found: got.meta.size,
+                expected: self.size,
+            });
+        }
+        Ok(got.into_stream())
+    }
+
+    /// Passes on what comes, to the end of the part; where it breaks off or stands still, it is asked for the rest.
+    async fn pass_on(
+        self,
+        mut pieces: Pieces,
+        mut range: Range<u64>,
+        to: mpsc::Sender<std::io::Result<Bytes>>,
+    ) {
+        let mut breaks = 0;
+        while range.start < range.end {
+            let reason = match timeout(SILENCE, pieces.next()).await {
+                Ok(Some(Ok(piece))) => {
+                    let left = range.end - range.start;
+                    if piece.len() as u64 > left {
+                        let error = self.asked.failed("more bytes came than were asked for");
+                        let _ = to.send(Err(error.into())).await;
+                        return;
+                    }
+                    range.start += piece.len() as u64;
+                    // Nobody reads any more: the rest is not needed.
+                    if !piece.is_empty() && to.send(Ok(piece)).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+                Ok(Some(Err(error))) => one_line(&error),
+                Ok(None) => format!("its bytes ended {} before the end", range.end - range.start),
+                Err(_) => format!("nothing came for {} s", SILENCE.as_secs()),
+            };
+            breaks += 1;
+            let again = if breaks > BREAKS {
+                Err(self.asked.failed(reason))
+            } else {
+                tokio::time::sleep(PAUSE * breaks).await;
+                self.ask(range.clone()).await
+            };
+            match again {
+                Ok(again) => pieces = again,
+                Err(error) => {
+                    tracing::error!(%error, "a nar breaks off");
+                    let _ = to.send(Err(error.into())).await;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

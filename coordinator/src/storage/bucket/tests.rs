@@ -1,0 +1,163 @@
+//! Servers that do not do what they should; a real one is in the tests of the whole farm.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use super::*;
+
+/// A server whose every answer is made here from the number of the question and its first line. It ends with the test's
+/// process.
+fn server(
+    answer: impl Fn(usize, &str, &mut TcpStream) + Send + Sync + 'static,
+) -> (Bucket, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let answer = Arc::new(answer);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (answer, count) = (Arc::clone(&answer), Arc::clone(&count));
+            thread::spawn(move || {
+                let mut stream = stream.unwrap();
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                let (mut first, mut length) = (String::new(), 0);
+                let mut line = String::new();
+                while reader.read_line(&mut line).is_ok_and(|n| n > 2) {
+                    let lower = line.to_ascii_lowercase();
+                    if let Some(said) = lower.strip_prefix("content-length:") {
+                        length = said.trim().parse().unwrap();
+                    }
+                    if lower.starts_with("range:") {
+                        first.push_str(lower.trim());
+                    } else if first.is_empty() {
+                        first.push_str(line.trim());
+                    }
+                    line.clear();
+                }
+                std::io::copy(&mut reader.take(length), &mut std::io::sink()).unwrap();
+                answer(count.fetch_add(1, Ordering::SeqCst), &first, &mut stream);
+            });
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("key");
+    std::fs::write(&key, "key\n").unwrap();
+    let config = BucketConfig {
+        bucket: "nars".to_owned(),
+        prefix: "p".to_owned(),
+        endpoint: Some(format!("http://{address}")),
+        region: Some("nowhere".to_owned()),
+        access_key_file: Some(key.clone()),
+        secret_key_file: Some(key),
+    };
+    (Bucket::new(&config).unwrap(), asked)
+}
+
+fn head(status: &str, length: usize, more: &str) -> String {
+    let date = "Last-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\nETag: \"x\"";
+    format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{date}\r\n{more}\r\n")
+}
+
+fn read(bucket: &Bucket, range: Range<u64>) -> Result<Vec<u8>, String> {
+    let length = range.end - range.start;
+    let mut bytes = Vec::new();
+    let opened = bucket.open("01/x.nar", 10, range).map_err(|error| error.to_string())?;
+    opened.reader(length).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    Ok(bytes)
+}
+
+#[test]
+fn a_server_that_answers_500_is_asked_a_few_times_and_then_it_is_said() {
+    let (bucket, asked) = server(|_, _, stream| {
+        stream.write_all(head("500 Internal Server Error", 0, "").as_bytes()).unwrap();
+    });
+    let error = read(&bucket, 0..10).unwrap_err();
+    assert!(error.contains("500") && error.contains("01/x.nar") && error.contains("s3://nars/p"), "{error}");
+    assert_eq!(asked.swap(0, Ordering::SeqCst), TRIES as usize);
+    bucket.put(&mut &b"0123456789"[..], 10, "01/x.nar").unwrap_err();
+    assert_eq!(asked.load(Ordering::SeqCst), TRIES as usize);
+}
+
+#[test]
+fn what_passes_is_not_noticed() {
+    let (bucket, _) = server(|n, _, stream| {
+        let answer = if n < 2 { head("503 Slow Down", 0, "") } else { head("200 OK", 10, "") + "0123456789" };
+        stream.write_all(answer.as_bytes()).unwrap();
+    });
+    assert_eq!(read(&bucket, 0..10).unwrap(), b"0123456789");
+}
+
+#[test]
+fn a_wrong_key_is_said_at_once() {
+    let (bucket, asked) = server(|_, _, stream| {
+        stream.write_all(head("403 Forbidden", 0, "").as_bytes()).unwrap();
+    });
+    let error = read(&bucket, 0..10).unwrap_err();
+    assert!(error.contains("403") || error.contains("permission") || error.contains("Forbidden"), "{error}");
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_file_of_another_length_is_not_read() {
+    let (bucket, _) =
+        server(|_, _, stream| stream.write_all((head("200 OK", 9, "") + "012345678").as_bytes()).unwrap());
+    let error = read(&bucket, 0..10).unwrap_err();
+    assert!(error.contains("has 9 bytes, and should have 10"), "{error}");
+    let (bucket, _) = server(|_, _, stream| {
+        let part = head("206 Partial Content", 4, "Content-Range: bytes 2-5/12\r\n") + "2345";
+        stream.write_all(part.as_bytes()).unwrap();
+    });
+    let error = read(&bucket, 2..6).unwrap_err();
+    assert!(error.contains("has 12 bytes"), "{error}");
+}
+
+#[test]
+fn what_breaks_off_goes_on_where_it_did() {
+    let (bucket, asked) = server(|_, first, stream| {
+        let from: usize = match first.split_once("bytes=") {
+            Some((_, range)) => range.split('-').next().unwrap().parse().unwrap(),
+            None => 0,
+        };
+        let rest = &b"0123456789"[from..];
+        let answer = match from {
+            0 => head("200 OK", 10, ""),
+            _ => head("206 Partial Content", rest.len(), &format!("Content-Range: bytes {from}-9/10\r\n")),
+        };
+        stream.write_all(answer.as_bytes()).unwrap();
+        // Less than was said, and the end of the connection.
+        stream.write_all(&rest[..rest.len().min(4)]).unwrap();
+    });
+    assert_eq!(read(&bucket, 0..10).unwrap(), b"0123456789");
+    assert_eq!(asked.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn what_breaks_off_for_ever_is_an_error_and_no_end() {
+    let (bucket, _) = server(|n, _, stream| {
+        let answer = if n == 0 { head("200 OK", 10, "") + "01" } else { head("500 Oh", 0, "") };
+        stream.write_all(answer.as_bytes()).unwrap();
+    });
+    assert!(read(&bucket, 0..10).is_err());
+}
+
+#[test]
+fn a_put_that_the_server_did_not_keep_whole_is_an_error() {
+    let (bucket, _) = server(|_, first, stream| {
+        let answer = if first.starts_with("HEAD") { head("200 OK", 7, "") } else { head("200 OK", 0, "") };
+        stream.write_all(answer.as_bytes()).unwrap();
+    });
+    let error = bucket.put(&mut &b"0123456789"[..], 10, "01/x.nar").unwrap_err();
+    assert!(matches!(error, StoreError::Length { found: 7, expected: 10, .. }), "{error}");
+}
+
+#[test]
+fn nothing_is_put_that_ends_too_early_or_goes_on() {
+    let (bucket, asked) = server(|_, _, stream| stream.write_all(head("200 OK", 0, "").as_bytes()).unwrap());
+    for size in [9, 11] {
+        assert!(bucket.put(&mut &b"0123456789"[..], size, "01/x.nar").is_err());
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+}
