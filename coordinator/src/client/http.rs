@@ -2,9 +2,9 @@
 
 use std::fmt::Display;
 use std::io::{self, Read};
-use std::sync::Arc;
 use std::time::Duration;
 
+use drover_tls::Trust;
 use drover_wire::client::Uploaded;
 use drover_wire::route::{Method, Route, clients};
 use drover_wire::set::{ROWS_TYPE, RevisionName, SetName, SetSubmission, SetSubmitted};
@@ -12,7 +12,6 @@ use drover_wire::{BUNDLE_TYPE, Problem};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::http::{Request, Response, Uri, header};
-use ureq::tls::{TlsConfig, TlsProvider};
 use ureq::{Agent, AsSendBody, Body, BodyReader, SendBody};
 
 use super::{ClientError, Token};
@@ -50,6 +49,14 @@ impl Coordinator {
     /// # Errors
     /// An address that is not `http://` or `https://` with a host.
     pub fn new(url: &str, token: &Token) -> Result<Self, ClientError> {
+        Self::trusting(url, token, Trust::System)
+    }
+
+    /// As [`Coordinator::new`], with something else to trust than the system's authorities.
+    ///
+    /// # Errors
+    /// As [`Coordinator::new`], and pinned keys for an address without TLS.
+    pub fn trusting(url: &str, token: &Token, trust: Trust) -> Result<Self, ClientError> {
         let bad = |why: &str| ClientError::BadUrl { url: url.to_owned(), why: why.to_owned() };
         let uri: Uri = url.parse().map_err(|e: ureq::http::uri::InvalidUri| bad(&e.to_string()))?;
         if !matches!(uri.scheme_str(), Some("http" | "https")) {
@@ -59,10 +66,9 @@ impl Coordinator {
         if uri.query().is_some() {
             return Err(bad("it has a query"));
         }
-        let tls = TlsConfig::builder()
-            .provider(TlsProvider::Rustls)
-            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .build();
+        if matches!(trust, Trust::Keys(_)) && uri.scheme_str() != Some("https") {
+            return Err(bad("a pinned key is of use with https:// only"));
+        }
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -70,14 +76,13 @@ impl Coordinator {
             .user_agent(concat!("drover/", env!("CARGO_PKG_VERSION")))
             .timeout_connect(Some(CONNECT_TIME))
             .timeout_per_read(Some(SILENCE))
-            .timeout_per_write(Some(SILENCE))
-            .tls_config(tls);
+            .timeout_per_write(Some(SILENCE));
         // A proxy from the environment never leads back to this machine.
         if is_loopback(host) {
             config = config.proxy(None);
         }
         Ok(Self {
-            agent: config.build().new_agent(),
+            agent: drover_tls::agent(config.build(), trust),
             url: url.trim_end_matches('/').to_owned(),
             authorization: token.header(),
             silence: SILENCE,
@@ -265,7 +270,7 @@ impl Coordinator {
 
     fn unreachable(&self, doing: &str, error: &ureq::Error) -> ClientError {
         let why = match error {
-            ureq::Error::Io(error) => error.to_string(),
+            ureq::Error::Io(error) => drover_tls::reason(error).unwrap_or_else(|| error.to_string()),
             ureq::Error::HostNotFound => "there is no such host".to_owned(),
             ureq::Error::ConnectionFailed => "the connection failed".to_owned(),
             ureq::Error::Timeout(_) => "it took too long".to_owned(),

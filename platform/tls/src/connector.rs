@@ -6,12 +6,22 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
-use ureq::Error;
+use ureq::config::Config;
+use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
+    Buffers, ConnectProxyConnector, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout,
+    TcpConnector, Transport, TransportAdapter,
 };
+use ureq::{Agent, Error};
 
 use crate::Trust;
+
+/// ureq as it comes, with this trust.
+#[must_use]
+pub fn agent(config: Config, trust: Trust) -> Agent {
+    let connector = ConnectProxyConnector::default().chain(TcpConnector::default());
+    Agent::with_parts(config, connector.chain(TlsConnector::new(trust)), DefaultResolver::default())
+}
 
 /// Wraps connections in TLS where an address is https, and checks who is there. Comes after those that connect.
 pub struct TlsConnector {

@@ -13,7 +13,7 @@ mod trust;
 mod verify;
 
 pub use certificate::Facts;
-pub use connector::TlsConnector;
+pub use connector::{TlsConnector, agent};
 pub use date::utc;
 pub use pin::Pin;
 pub use trust::Trust;

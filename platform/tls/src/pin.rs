@@ -1,12 +1,15 @@
 //! Pinned keys.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use data_encoding::BASE64;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
 
-use crate::Facts;
+use crate::{Facts, roots};
 
 const PREFIX: &str = "sha256/";
 
@@ -20,6 +23,20 @@ impl Pin {
     #[must_use]
     pub fn of_certificate(der: &[u8]) -> Option<Self> {
         Facts::of(der).map(|facts| Self(Sha256::digest(facts.key).into()))
+    }
+
+    /// That of the key of the first certificate in a file in PEM form.
+    ///
+    /// # Errors
+    /// One sentence with the file's name.
+    pub fn of_file(path: &Path) -> Result<Self, String> {
+        let wrong = |reason: String| format!("{}: {reason}", path.display());
+        let bytes = roots::read(path).map_err(wrong)?;
+        let first = CertificateDer::pem_slice_iter(&bytes).next();
+        let first = first
+            .ok_or_else(|| wrong("there is no certificate in it (-----BEGIN CERTIFICATE-----)".into()))?;
+        let first = first.map_err(|error| wrong(error.to_string()))?;
+        Self::of_certificate(&first).ok_or_else(|| wrong("what is in it is no certificate".into()))
     }
 }
 

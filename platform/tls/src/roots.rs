@@ -140,7 +140,7 @@ impl Roots {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, String> {
     let size = fs::metadata(path).map_err(|error| error.to_string())?.len();
     if size > FILE_LIMIT {
         return Err(format!("{size} bytes are no certificates"));

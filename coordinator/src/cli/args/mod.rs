@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use drover_store::STORE_DIR;
 use drover_store::path::StorePath;
+use drover_tls::{Pin, Trust};
 use drover_wire::set::SetRef;
 use drover_wire::{AgentId, BuildId, BuildState};
 
@@ -30,6 +31,26 @@ pub struct Connection {
     /// A file with the client token; else DROVER_TOKEN or DROVER_TOKEN_FILE
     #[arg(long, global = true, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Trust these authorities (PEM) only, and not the system's
+    #[arg(
+        long,
+        global = true,
+        env = "DROVER_CA_FILE",
+        hide_env_values = true,
+        value_name = "FILE",
+        conflicts_with = "coordinator_key"
+    )]
+    pub ca_file: Option<PathBuf>,
+    /// Trust only a coordinator with this key, sha256/…, as `drover key tls` prints it; may be repeated
+    #[arg(
+        long,
+        global = true,
+        env = "DROVER_COORDINATOR_KEY",
+        hide_env_values = true,
+        value_name = "KEY",
+        value_delimiter = ','
+    )]
+    pub coordinator_key: Vec<Pin>,
 }
 
 /// For whom results are printed.
@@ -55,7 +76,16 @@ impl Connection {
             file_variable: std::env::var_os("DROVER_TOKEN_FILE").map(PathBuf::from),
             default: Config::default().state.join(TOKEN_FILE),
         };
-        Coordinator::new(&self.coordinator, &places.find()?)
+        Coordinator::trusting(&self.coordinator, &places.find()?, self.trust()?)
+    }
+
+    fn trust(&self) -> Result<Trust, ClientError> {
+        match &self.ca_file {
+            Some(file) => Trust::of_file(file)
+                .map_err(|reason| ClientError::Usage(format!("--ca-file cannot be used: {reason}"))),
+            None if self.coordinator_key.is_empty() => Ok(Trust::System),
+            None => Ok(Trust::Keys(self.coordinator_key.clone())),
+        }
     }
 }
 
@@ -267,10 +297,16 @@ pub struct KeyArgs {
 }
 
 /// What is done with the coordinator's key.
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub enum KeyCommand {
     /// Print the coordinator's public key, for guix archive --authorize
     Show,
+    /// Print the name of the key of a TLS certificate, which agents and clients pin by --coordinator-key
+    Tls {
+        /// The certificate's file (PEM), such as the one that tls-certificate names
+        #[arg(value_name = "FILE")]
+        certificate: PathBuf,
+    },
 }
 
 fn parse_tag(text: &str) -> Result<(String, String), String> {
