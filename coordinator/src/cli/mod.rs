@@ -66,7 +66,7 @@ enum Command {
     /// Work with .drv files on this machine
     #[command(subcommand)]
     Derivation(DerivationCommand),
-    /// The coordinator's signing key
+    /// The keys that the coordinator signs with
     #[command(after_help = shapes::KEY)]
     Key(KeyArgs),
 }

@@ -10,7 +10,8 @@ pub(super) const BUILDS: &str = r#"Lines of JSON: {"build", "derivation", "syste
   "submitted_at", "started_at", "ended_at"}; times are milliseconds since 1970"#;
 /// `drover show`
 pub(super) const SHOW: &str = r#"JSON: {"summary" (as builds has it), "why", "wanted", "timeout", "max_silent_time",
-  "waits_for", "waits_for_count", "outputs", "attempts"}"#;
+  "waits_for", "waits_for_count", "outputs", "attempts"}; each of outputs has "publication": {"state"} with
+  "since" and "until" if published, "waits_for" and "count" if waiting, "why" if never; or pending"#;
 /// `drover set submit`
 pub(super) const SET_SUBMIT: &str = r#"JSON: {"set", "revision", "superseded", "new", "rows", "rows_new", "rows_gone", "not_evaluated", "builds",
   "for_inputs", "canceled", "missing_sources" (at most 100), "missing_sources_count",
@@ -42,4 +43,7 @@ pub(super) const AGENT: &str = r#"JSON: of new {"agent", "name", …}, of list a
 pub(super) const CHECK: &str = r#"Lines of JSON: {"event": "problem", "path", "problem"} for each, then
   {"event": "summary", "given", "inputs", "parsed", "byte_exact", "name_right", "outputs_right", "problems"}"#;
 /// `drover key`
-pub(super) const KEY: &str = r#"JSON: {"public_key"}"#;
+pub(super) const KEY: &str = r#"JSON: of show {"public_key"}; of list lines of {"key", "public_key", "state" ("signs", "next", "signed" or
+  "retired"), "made_at", "signs_from", "signed" narinfos that are published, "may_go_at", "retired_at"}; of rotate
+  {"old", "new", "ttl"} and of retire one of these; of generate
+  {"secret", "public", "public_key"}; of tls {"key"}"#;

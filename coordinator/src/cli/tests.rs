@@ -37,6 +37,11 @@ fn the_operators_words_are_taken() {
         "set drop master",
         "builds --set master@abc --state failed",
         "key show --coordinator https://farm.example.org --token-file t",
+        "key show --next",
+        "key list --json",
+        "key generate signing-key.sec",
+        "key rotate --after 7d --from /etc/guix/signing-key.sec",
+        "key retire 1 --now",
     ] {
         assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
     }
@@ -67,6 +72,8 @@ fn what_makes_no_sense_is_refused_with_an_example() {
         ("build a.drv --timeout soon", "1h30m"),
         ("build a.drv --tag x", "KEY=VALUE"),
         ("fetch hello", "hello"),
+        ("key rotate --after soon", "1h30m"),
+        ("key retire first", "first"),
         ("set show a/b", "slash"),
         ("set submit a --revision b@c --from x", "other characters"),
         ("set submit a --from x", "--revision"),

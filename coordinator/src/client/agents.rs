@@ -1,4 +1,4 @@
-//! Agents, their passwords and tokens, and the coordinator's key.
+//! Agents, their passwords and tokens.
 
 use drover_wire::AgentId;
 use drover_wire::client::{AgentSummary, NewAgent, NewToken, Secret};
@@ -38,12 +38,4 @@ pub fn new_password(coordinator: &Coordinator, agent: AgentId) -> Result<Secret,
 pub fn new_token(coordinator: &Coordinator, note: &str) -> Result<Secret, ClientError> {
     let token = NewToken { note: note.to_owned() };
     coordinator.tell("making a token for agents", &clients::AGENT_TOKEN, &[], &token)
-}
-
-/// The coordinator's public key, an s-expression.
-///
-/// # Errors
-/// As [`list`].
-pub fn key(coordinator: &Coordinator) -> Result<String, ClientError> {
-    coordinator.text("asking for the coordinator's key", &clients::KEY)
 }

@@ -32,6 +32,7 @@ pub struct Coordinator {
     agent: Agent,
     url: String,
     authorization: String,
+    private: bool,
     silence: Duration,
 }
 
@@ -85,6 +86,7 @@ impl Coordinator {
             agent: drover_tls::agent(config.build(), trust),
             url: url.trim_end_matches('/').to_owned(),
             authorization: token.header(),
+            private: is_loopback(host) || uri.scheme_str() == Some("https"),
             silence: SILENCE,
         })
     }
@@ -94,6 +96,11 @@ impl Coordinator {
     #[must_use]
     pub fn with_silence(self, silence: Duration) -> Self {
         Self { silence, ..self }
+    }
+
+    /// Whether nobody in between can read what is sent to it.
+    pub(crate) fn is_private(&self) -> bool {
+        self.private
     }
 
     /// Its address, without a slash at the end.

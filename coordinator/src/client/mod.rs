@@ -9,6 +9,7 @@ pub mod closure;
 mod error;
 pub mod fetch;
 mod http;
+pub mod keys;
 mod lacks;
 pub mod log;
 mod pipe;

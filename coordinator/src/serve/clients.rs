@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use drover_wire::client::{NewAgent, NewToken, Submission, WaitQuestion};
+use drover_wire::key::{KeyRetirement, KeyRotation};
 use drover_wire::route::Route;
 use drover_wire::route::clients::{
-    AGENT_TOKEN, AGENTS, BLOCKERS, BUILD, BUILDS, CANCEL, DIFF, DROP_SET, ITEM, KEY, LOG, MISSING,
-    MISSING_SOURCES, NAR, NEW_AGENT, PASSWORD, SET, SETS, SUBMIT, SUBMIT_SET, UPLOAD, WAIT,
+    AGENT_TOKEN, AGENTS, BLOCKERS, BUILD, BUILDS, CANCEL, DIFF, DROP_SET, ITEM, KEY, KEYS, LOG, MISSING,
+    MISSING_SOURCES, NAR, NEW_AGENT, PASSWORD, RETIRE_KEY, ROTATE_KEY, SET, SETS, SUBMIT, SUBMIT_SET, UPLOAD,
+    WAIT,
 };
 use drover_wire::{AgentId, BuildId};
 
@@ -43,6 +45,9 @@ pub(super) fn handler(route: &Route) -> Option<Mounted> {
         PASSWORD => at(route, password),
         AGENT_TOKEN => at(route, agent_token),
         KEY => at(route, key),
+        KEYS => at(route, keys),
+        ROTATE_KEY => at(route, rotate_key),
+        RETIRE_KEY => at(route, retire_key),
         _ => return None,
     })
 }
@@ -101,4 +106,19 @@ async fn password(State(farm): Core, call: Call) -> Answer {
 async fn agent_token(State(farm): Core, call: Call) -> Answer {
     let new: NewToken = call.body.json(MESSAGE_LIMIT).await?;
     json(to_its_end(async move { farm.new_agent_token(new).await }).await?)
+}
+
+async fn keys(State(farm): Core) -> Answer {
+    json(farm.keys().await?)
+}
+
+async fn rotate_key(State(farm): Core, call: Call) -> Answer {
+    let rotation: KeyRotation = call.body.json(MESSAGE_LIMIT).await?;
+    json(to_its_end(async move { farm.rotate_key(rotation).await }).await?)
+}
+
+async fn retire_key(State(farm): Core, call: Call) -> Answer {
+    let key: u64 = call.part("key")?;
+    let retirement: KeyRetirement = call.body.json(MESSAGE_LIMIT).await?;
+    json(to_its_end(async move { farm.retire_key(key, retirement).await }).await?)
 }

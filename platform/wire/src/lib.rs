@@ -10,6 +10,7 @@ pub mod client;
 pub mod hook;
 mod id;
 mod item;
+pub mod key;
 mod problem;
 pub mod route;
 pub mod rows;

@@ -95,7 +95,7 @@ pub mod agents {
         DECLARE Post "/v1/leases/{lease}/outputs" "`Output` → `Received`: where to go on";
         UPLOAD Patch "/v1/leases/{lease}/outputs/{item}" "bytes of the zstd-compressed nar at `?offset=`, to its end → `Received`";
         REPORT Post "/v1/leases/{lease}/report" "`Report` → `Reported`";
-        KEY Get "/v1/key" "→ the coordinator's public Guix key, an s-expression";
+        KEY Get "/v1/key" "→ the public Guix key that signs, an s-expression";
     });
 }
 
@@ -123,7 +123,10 @@ pub mod clients {
         NEW_AGENT Post "/v1/agents" "`NewAgent` → `AgentSummary`";
         PASSWORD Post "/v1/agents/{agent}/passwords" "→ `Secret`: one more password";
         AGENT_TOKEN Post "/v1/agent-tokens" "`NewToken` → `Secret`: a dynamic token, with which agents enrol themselves";
-        KEY Get "/v1/key" "→ the coordinator's public Guix key, an s-expression";
+        KEY Get "/v1/key" "→ the public Guix key that signs, an s-expression";
+        KEYS Get "/v1/keys" "→ a list of `KeyInfo`, the newest first";
+        ROTATE_KEY Post "/v1/keys" "`KeyRotation` → `KeyRotated`";
+        RETIRE_KEY Post "/v1/keys/{key}/retire" "`KeyRetirement` → `KeyInfo`";
     });
 }
 

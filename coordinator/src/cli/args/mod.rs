@@ -296,11 +296,39 @@ pub struct KeyArgs {
     pub(super) connection: Connection,
 }
 
-/// What is done with the coordinator's key.
+/// What is done with the coordinator's keys.
 #[derive(Debug, Clone, Subcommand)]
 pub enum KeyCommand {
-    /// Print the coordinator's public key, for guix archive --authorize
-    Show,
+    /// Print the public key that signs, for guix archive --authorize
+    Show {
+        /// That which is to sign next
+        #[arg(long)]
+        next: bool,
+    },
+    /// List all keys, the newest first
+    List,
+    /// Make a key pair in files on this machine, as guix archive --generate-key does; needs no coordinator
+    Generate {
+        /// The file of the secret half, such as signing-key.sec; that of the public one ends with .pub
+        secret: PathBuf,
+    },
+    /// Have another key sign
+    Rotate {
+        /// In what time, so that it can be authorized before, such as 7d; at once by default
+        #[arg(long, value_name = "TIME", value_parser = parse_span)]
+        after: Option<u64>,
+        /// A file with the secret half; a new key by default
+        #[arg(long, value_name = "FILE")]
+        from: Option<PathBuf>,
+    },
+    /// Have a key go that does not sign any more, or take back one that was to sign next
+    Retire {
+        /// Its number, as list has it
+        key: u64,
+        /// Even if clients may keep something that it signed
+        #[arg(long)]
+        now: bool,
+    },
     /// Print the name of the key of a TLS certificate, which agents and clients pin by --coordinator-key
     Tls {
         /// The certificate's file (PEM), such as the one that tls-certificate names

@@ -77,12 +77,14 @@ ALTER TABLE uploads ADD COLUMN name TEXT;
 UPDATE uploads SET place = 1 WHERE complete = 1;
 
 -- The coordinator's keys: their public halves as text. One signs: that with the latest signs_from that has come.
--- retired_at: since when it is not ours any more.
+-- may_go_at: when nobody keeps anything any more that it signed; none as long as it signs, or something that is
+-- published is signed by it. retired_at: since when it is not ours any more.
 CREATE TABLE keys (
     id         INTEGER PRIMARY KEY,
     public     TEXT NOT NULL UNIQUE,
     made_at    INTEGER NOT NULL,
     signs_from INTEGER NOT NULL,
+    may_go_at  INTEGER,
     retired_at INTEGER
 ) STRICT;
 

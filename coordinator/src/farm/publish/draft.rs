@@ -23,7 +23,7 @@ pub(in crate::farm) fn text(packed: Vec<u8>) -> Result<String, Error> {
 
 /// What is known of an item before it is signed.
 pub(super) struct Unsigned {
-    info: NarInfo,
+    pub(super) info: NarInfo,
     item: i64,
     never: Option<String>,
 }

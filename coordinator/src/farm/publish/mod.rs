@@ -2,12 +2,13 @@
 //! from then on as it is.
 //!
 //! [`forbid`] says what is never published, [`hold`] keeps what has to wait for something, [`elsewhere`] asks substitute
-//! servers for that, and [`draft`] makes and signs the texts outside of the database's thread.
+//! servers for that, [`draft`] makes and signs the texts outside of the database's thread, and [`resign`] signs them anew.
 
 mod draft;
 mod elsewhere;
 mod forbid;
 mod hold;
+mod resign;
 mod tasks;
 mod view;
 

@@ -3,5 +3,5 @@
 mod promise;
 mod rescue;
 
-pub(super) use promise::promise;
+pub(super) use promise::{believed_until, promise};
 pub(super) use rescue::{forget, rescue, rescue_for_build, rescue_outputs, rescue_references};

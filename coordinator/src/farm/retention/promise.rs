@@ -16,8 +16,7 @@ pub(in crate::farm) fn promise(tx: &Tx<'_>, ttl: u64) -> Result<(), Error> {
 }
 
 /// When, in milliseconds, nobody believes any more what is said now or was said before.
-#[cfg_attr(not(test), expect(dead_code, reason = "the sweep is the one to call it"))]
-pub(super) fn believed_until(sql: &Connection) -> Result<u64, Error> {
+pub(in crate::farm) fn believed_until(sql: &Connection) -> Result<u64, Error> {
     Ok(last(sql)?.map_or_else(now, |(ttl, until)| until.max(after(ttl))))
 }
 

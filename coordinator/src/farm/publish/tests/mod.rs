@@ -1,5 +1,7 @@
 //! Items come, are forbidden and allowed, and are found elsewhere, in any order.
 
+mod keys;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -22,18 +24,26 @@ struct Node {
 struct World {
     farm: Arc<Farm>,
     nodes: Vec<Node>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 fn item(n: usize) -> StorePath {
     drover_store::path::text(&format!("item-{n}"), b"", &[]).unwrap()
 }
 
+fn config(folder: &tempfile::TempDir) -> Config {
+    Config {
+        state: folder.path().to_owned(),
+        disk_reserve_mib: 0,
+        narinfo_ttl_seconds: 3600,
+        ..Config::default()
+    }
+}
+
 impl World {
     fn new(nodes: Vec<Node>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let config = Config { state: folder.path().to_owned(), disk_reserve_mib: 0, ..Config::default() };
-        let world = Self { farm: Farm::open(config).unwrap(), nodes, _folder: folder };
+        let world = Self { farm: Farm::open(config(&folder)).unwrap(), nodes, folder };
         let count = world.nodes.len();
         world.write(move |tx| {
             // Numbers of paths are those of the nodes, and one more; each has a derivation that makes it.

@@ -1,20 +1,33 @@
 //! The coordinator's keys: several may be valid, one signs.
+//!
+//! A new one begins to sign at a time that was said before ([`rotate`]); what was published is then signed anew in the
+//! background (`publish::resign`), and when nobody keeps anything any more that the old one signed, it may go.
+
+mod rotate;
+
+pub(super) use rotate::{note_unused, used_up};
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use drover_store::key::{PublicKey, SecretKey};
 use rusqlite::Connection;
+use tokio::sync::Notify;
 
 use super::error::Error;
-use super::{Farm, OpenError, Tx, now, sql, unsql};
+use super::{Change, Farm, OpenError, Tx, now, sql, unsql};
 use crate::config::Config;
+use crate::database::Database;
 use crate::key;
 use crate::storage::Storage;
 
 /// The keys that sign, now or later: each from its time on, until that of another has come. There is at least one.
 #[derive(Debug)]
-pub(crate) struct Keys(RwLock<Ring>);
+pub(crate) struct Keys {
+    ring: RwLock<Ring>,
+    /// Told when another one signs, or will.
+    pub(in crate::farm) changed: Notify,
+}
 
 #[derive(Debug)]
 struct Ring {
@@ -32,7 +45,7 @@ struct Key {
 impl Keys {
     /// The number of the key that signs now, and the key.
     pub(crate) fn signer(&self) -> (i64, Arc<SecretKey>) {
-        let ring = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
         let now = now();
         let come = ring.others.iter().filter(|key| key.signs_from <= now);
         let signing =
@@ -87,37 +100,45 @@ fn add(tx: &Tx<'_>, state: &Path, secret: &SecretKey, signs_from: u64) -> Result
 
 /// The keys; at the first start the one that the configuration names, or that is in the state folder, or a new one.
 pub(super) fn open(
-    database: &crate::database::Database<super::Change>,
+    database: &Database<Change>,
     storage: &Storage,
     config: &Config,
 ) -> Result<Keys, OpenError> {
-    let mut known = database.read_blocking(rows)?;
-    if known.is_empty() {
-        let first = key::first(storage.root(), &config.signing_key)?;
-        let state = storage.root().to_owned();
-        let (secret, public) = (first.clone(), *first.public());
-        let id = database.write_blocking(move |tx| add(tx, &state, &secret, now()))?;
-        known.push(Row { id, public, signs_from: now() });
+    let state = storage.root();
+    if database.read_blocking(rows)?.is_empty() {
+        let first = key::first(state, &config.signing_key)?;
+        let to = state.to_owned();
+        database.write_blocking(move |tx| add(tx, &to, &first, now()))?;
     }
-    let mut keys = Vec::new();
-    for Row { id, public, signs_from } in known {
-        let secret = key::load(&file(storage.root(), id), Some(&public))?;
-        keys.push(Key { id, signs_from, secret: Arc::new(secret) });
+    let ring = Ring::load(database, state)?;
+    let keys = Keys { ring: RwLock::new(ring), changed: Notify::new() };
+    let signing = keys.signing();
+    key::save_public(state, signing.public())?;
+    warn_of_another(config, signing.public());
+    Ok(keys)
+}
+
+impl Ring {
+    fn load(database: &Database<Change>, state: &Path) -> Result<Self, OpenError> {
+        let mut keys = Vec::new();
+        for Row { id, public, signs_from } in database.read_blocking(rows)? {
+            let secret = key::load(&file(state, id), Some(&public))?;
+            keys.push(Key { id, signs_from, secret: Arc::new(secret) });
+        }
+        let mut keys = keys.into_iter();
+        let first = keys.next().ok_or_else(|| Error::Damaged("there is no key that signs".to_owned()))?;
+        Ok(Self { first, others: keys.collect() })
     }
-    let first = keys.remove(0);
-    key::save_public(storage.root(), first.secret.public())?;
-    warn_of_another(config, &first);
-    Ok(Keys(RwLock::new(Ring { first, others: keys })))
 }
 
 /// The configuration names the first key; later ones come by rotation.
-fn warn_of_another(config: &Config, signing: &Key) {
+fn warn_of_another(config: &Config, signing: &PublicKey) {
     let named = &config.signing_key;
     if named.as_os_str().is_empty() {
         return;
     }
     match key::load(named, None) {
-        Ok(other) if other.public() == signing.secret.public() => {}
+        Ok(other) if other.public() == signing => {}
         Ok(_) => tracing::warn!(
             file = %named.display(),
             "the signing-key of the configuration is not the key that signs; use “drover key rotate --from” for it to be"
