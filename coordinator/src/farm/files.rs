@@ -41,6 +41,16 @@ pub(super) fn add(tx: &Tx<'_>, item: i64, file: &NarFile) -> Result<(), Error> {
     keep(tx, file)
 }
 
+/// Notes that an item has a file whose bytes were not read yet: one of a folder that was taken over as it is.
+pub(super) fn add_unread(tx: &Tx<'_>, item: i64, file: &NarFile) -> Result<(), Error> {
+    let path = paths::path(tx, item)?;
+    tx.prepare_cached(
+        "INSERT INTO files (item, compression, place, name, size) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute((item, file.compression as i64, file.place, unusual_name(file, &path), sql(file.size)))?;
+    Ok(())
+}
+
 /// The name of a file as the database has it: none for the usual one.
 pub(super) fn unusual_name<'n>(file: &'n NarFile, path: &StorePath) -> Option<&'n str> {
     let usual = Storage::usual_name(path, file.compression);

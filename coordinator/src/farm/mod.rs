@@ -15,6 +15,7 @@ mod error;
 mod events;
 mod files;
 mod hooks;
+mod import;
 mod intake;
 mod keeper;
 mod keys;
@@ -113,6 +114,7 @@ pub struct Farm {
     secrets: Secrets,
     keys: keys::Keys,
     substitutes: Substitutes,
+    imports: import::Imports,
     stopping: watch::Sender<bool>,
 }
 
@@ -147,6 +149,7 @@ impl Farm {
             secrets: Secrets::default(),
             keys,
             substitutes,
+            imports: import::Imports::default(),
             stopping: watch::channel(false).0,
             config,
         });

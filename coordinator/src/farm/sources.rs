@@ -313,8 +313,8 @@ impl Sink<'_> {
 
 /// A file that goes, if it is still there: it may have got a place.
 #[derive(Debug)]
-struct TemporaryFile {
-    path: PathBuf,
+pub(super) struct TemporaryFile {
+    pub(super) path: PathBuf,
 }
 
 impl Drop for TemporaryFile {
@@ -326,7 +326,7 @@ impl Drop for TemporaryFile {
 }
 
 /// How a source gets into a store, as the database has it.
-fn word(method: &Method) -> &'static str {
+pub(super) fn word(method: &Method) -> &'static str {
     match method {
         Method::Text { .. } => "text",
         Method::Recursive => "recursive",
@@ -362,10 +362,18 @@ pub(super) fn keep(tx: &mut Tx<'_>, new: &NewSource) -> Result<(i64, bool), Erro
         insert(tx, id, new)?;
         depend::provide(tx, id, Provided::Held)?;
     }
+    came(tx, id)?;
+    Ok((id, true))
+}
+
+/// A source is here that was not: what lacked it goes on.
+///
+/// # Errors
+/// When the database cannot be written.
+pub(super) fn came(tx: &mut Tx<'_>, id: i64) -> Result<(), Error> {
     tx.prepare_cached("DELETE FROM missing_sources WHERE path = ?1")?.execute([id])?;
     need_references(tx, id)?;
-    depend::source_came(tx, id)?;
-    Ok((id, true))
+    depend::source_came(tx, id)
 }
 
 /// These sources, and what those of them that are here refer to, each once.

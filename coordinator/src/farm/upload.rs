@@ -277,6 +277,15 @@ fn judge_by(
             "SELECT b.derivation FROM attempts a JOIN builds b ON b.id = a.build WHERE a.lease = ?1",
         )?
         .query_row([sql(lease.0)], |row| row.get(0))?;
+    judge_by_derivation(sql_, derivation, path)
+}
+
+/// As [`judge_by`], for an output of this derivation.
+pub(super) fn judge_by_derivation(
+    sql_: &Connection,
+    derivation: i64,
+    path: &StorePath,
+) -> Result<(Option<Fixed>, HashSet<StorePath>), Error> {
     let name = paths::path(sql_, derivation)?;
     let parsed = Derivation::parse(&intake::text(sql_, &name)?)
         .map_err(|error| Error::Damaged(format!("the derivation {name}: {error}")))?;

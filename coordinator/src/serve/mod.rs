@@ -12,6 +12,7 @@ mod call;
 mod clients;
 mod content;
 mod file;
+mod imports;
 mod leftover;
 mod listen;
 mod log;

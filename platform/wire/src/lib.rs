@@ -9,6 +9,7 @@ pub mod bundle;
 pub mod client;
 pub mod hook;
 mod id;
+pub mod import;
 mod item;
 pub mod key;
 mod problem;

@@ -119,6 +119,10 @@ pub mod clients {
         BLOCKERS Get "/v1/sets/{set}/blockers" "`BlockersQuestion` as the query → `Blockers`";
         DROP_SET Post "/v1/sets/{set}/drop" "→ `SetDropped`";
         DIFF Get "/v1/set-diff" "`DiffQuestion` as the query → `SetDiff`";
+        IMPORTS Get "/v1/imports" "→ a list of `ImportSummary`, the newest first";
+        START_IMPORT Post "/v1/imports" "`NewImport` → `ImportSummary`";
+        IMPORT Get "/v1/imports/{import}" "→ `ImportDetails`";
+        STOP_IMPORT Post "/v1/imports/{import}/stop" "→ `ImportDetails`";
         AGENTS Get "/v1/agents" "→ a list of `AgentSummary`";
         NEW_AGENT Post "/v1/agents" "`NewAgent` → `AgentSummary`";
         PASSWORD Post "/v1/agents/{agent}/passwords" "→ `Secret`: one more password";
@@ -138,6 +142,7 @@ pub mod public {
         NAR Get "/nar/{compression}/{item}" "→ the compressed nar of a published item, named by its base name; ranges";
         FILE Get "/file/{name}/sha256/{hash}" "→ the contents of a published fixed output that is one file, by their SHA-256 in base32";
         LOG Get "/log/{item}" "→ the log of the newest build of a published output, or of its derivation";
+        PUBLISHED Get "/drover/published" "`PublishedQuestion` as the query → `PublishedPage`: what was published, for mirrors";
         KEY Get "/signing-key.pub" "→ the public Guix keys, s-expressions, that what is served here may be signed by";
     });
 }

@@ -238,11 +238,19 @@ CREATE TABLE imports (
     cursor     TEXT,
     taken      INTEGER NOT NULL DEFAULT 0,
     bytes      INTEGER NOT NULL DEFAULT 0,
+    known      INTEGER NOT NULL DEFAULT 0,
     refused    INTEGER NOT NULL DEFAULT 0,
     error      TEXT,
     started_at INTEGER NOT NULL,
     ended_at   INTEGER
 ) STRICT;
+-- The base names of what an import is to take, where it was told.
+CREATE TABLE import_paths (
+    import INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    base   TEXT NOT NULL,
+    PRIMARY KEY (import, number)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE import_refusals (
     import INTEGER NOT NULL,
     item   TEXT NOT NULL,

@@ -18,10 +18,11 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use drover_store::{Compression, STORE_DIR, StorePath};
 use drover_wire::route::Route;
-use drover_wire::route::public::{CACHE_INFO, FILE, KEY, LOG, NAR, NARINFO};
+use drover_wire::route::public::{CACHE_INFO, FILE, KEY, LOG, NAR, NARINFO, PUBLISHED};
 
 use super::call::Answer;
 use super::content::Content;
+use super::imports;
 use super::router::{Mounted, at};
 use crate::farm::{Farm, HashPart, NarPlace};
 
@@ -34,6 +35,7 @@ pub(super) fn handler(route: &Route) -> Option<Mounted> {
         FILE => at(route, contents::file),
         LOG => at(route, log::log),
         KEY => at(route, keys),
+        PUBLISHED => at(route, imports::published),
         _ => return None,
     })
 }
