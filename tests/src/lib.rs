@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-pub mod authority;
 pub mod bench;
 pub mod client;
 pub mod demo;

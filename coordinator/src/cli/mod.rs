@@ -18,8 +18,8 @@ use clap::{Parser, Subcommand};
 
 pub use args::{
     AgentArgs, AgentCommand, BuildArgs, BuildsArgs, CancelArgs, CheckArgs, Connection, DerivationCommand,
-    FetchArgs, Format, KeyArgs, KeyCommand, LogArgs, PasswordCommand, SetArgs, SetCommand, ShowArgs,
-    SubmitArgs, TokenCommand,
+    FetchArgs, Format, HooksArgs, HooksCommand, KeyArgs, KeyCommand, LogArgs, PasswordCommand, SetArgs,
+    SetCommand, ShowArgs, SubmitArgs, TokenCommand,
 };
 pub use exit::{EXITS, Exit};
 
@@ -66,6 +66,9 @@ enum Command {
     /// Work with .drv files on this machine
     #[command(subcommand)]
     Derivation(DerivationCommand),
+    /// Hooks: how they do, what they gave up, and another chance for that
+    #[command(after_help = shapes::HOOKS)]
+    Hooks(HooksArgs),
     /// The keys that the coordinator signs with
     #[command(after_help = shapes::KEY)]
     Key(KeyArgs),
@@ -112,6 +115,7 @@ fn run(command: Command) -> Exit {
         Command::Derivation(DerivationCommand::Check(args)) => {
             with(args.format.json, |out, watch| commands::check::run(&args, out, watch))
         }
+        Command::Hooks(args) => with(args.format.json, |out, _| commands::hooks::run(&args, out)),
         Command::Key(args) => with(args.format.json, |out, _| commands::key::run(&args, out)),
     }
 }

@@ -42,6 +42,10 @@ pub(super) const AGENT: &str = r#"JSON: of new {"agent", "name", …}, of list a
 /// `drover derivation check`
 pub(super) const CHECK: &str = r#"Lines of JSON: {"event": "problem", "path", "problem"} for each, then
   {"event": "summary", "given", "inputs", "parsed", "byte_exact", "name_right", "outputs_right", "problems"}"#;
+/// `drover hooks`
+pub(super) const HOOKS: &str = r#"Lines of JSON: {"hook", "kind" (null: not configured any more), "on", "enabled", "waiting" (with those that run),
+  "running", "failed", "last_error"}; of failed {"failed", "runs"}, each of runs {"event", "build" or "item", "tries",
+  "queued_at", "error"}; of retry {"runs"}"#;
 /// `drover key`
 pub(super) const KEY: &str = r#"JSON: of show {"public_key"}; of list lines of {"key", "public_key", "state" ("signs", "next", "signed" or
   "retired"), "made_at", "signs_from", "signed" narinfos that are published, "may_go_at", "retired_at"}; of rotate

@@ -8,6 +8,7 @@ pub mod check;
 pub mod closure;
 mod error;
 pub mod fetch;
+pub mod hooks;
 mod http;
 pub mod keys;
 mod lacks;

@@ -1,8 +1,380 @@
 //! A table `[hooks.NAME]`: what is done when something happened.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use drover_wire::hook::{Event, HookKind, HookName};
 use serde::Deserialize;
+
+use super::places::{BucketConfig, Location, location};
+use super::{Config, ConfigError, MOST};
+
+/// The most runs that all hooks together may have under way: each has a thread.
+const THREADS: usize = 256;
 
 /// A table `[hooks.NAME]`: what is done when something happened.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct HookConfig {}
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct HookConfig {
+    /// What it does; by default, what its name says.
+    pub kind: Option<HookKind>,
+    /// What it starts from.
+    pub on: Option<Vec<Event>>,
+    /// Whether it is switched on; it is, by default.
+    pub enabled: Option<bool>,
+    /// How many runs it may have under way.
+    pub parallel: Option<usize>,
+    /// How long one try may take.
+    pub seconds: Option<u64>,
+    /// How often a run is tried before it is given up.
+    pub tries: Option<u32>,
+    /// How long it waits before the second try; the time doubles from try to try.
+    pub first_wait_seconds: Option<u64>,
+    /// How long it waits between two tries at most.
+    pub longest_wait_seconds: Option<u64>,
+    /// `retry`: how often what failed is built again.
+    pub times: Option<u32>,
+    /// `retry`: whether what took too long is built again, too.
+    pub timeouts: Option<bool>,
+    /// `retry`: how long it is left to agents that did not fail it.
+    pub other_agents_seconds: Option<u64>,
+    /// `push`: the folder that it copies to.
+    pub folder: Option<PathBuf>,
+    /// `push`: the bucket that it copies to.
+    pub bucket: Option<String>,
+    /// `push`: the bucket's server.
+    pub endpoint: Option<String>,
+    /// `push`: the bucket's region.
+    pub region: Option<String>,
+    /// `push`: a file with the bucket's access key.
+    pub access_key_file: Option<PathBuf>,
+    /// `push`: a file with the bucket's secret key.
+    pub secret_key_file: Option<PathBuf>,
+    /// `command`: the program, by its path from the root on or its name on PATH.
+    pub program: Option<PathBuf>,
+    /// `command`: its arguments.
+    pub arguments: Option<Vec<String>>,
+}
+
+/// A hook, as it is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hook {
+    /// Its name.
+    pub name: HookName,
+    /// What it does.
+    pub task: Task,
+    /// What it starts from.
+    pub on: Vec<Event>,
+    /// Whether it is switched on.
+    pub enabled: bool,
+    /// How many runs it may have under way.
+    pub parallel: usize,
+    /// How long one try may take.
+    pub limit: Duration,
+    /// How often a run is tried before it is given up.
+    pub tries: u32,
+    /// How long it waits before the second try.
+    pub first_wait: Duration,
+    /// How long it waits between two tries at most.
+    pub longest_wait: Duration,
+}
+
+/// What a hook does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Task {
+    /// Shows outputs to the public.
+    Publish,
+    /// Has missing inputs built.
+    SubmitMissingInputs,
+    /// Builds again what failed.
+    Retry {
+        /// How often.
+        times: u32,
+        /// Whether what took too long is, too.
+        timeouts: bool,
+        /// How long it is left to other agents.
+        other_agents: Duration,
+    },
+    /// Copies what is published.
+    Push(Location),
+    /// Runs a program.
+    Command {
+        /// The program.
+        program: PathBuf,
+        /// Its arguments.
+        arguments: Vec<String>,
+    },
+}
+
+impl Task {
+    /// The word for it.
+    #[must_use]
+    pub fn kind(&self) -> HookKind {
+        match self {
+            Self::Publish => HookKind::Publish,
+            Self::SubmitMissingInputs => HookKind::SubmitMissingInputs,
+            Self::Retry { .. } => HookKind::Retry,
+            Self::Push(_) => HookKind::Push,
+            Self::Command { .. } => HookKind::Command,
+        }
+    }
+}
+
+impl Config {
+    /// The hooks: those that are built in, and those of the configuration, by name.
+    ///
+    /// # Errors
+    /// When one of them cannot be, with its name and the reason.
+    pub fn all_hooks(&self) -> Result<Vec<Hook>, ConfigError> {
+        let mut all: BTreeMap<&str, HookConfig> = [HookKind::Publish, HookKind::SubmitMissingInputs]
+            .iter()
+            .map(|kind| (kind.as_str(), HookConfig::default()))
+            .collect();
+        all.extend(self.hooks.iter().map(|(name, hook)| (name.as_str(), hook.clone())));
+        let refused = |name: &str, reason: String| ConfigError::Hook { hook: name.to_owned(), reason };
+        let mut hooks = Vec::with_capacity(all.len());
+        for (name, config) in all {
+            hooks.push(config.resolve(name).map_err(|reason| refused(name, reason))?);
+        }
+        let threads: usize = hooks.iter().map(|hook| hook.parallel).sum();
+        if threads > THREADS {
+            let most = hooks.iter().max_by_key(|hook| hook.parallel).map_or("", |hook| hook.name.as_str());
+            let reason = format!(
+                "all hooks together may have {THREADS} runs under way, and parallel adds up to {threads}"
+            );
+            return Err(refused(most, reason));
+        }
+        Ok(hooks)
+    }
+}
+
+impl HookConfig {
+    fn resolve(&self, name: &str) -> Result<Hook, String> {
+        let name: HookName =
+            name.parse().map_err(|error: drover_wire::hook::HookNameError| error.to_string())?;
+        let kind = match self.kind {
+            Some(kind) => kind,
+            None => name.as_str().parse().map_err(|_| {
+                let known: Vec<&str> = HookKind::ALL.iter().map(|kind| kind.as_str()).collect();
+                format!("say what it does, with kind = one of {}", known.join(", "))
+            })?,
+        };
+        self.check_options(&name, kind)?;
+        let task = self.task(kind)?;
+        let on = self.events(kind)?;
+        let parallel = self.parallel.unwrap_or(match kind {
+            HookKind::Publish | HookKind::Push => 4,
+            _ => 1,
+        });
+        let in_bounds = |option: &str, value: u64| match value {
+            1..=MOST => Ok(value),
+            _ => Err(format!("{option} must be more than 0 and less than a thousand million")),
+        };
+        in_bounds("parallel", parallel as u64)?;
+        let tries = self.tries.unwrap_or(8);
+        in_bounds("tries", u64::from(tries))?;
+        let seconds = |option, given: Option<u64>, default| {
+            in_bounds(option, given.unwrap_or(default)).map(Duration::from_secs)
+        };
+        let limit = seconds("seconds", self.seconds, 600)?;
+        let first_wait = seconds("first-wait-seconds", self.first_wait_seconds, 10)?;
+        let longest_wait = seconds("longest-wait-seconds", self.longest_wait_seconds, 3600)?;
+        if longest_wait < first_wait {
+            return Err("longest-wait-seconds must not be less than first-wait-seconds".to_owned());
+        }
+        let enabled = self.enabled.unwrap_or(true);
+        Ok(Hook { name, task, on, enabled, parallel, limit, tries, first_wait, longest_wait })
+    }
+
+    /// An option that means nothing to a hook of this kind is a mistake.
+    fn check_options(&self, name: &HookName, kind: HookKind) -> Result<(), String> {
+        use HookKind::{Command, Publish, Push, Retry};
+        let given = [
+            ("on", self.on.is_some(), &[Publish, Push, Command][..]),
+            ("parallel", self.parallel.is_some(), &[Publish, Push, Retry, Command]),
+            ("seconds", self.seconds.is_some(), &[Push, Command]),
+            ("tries", self.tries.is_some(), &[Publish, Push, Retry, Command]),
+            ("first-wait-seconds", self.first_wait_seconds.is_some(), &[Publish, Push, Retry, Command]),
+            ("longest-wait-seconds", self.longest_wait_seconds.is_some(), &[Publish, Push, Retry, Command]),
+            ("times", self.times.is_some(), &[Retry]),
+            ("timeouts", self.timeouts.is_some(), &[Retry]),
+            ("other-agents-seconds", self.other_agents_seconds.is_some(), &[Retry]),
+            ("folder", self.folder.is_some(), &[Push]),
+            ("bucket", self.bucket.is_some(), &[Push]),
+            ("endpoint", self.endpoint.is_some(), &[Push]),
+            ("region", self.region.is_some(), &[Push]),
+            ("access-key-file", self.access_key_file.is_some(), &[Push]),
+            ("secret-key-file", self.secret_key_file.is_some(), &[Push]),
+            ("program", self.program.is_some(), &[Command]),
+            ("arguments", self.arguments.is_some(), &[Command]),
+        ];
+        if let Some((option, ..)) = given.iter().find(|(_, given, kinds)| *given && !kinds.contains(&kind)) {
+            return Err(format!("the option {option} means nothing to a hook of the kind {kind}"));
+        }
+        for single in [Publish, HookKind::SubmitMissingInputs, Retry] {
+            if (kind == single) != (name.as_str() == single.as_str()) {
+                return Err(format!(
+                    "there is one hook of the kind {single}, and that is its name, which no other may have"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn task(&self, kind: HookKind) -> Result<Task, String> {
+        Ok(match kind {
+            HookKind::Publish => Task::Publish,
+            HookKind::SubmitMissingInputs => Task::SubmitMissingInputs,
+            HookKind::Retry => Task::Retry {
+                times: match self.times.unwrap_or(1) {
+                    times @ 1..=1000 => times,
+                    _ => return Err("times must be 1 to 1000; enabled = false switches it off".to_owned()),
+                },
+                timeouts: self.timeouts.unwrap_or(false),
+                other_agents: Duration::from_secs(self.other_agents_seconds.unwrap_or(3600).min(MOST)),
+            },
+            HookKind::Push => {
+                let parts = BucketConfig {
+                    endpoint: self.endpoint.clone(),
+                    region: self.region.clone(),
+                    access_key_file: self.access_key_file.clone(),
+                    secret_key_file: self.secret_key_file.clone(),
+                    ..BucketConfig::default()
+                };
+                Task::Push(location(self.folder.as_deref(), self.bucket.as_deref(), &parts)?)
+            }
+            HookKind::Command => {
+                let program = self.program.clone().ok_or("say which program it runs, with program = …")?;
+                find_program(&program)?;
+                Task::Command { program, arguments: self.arguments.clone().unwrap_or_default() }
+            }
+        })
+    }
+
+    fn events(&self, kind: HookKind) -> Result<Vec<Event>, String> {
+        let mut on = match (&self.on, kind) {
+            (Some(on), _) => on.clone(),
+            (None, HookKind::Publish) => vec![Event::BuildSuccess],
+            (None, HookKind::SubmitMissingInputs) => vec![Event::MissingInputs],
+            (None, HookKind::Retry) => vec![Event::BuildFailure],
+            (None, HookKind::Push) => vec![Event::Published],
+            (None, HookKind::Command) => Vec::new(),
+        };
+        if on.is_empty() {
+            let known: Vec<&str> = Event::ALL.iter().map(|event| event.as_str()).collect();
+            return Err(format!("say what it starts from, with on = a list of {}", known.join(", ")));
+        }
+        on.sort_unstable();
+        on.dedup();
+        Ok(on)
+    }
+}
+
+/// Whether there is such a program.
+fn find_program(program: &Path) -> Result<(), String> {
+    use std::os::unix::fs::PermissionsExt;
+    let is_program = |path: &Path| {
+        std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    };
+    if program.is_absolute() {
+        return match is_program(program) {
+            true => Ok(()),
+            false => Err(format!("its program {} is not there, or cannot be run", program.display())),
+        };
+    }
+    if program.components().count() != 1 {
+        return Err(format!(
+            "its program {} must be named from the root on, or as it is on PATH",
+            program.display()
+        ));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&path).any(|folder| is_program(&folder.join(program))) {
+        return Ok(());
+    }
+    Err(format!("its program {} is not on PATH", program.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Vec<Hook>, String> {
+        #[derive(Deserialize)]
+        struct All {
+            hooks: BTreeMap<String, HookConfig>,
+        }
+        let all: All = toml::from_str(text).map_err(|error| error.to_string())?;
+        Config { hooks: all.hooks, ..Config::default() }.all_hooks().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn publishing_and_missing_inputs_are_seen_to_without_any_configuration() {
+        let hooks = Config::default().all_hooks().unwrap();
+        let kinds: Vec<HookKind> = hooks.iter().map(|hook| hook.task.kind()).collect();
+        assert_eq!(kinds, [HookKind::Publish, HookKind::SubmitMissingInputs]);
+        assert!(hooks.iter().all(|hook| hook.enabled));
+    }
+
+    #[test]
+    fn a_hook_is_what_its_name_says_unless_it_says_something_else() {
+        let hooks = read(
+            "[hooks.retry]\ntimes = 2\n[hooks.mirror]\nkind = 'push'\nfolder = '/srv/mirror'\n\
+             [hooks.publish]\nenabled = false\n[hooks.tell]\nkind = 'command'\nprogram = '/bin/sh'\non = ['build-failure']",
+        )
+        .unwrap();
+        let named = |name: &str| hooks.iter().find(|hook| hook.name.as_str() == name).unwrap();
+        assert!(matches!(named("retry").task, Task::Retry { times: 2, timeouts: false, .. }));
+        assert_eq!(named("mirror").task, Task::Push(Location::Folder("/srv/mirror".into())));
+        assert_eq!(named("mirror").on, [Event::Published]);
+        assert!(!named("publish").enabled);
+        assert_eq!(named("tell").on, [Event::BuildFailure]);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_the_name_of_the_hook_and_what_to_write() {
+        for (hook, said) in [
+            ("[hooks.tell]", "kind = one of"),
+            ("[hooks.Tell]\nkind = 'command'", "name of a hook"),
+            ("[hooks.tell]\nkind = 'shout'", "unknown variant `shout`"),
+            ("[hooks.tell]\nkind = 'command'\nprogram = '/bin/sh'", "on = a list of"),
+            ("[hooks.tell]\nkind = 'command'\nprogram = '/bin/sh'\non = []", "on = a list of"),
+            (
+                "[hooks.tell]\nkind = 'command'\nprogram = '/bin/sh'\non = ['build-fails']",
+                "unknown variant `build-fails`",
+            ),
+            ("[hooks.tell]\nkind = 'command'\non = ['published']", "program ="),
+            ("[hooks.tell]\nkind = 'command'\nprogram = '/no/such'\non = ['published']", "/no/such"),
+            (
+                "[hooks.tell]\nkind = 'command'\nprogram = 'no-such-program'\non = ['published']",
+                "not on PATH",
+            ),
+            ("[hooks.tell]\nkind = 'command'\nprogram = 'a/b'\non = ['published']", "from the root"),
+            ("[hooks.push]", "either a folder or a bucket"),
+            ("[hooks.push]\nfolder = 'here'", "from the root"),
+            ("[hooks.push]\nfolder = '/srv'\nprogram = '/bin/sh'", "program means nothing"),
+            ("[hooks.push]\nfolder = '/srv'\nparallel = 0", "parallel must be more than 0"),
+            ("[hooks.push]\nfolder = '/srv'\nparallel = 300", "runs under way"),
+            ("[hooks.push]\nfolder = '/srv'\ntries = 0", "tries must be more than 0"),
+            ("[hooks.push]\nfolder = '/srv'\nseconds = 0", "seconds must be more than 0"),
+            (
+                "[hooks.push]\nfolder = '/srv'\nfirst-wait-seconds = 60\nlongest-wait-seconds = 5",
+                "longest-wait-seconds",
+            ),
+            (
+                "[hooks.publish]\nkind = 'command'\nprogram = '/bin/sh'\non = ['published']",
+                "no other may have",
+            ),
+            ("[hooks.show]\nkind = 'publish'", "that is its name"),
+            ("[hooks.retry]\ntimes = 0", "times must be"),
+            ("[hooks.retry]\nonce = true", "once"),
+            ("[hooks.submit-missing-inputs]\nparallel = 2", "parallel means nothing"),
+        ] {
+            let error = read(hook).unwrap_err();
+            assert!(error.contains(said), "{hook}: {error}");
+        }
+        let error = read("[hooks.tell]").unwrap_err();
+        assert!(error.contains("tell"), "{error}");
+    }
+}

@@ -11,7 +11,7 @@ mod tls;
 
 use std::path::{Path, PathBuf};
 
-pub use hooks::HookConfig;
+pub use hooks::{Hook, HookConfig, Task};
 pub use options::{Config, Options};
 pub use places::{BucketConfig, Gib, Location, PlaceConfig, Placement, STATE_PLACE, location};
 pub use retention::{Ages, Pattern, RetentionConfig, Rule, SetRule};
@@ -46,6 +46,14 @@ pub enum ConfigError {
         path: PathBuf,
         /// Where, and what is wrong there.
         source: Box<toml::de::Error>,
+    },
+    /// A hook that cannot be.
+    #[error("the hook “{hook}” cannot be: {reason}")]
+    Hook {
+        /// Its name.
+        hook: String,
+        /// Why not, and what can be.
+        reason: String,
     },
     /// A value that cannot be used.
     #[error("the option {option} cannot be {value}: {reason}")]
@@ -108,6 +116,7 @@ impl Config {
             });
         }
         places::check(&self.places)?;
+        self.all_hooks()?;
         for server in &self.substitute_servers {
             let known = server.starts_with("http://") || server.starts_with("https://");
             if !known || server.parse::<axum::http::Uri>().is_err() {

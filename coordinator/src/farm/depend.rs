@@ -4,6 +4,7 @@
 //! derivation whose last source comes. Nothing here recurses, because real graphs are thousands deep.
 
 use drover_wire::BuildState;
+use rusqlite::OptionalExtension;
 
 use super::change::Change;
 use super::error::Error;
@@ -225,17 +226,21 @@ fn fail_with(tx: &mut Tx<'_>, build: i64, root: Option<i64>) -> Result<(), Error
 }
 
 /// A build that was given back waits again. What it waits for may have failed while an agent had it: then it, and
-/// what waits for it, has failed with that. Gives the state that it has now.
+/// what waits for it, has failed with that. What merely is not built by anybody is waited for: somebody may submit it.
+/// Gives the state that it has now.
 pub(super) fn wait_again(tx: &mut Tx<'_>, build: i64) -> Result<BuildState, Error> {
-    const LAST: &str =
-        "SELECT coalesce(failed_dependency, id) FROM builds WHERE target = ?1 ORDER BY id DESC LIMIT 1";
-    let Some(hopeless) = paths::numbers(tx, HOPELESS, build)?.first().copied() else {
-        return Ok(BuildState::Waiting);
-    };
-    let root = paths::numbers(tx, LAST, hopeless)?.first().copied();
-    fail_with(tx, build, root)?;
-    fail_dependents(tx, build, root)?;
-    Ok(BuildState::DependencyFailed)
+    const LAST: &str = "SELECT CASE WHEN state <> 'succeeded' THEN coalesce(failed_dependency, id) END FROM builds \
+                        WHERE target = ?1 ORDER BY id DESC LIMIT 1";
+    for hopeless in paths::numbers(tx, ALL_HOPELESS, build)? {
+        let last: Option<Option<i64>> =
+            tx.prepare_cached(LAST)?.query_row([hopeless], |row| row.get(0)).optional()?;
+        if let Some(root) = last.flatten() {
+            fail_with(tx, build, Some(root))?;
+            fail_dependents(tx, build, Some(root))?;
+            return Ok(BuildState::DependencyFailed);
+        }
+    }
+    Ok(BuildState::Waiting)
 }
 
 /// A new build that waits for something of which the last build failed fails with that.
@@ -256,16 +261,25 @@ pub(super) fn revive_dependents(tx: &mut Tx<'_>, build: i64) -> Result<(), Error
 }
 
 /// The target of something missing that no build will make as things are.
-const HOPELESS: &str = "SELECT m.target FROM builds b \
-     JOIN derivation_inputs i ON i.derivation = b.derivation \
-     JOIN paths p ON p.id = i.output AND p.provided = 0 \
-     JOIN derivations m ON m.id = i.maker \
-     WHERE b.id = ?1 AND NOT EXISTS (SELECT 1 FROM builds x WHERE x.target = m.target \
-         AND x.state IN ('waiting', 'ready', 'allocated', 'running')) \
-     UNION SELECT m.target FROM awaited a JOIN derivation_outputs o ON o.path = a.path \
-     JOIN derivations m ON m.id = o.derivation \
-     WHERE a.build = ?1 AND NOT EXISTS (SELECT 1 FROM builds x WHERE x.target = m.target \
-         AND x.state IN ('waiting', 'ready', 'allocated', 'running')) LIMIT 1";
+macro_rules! hopeless {
+    ($limit:literal) => {
+        concat!(
+            "SELECT m.target FROM builds b \
+             JOIN derivation_inputs i ON i.derivation = b.derivation \
+             JOIN paths p ON p.id = i.output AND p.provided = 0 \
+             JOIN derivations m ON m.id = i.maker \
+             WHERE b.id = ?1 AND NOT EXISTS (SELECT 1 FROM builds x WHERE x.target = m.target \
+                 AND x.state IN ('waiting', 'ready', 'allocated', 'running')) \
+             UNION SELECT m.target FROM awaited a JOIN derivation_outputs o ON o.path = a.path \
+             JOIN derivations m ON m.id = o.derivation \
+             WHERE a.build = ?1 AND NOT EXISTS (SELECT 1 FROM builds x WHERE x.target = m.target \
+                 AND x.state IN ('waiting', 'ready', 'allocated', 'running'))",
+            $limit
+        )
+    };
+}
+const HOPELESS: &str = hopeless!(" LIMIT 1");
+const ALL_HOPELESS: &str = hopeless!("");
 
 /// Lets builds with failed dependencies go on, as far as each missing input has a build that goes on.
 pub(super) fn revive(tx: &mut Tx<'_>, mut stuck: Vec<i64>) -> Result<(), Error> {
@@ -340,7 +354,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = Config { state: folder.path().to_owned(), disk_reserve_mib: 0, ..Config::default() };
         let farm = Farm::open(config).unwrap();
-        for question in [NEEDING, DEPENDENTS, DEPENDENTS_AS_FOUND, MAKERS, HOPELESS] {
+        for question in [NEEDING, DEPENDENTS, DEPENDENTS_AS_FOUND, MAKERS, HOPELESS, ALL_HOPELESS] {
             let plan = farm.database.read_blocking::<_, Error>(|sql| {
                 let mut plan = sql.prepare(&format!("EXPLAIN QUERY PLAN {question}"))?;
                 let steps = plan.query_map([1], |row| row.get::<_, String>(3))?;

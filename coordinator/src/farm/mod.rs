@@ -53,7 +53,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use drover_wire::Timestamp;
 use tokio::sync::{mpsc, watch};
 
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::database::{self, Database};
 use crate::key::KeyError;
 use crate::storage::{Storage, StorageError};
@@ -96,6 +96,9 @@ pub enum OpenError {
     /// A place for nars.
     #[error(transparent)]
     Place(#[from] PlaceError),
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The signing key.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -113,6 +116,7 @@ pub struct Farm {
     live: Arc<Live>,
     secrets: Secrets,
     keys: keys::Keys,
+    hooks: hooks::Hooks,
     substitutes: Substitutes,
     imports: import::Imports,
     stopping: watch::Sender<bool>,
@@ -124,6 +128,7 @@ impl Farm {
     /// # Errors
     /// When the folder cannot be used, or is in use.
     pub fn open(config: Config) -> Result<Arc<Self>, OpenError> {
+        let hooks = hooks::Hooks::new(&config)?;
         let mut storage = Storage::open(&config.state, config.disk_reserve_mib.saturating_mul(1 << 20))?;
         let (ended, ended_logs) = mpsc::unbounded_channel();
         let live = Arc::new(Live::new(Duration::from_secs(config.lease_seconds), ended));
@@ -148,6 +153,7 @@ impl Farm {
             live,
             secrets: Secrets::default(),
             keys,
+            hooks,
             substitutes,
             imports: import::Imports::default(),
             stopping: watch::channel(false).0,

@@ -38,6 +38,12 @@ pub(super) fn new_number(
     Ok((number(sql, path)?, false))
 }
 
+/// The UUID of the build with this number, if there is one.
+pub(super) fn build_of_number(sql: &Connection, build: i64) -> Result<Option<BuildId>, Error> {
+    let mut statement = sql.prepare_cached("SELECT uuid FROM builds WHERE id = ?1")?;
+    Ok(statement.query_row([build], |row| build_id(row, 0)).optional()?)
+}
+
 /// The number of a platform, which gets one if it has none.
 pub(super) fn platform(sql: &Connection, name: &str) -> Result<i64, Error> {
     let mut select = sql.prepare_cached("SELECT id FROM platforms WHERE name = ?1")?;

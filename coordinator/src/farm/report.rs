@@ -21,6 +21,15 @@ const WORDS: usize = 16 * 1024;
 /// try reports the rest.
 const MISSING: usize = 1000;
 
+/// What the configuration says about reports.
+#[derive(Debug, Clone, Copy)]
+struct Rules {
+    /// How often a build may fail to be set up.
+    most: u32,
+    /// Whether what an agent lacked and nobody provides is built.
+    submit: bool,
+}
+
 /// A try whose lease is open.
 struct Try {
     lease: i64,
@@ -45,11 +54,12 @@ impl Farm {
         // Renewed: it must not run out while the job waits.
         let held = self.live.lease(agent.id, lease);
         let log_size = held.as_ref().map_or(0, |held| held.log().length().borrow().bytes);
-        let (row, most) = (agent.clone(), self.config.setup_failures);
+        let row = agent.clone();
+        let rules = Rules { most: self.config.setup_failures, submit: self.hooks.submit_missing_inputs() };
         // What ends one build may touch all that are above it.
         let (state, outcome) = self
             .database
-            .write_alone::<_, Error>(move |tx| end_lease(tx, &row, lease, report, log_size, most))
+            .write_alone::<_, Error>(move |tx| end_lease(tx, &row, lease, report, log_size, rules))
             .await?;
         if let Some(held) = held {
             let derivation = held.allocation.derivation.base_name();
@@ -66,7 +76,7 @@ fn end_lease(
     lease: LeaseId,
     report: Report,
     log_size: u64,
-    most: u32,
+    rules: Rules,
 ) -> Result<(BuildState, &'static str), Error> {
     let select = "SELECT a.build, a.agent, a.ended_at IS NULL, a.answer, b.state FROM attempts a \
                   JOIN builds b ON b.id = a.build WHERE a.lease = ?1";
@@ -90,7 +100,7 @@ fn end_lease(
     let one =
         Try { lease: sql(lease.0), build, agent: agent.id, agent_name: agent.name.clone(), state, log_size };
     let (message, step) = words_of(&report);
-    let state = one.settle(tx, report, most)?;
+    let state = one.settle(tx, report, rules)?;
     let outcome =
         Outcome { word, step, message: message.as_deref(), answer: Some(state), log_size: one.log_size };
     requeue::close(tx, one.lease, &outcome)?;
@@ -138,7 +148,7 @@ fn shortened(message: &str) -> String {
 
 impl Try {
     /// Does to the build what the report means; gives the state that it has then.
-    fn settle(&self, tx: &mut Tx<'_>, report: Report, most: u32) -> Result<BuildState, Error> {
+    fn settle(&self, tx: &mut Tx<'_>, report: Report, rules: Rules) -> Result<BuildState, Error> {
         if self.state == BuildState::Canceled {
             return Ok(BuildState::Canceled);
         }
@@ -156,8 +166,8 @@ impl Try {
             Report::TimedOut { limit, message } => {
                 self.end(tx, BuildState::TimedOut, Some(&timed_out(limit, &message)))
             }
-            Report::SetupFailed { step, message } => self.setup_failed(tx, step, &message, most),
-            Report::MissingInputs { paths } => self.missing_inputs(tx, &paths, most),
+            Report::SetupFailed { step, message } => self.setup_failed(tx, step, &message, rules.most),
+            Report::MissingInputs { paths } => self.missing_inputs(tx, &paths, rules),
             // Nobody asked for a cancellation: the build is still wanted.
             Report::Canceled | Report::HandedBack { .. } => {
                 requeue::avoid(tx, self.build, self.agent)?;
@@ -274,8 +284,13 @@ impl Try {
         requeue::back(tx, self.build)
     }
 
-    /// What nobody provides gets built, and the build waits for it.
-    fn missing_inputs(&self, tx: &mut Tx<'_>, missing: &[StorePath], most: u32) -> Result<BuildState, Error> {
+    /// What nobody provides gets built, unless that is switched off, and the build waits for it.
+    fn missing_inputs(
+        &self,
+        tx: &mut Tx<'_>,
+        missing: &[StorePath],
+        rules: Rules,
+    ) -> Result<BuildState, Error> {
         let (derivation, priority): (i64, i64) = tx
             .prepare_cached("SELECT derivation, priority FROM builds WHERE id = ?1")?
             .query_row([self.build], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -304,11 +319,11 @@ impl Try {
         if let Some(path) = hopeless {
             // To wait for it would be to wait for ever.
             let message = format!("it lacks {path}, which nobody provides and no derivation below it makes");
-            return self.setup_failed(tx, SetupStep::ImportInputs, &message, most);
+            return self.setup_failed(tx, SetupStep::ImportInputs, &message, rules.most);
         }
         if absent.is_empty() {
             let message = "it reported inputs as missing that the coordinator holds";
-            return self.setup_failed(tx, SetupStep::ImportInputs, message, most);
+            return self.setup_failed(tx, SetupStep::ImportInputs, message, rules.most);
         }
         let mut plan = Plan::that_retries();
         for (path, maker) in absent {
@@ -319,7 +334,9 @@ impl Try {
             if !tx.prepare_cached(direct)?.exists([derivation, path])? {
                 self.await_path(tx, path)?;
             }
-            plan.need_again(tx, maker, priority)?;
+            if rules.submit {
+                plan.need_again(tx, maker, priority)?;
+            }
         }
         plan.settle(tx)?;
         requeue::back(tx, self.build)

@@ -29,7 +29,7 @@ impl Farm {
     }
 }
 
-fn details(sql: &Connection, live: &Live, build: BuildId) -> Result<BuildDetails, Error> {
+pub(super) fn details(sql: &Connection, live: &Live, build: BuildId) -> Result<BuildDetails, Error> {
     let id = list::find(sql, build)?;
     let summary = list::summary(sql, &Phases::of(live), id)?;
     let (derivation, asked, timeout, max_silent_time): (i64, bool, Option<i64>, Option<i64>) = sql
@@ -120,8 +120,9 @@ impl Waits {
 
 fn name(waits_for: &WaitsFor, agent: Option<&str>) -> String {
     match waits_for {
-        WaitsFor::Input { path, state: None, .. } => {
-            format!("{} (no build makes it; submit its derivation)", path.base_name())
+        // One that succeeded made what is not here any more.
+        WaitsFor::Input { path, state: None | Some(BuildState::Succeeded), .. } => {
+            format!("{} (nobody builds it; submit its derivation)", path.base_name())
         }
         WaitsFor::Input { path, state: Some(state), .. } => match agent {
             Some(agent) if !state.is_final() => format!("{} ({state} on {agent})", path.base_name()),

@@ -7,9 +7,9 @@ use drover_wire::client::{NewAgent, NewToken, Submission, WaitQuestion};
 use drover_wire::key::{KeyRetirement, KeyRotation};
 use drover_wire::route::Route;
 use drover_wire::route::clients::{
-    AGENT_TOKEN, AGENTS, BLOCKERS, BUILD, BUILDS, CANCEL, DIFF, DROP_SET, IMPORT, IMPORTS, ITEM, KEY, KEYS,
-    LOG, MISSING, MISSING_SOURCES, NAR, NEW_AGENT, PASSWORD, RETIRE_KEY, ROTATE_KEY, SET, SETS, START_IMPORT,
-    STOP_IMPORT, SUBMIT, SUBMIT_SET, UPLOAD, WAIT,
+    AGENT_TOKEN, AGENTS, BLOCKERS, BUILD, BUILDS, CANCEL, DIFF, DROP_SET, HOOK_FAILED, HOOK_RETRY, HOOKS,
+    IMPORT, IMPORTS, ITEM, KEY, KEYS, LOG, MISSING, MISSING_SOURCES, NAR, NEW_AGENT, PASSWORD, RETIRE_KEY,
+    ROTATE_KEY, SET, SETS, START_IMPORT, STOP_IMPORT, SUBMIT, SUBMIT_SET, UPLOAD, WAIT,
 };
 use drover_wire::{AgentId, BuildId};
 
@@ -17,7 +17,7 @@ use super::agents::key;
 use super::body::MESSAGE_LIMIT;
 use super::call::{Answer, Call, json, to_its_end};
 use super::router::{Mounted, at};
-use super::{bundle, imports, log, nar, sets};
+use super::{bundle, hooks, imports, log, nar, sets};
 use crate::farm::Farm;
 
 /// The handler of a route; none if it is no route of clients.
@@ -44,6 +44,9 @@ pub(super) fn handler(route: &Route) -> Option<Mounted> {
         START_IMPORT => at(route, imports::start),
         IMPORT => at(route, imports::show),
         STOP_IMPORT => at(route, imports::stop),
+        HOOKS => at(route, hooks::list),
+        HOOK_FAILED => at(route, hooks::failed),
+        HOOK_RETRY => at(route, hooks::retry),
         AGENTS => at(route, agents),
         NEW_AGENT => at(route, new_agent),
         PASSWORD => at(route, password),

@@ -12,6 +12,7 @@ mod call;
 mod clients;
 mod content;
 mod file;
+mod hooks;
 mod imports;
 mod leftover;
 mod listen;

@@ -118,6 +118,9 @@ pub mod clients {
         SUBMIT_SET Post "/v1/sets/{set}/revisions/{revision}" "`SetSubmission` as the query, rows as the body → `SetSubmitted`";
         BLOCKERS Get "/v1/sets/{set}/blockers" "`BlockersQuestion` as the query → `Blockers`";
         DROP_SET Post "/v1/sets/{set}/drop" "→ `SetDropped`";
+        HOOKS Get "/v1/hooks" "→ a list of `HookSummary`";
+        HOOK_FAILED Get "/v1/hooks/{hook}/failed" "→ `FailedRuns`";
+        HOOK_RETRY Post "/v1/hooks/{hook}/retry" "→ `HookRetried`: all that it gave up is tried again";
         DIFF Get "/v1/set-diff" "`DiffQuestion` as the query → `SetDiff`";
         IMPORTS Get "/v1/imports" "→ a list of `ImportSummary`, the newest first";
         START_IMPORT Post "/v1/imports" "`NewImport` → `ImportSummary`";

@@ -1,5 +1,6 @@
 //! The grammar of the operators' commands.
 
+mod hooks;
 mod set;
 
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use super::text::parse_span;
 use crate::client::{ClientError, Coordinator, TokenPlaces};
 use crate::config::Config;
 
+pub use hooks::{HooksArgs, HooksCommand};
 pub use set::{SetArgs, SetCommand, SubmitArgs};
 
 /// Where a coordinator without an address is.

@@ -6,6 +6,7 @@ pub(super) mod builds;
 pub(super) mod cancel;
 pub(super) mod check;
 pub(super) mod fetch;
+pub(super) mod hooks;
 pub(super) mod key;
 pub(super) mod log;
 pub(super) mod set;
