@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+pub mod authority;
 pub mod bench;
 pub mod client;
 pub mod demo;
