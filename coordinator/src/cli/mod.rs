@@ -18,8 +18,9 @@ use clap::{Parser, Subcommand};
 
 pub use args::{
     AgentArgs, AgentCommand, BuildArgs, BuildsArgs, CancelArgs, CheckArgs, Connection, DerivationCommand,
-    FetchArgs, Format, HooksArgs, HooksCommand, KeyArgs, KeyCommand, LogArgs, PasswordCommand, SetArgs,
-    SetCommand, ShowArgs, SubmitArgs, TokenCommand,
+    FetchArgs, Format, HooksArgs, HooksCommand, ImportArgs, ImportCommand, KeyArgs, KeyCommand, LogArgs,
+    MirrorArgs, MirrorCommand, PasswordCommand, SetArgs, SetCommand, ShowArgs, SubmitArgs, TermsArgs,
+    TokenCommand,
 };
 pub use exit::{EXITS, Exit};
 
@@ -63,6 +64,12 @@ enum Command {
     /// Download a store item and unpack it, hash and size checked
     #[command(after_help = shapes::FETCH)]
     Fetch(FetchArgs),
+    /// Take over store items from a substitute server or a folder
+    #[command(after_help = shapes::IMPORT)]
+    Import(ImportArgs),
+    /// Keep following a substitute server
+    #[command(after_help = shapes::IMPORT)]
+    Mirror(MirrorArgs),
     /// Work with .drv files on this machine
     #[command(subcommand)]
     Derivation(DerivationCommand),
@@ -112,6 +119,10 @@ fn run(command: Command) -> Exit {
             with(args.format.json, |out, watch| commands::cancel::run(&args, out, watch))
         }
         Command::Fetch(args) => with(args.format.json, |out, watch| commands::fetch::run(&args, out, watch)),
+        Command::Import(args) => {
+            with(args.format.json, |out, watch| commands::import::import(&args, out, watch))
+        }
+        Command::Mirror(args) => with(args.format.json, |out, _| commands::import::mirror(&args, out)),
         Command::Derivation(DerivationCommand::Check(args)) => {
             with(args.format.json, |out, watch| commands::check::run(&args, out, watch))
         }

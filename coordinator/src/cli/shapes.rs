@@ -39,6 +39,11 @@ pub(super) const CANCEL: &str = "Lines of JSON: for each build what show has";
 pub(super) const FETCH: &str = r#"JSON: {"path", "to", "nar_hash", "nar_size"}"#;
 /// `drover agent`
 pub(super) const AGENT: &str = r#"JSON: of new {"agent", "name", …}, of list a line of that for each, of passwords and tokens {"secret"}"#;
+/// `drover import`, `drover mirror`
+pub(super) const IMPORT: &str = r#"JSON: {"summary", "refusals" (at most 1,000)}; of list lines of summary: {"import", "source", "state" (running,
+  done, failed, stopped), "in_place", "every_minutes", "taken", "bytes", "known", "refused", "error", "started_at",
+  "ended_at"}, of mirrors and with --detach one of them; each of refusals is {"item", "why"}; times are milliseconds
+  since 1970"#;
 /// `drover derivation check`
 pub(super) const CHECK: &str = r#"Lines of JSON: {"event": "problem", "path", "problem"} for each, then
   {"event": "summary", "given", "inputs", "parsed", "byte_exact", "name_right", "outputs_right", "problems"}"#;

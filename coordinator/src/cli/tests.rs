@@ -42,6 +42,14 @@ fn the_operators_words_are_taken() {
         "key generate signing-key.sec",
         "key rotate --after 7d --from /etc/guix/signing-key.sec",
         "key retire 1 --now",
+        "import https://farm.example.org 00a3xasf5iyzfv23danwy7pilf2yyxjz-m4-1.4.19 --key a --key b --detach",
+        "import /srv/nars --in-place --unsigned --sign --paths-from - --json",
+        "import list",
+        "import show 3 --json",
+        "import stop 3",
+        "mirror https://farm.example.org --every 5 --key a",
+        "mirror list --json",
+        "mirror stop 3",
     ] {
         assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
     }

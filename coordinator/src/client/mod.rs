@@ -10,6 +10,7 @@ mod error;
 pub mod fetch;
 pub mod hooks;
 mod http;
+pub mod imports;
 pub mod keys;
 mod lacks;
 pub mod log;

@@ -1,6 +1,7 @@
 //! The grammar of the operators' commands.
 
 mod hooks;
+mod import;
 mod set;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use crate::client::{ClientError, Coordinator, TokenPlaces};
 use crate::config::Config;
 
 pub use hooks::{HooksArgs, HooksCommand};
+pub use import::{ImportArgs, ImportCommand, MirrorArgs, MirrorCommand, TermsArgs};
 pub use set::{SetArgs, SetCommand, SubmitArgs};
 
 /// Where a coordinator without an address is.
@@ -346,7 +348,7 @@ fn parse_tag(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn parse_item(text: &str) -> Result<StorePath, String> {
+pub(super) fn parse_item(text: &str) -> Result<StorePath, String> {
     let parsed = if text.contains('/') { StorePath::parse(text) } else { StorePath::parse_base(text) };
     parsed.map_err(|error| error.to_string())
 }

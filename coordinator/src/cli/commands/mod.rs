@@ -7,6 +7,7 @@ pub(super) mod cancel;
 pub(super) mod check;
 pub(super) mod fetch;
 pub(super) mod hooks;
+pub(super) mod import;
 pub(super) mod key;
 pub(super) mod log;
 pub(super) mod set;
