@@ -48,6 +48,63 @@ pub fn main(bench: impl FnOnce() -> Result<Verdict>) -> ExitCode {
     }
 }
 
+/// One of the figures of a bench that has several: in its last lines, each `NAME: FIGURE OF-WHAT (limit L)`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Figure {
+    /// What it is, in words that follow it.
+    pub of: &'static str,
+    /// What was measured.
+    pub figure: f64,
+    /// What it may be.
+    pub limit: Limit,
+}
+
+/// A limit of a figure.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Limit {
+    /// It may not be less.
+    Least(f64),
+    /// It may not be more.
+    Most(f64),
+}
+
+impl Figure {
+    /// Whether the figure is within its limit.
+    pub fn holds(&self) -> bool {
+        match self.limit {
+            Limit::Least(limit) => self.figure >= limit,
+            Limit::Most(limit) => self.figure <= limit,
+        }
+    }
+}
+
+impl fmt::Display for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { of, figure, limit } = self;
+        match limit {
+            Limit::Least(limit) => write!(f, "{figure:.2} {of} (limit: at least {limit})"),
+            Limit::Most(limit) => write!(f, "{figure:.2} {of} (limit: at most {limit})"),
+        }
+    }
+}
+
+/// [`main()`] for a bench with several figures.
+pub fn main_of_several(name: &str, bench: impl FnOnce() -> Result<Vec<Figure>>) -> ExitCode {
+    match bench() {
+        Ok(figures) => {
+            for figure in &figures {
+                let missed = if figure.holds() { "" } else { "  MISSED" };
+                println!("{name}: {figure}{missed}");
+            }
+            if figures.iter().all(Figure::holds) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("the bench could not be run: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// One of the two things that are compared.
 pub struct Side<'a> {
     /// What it is called in the output.
@@ -118,6 +175,16 @@ mod tests {
         assert_eq!(verdict.to_string(), "formats: 2.50 (limit 2.5)");
         assert!(verdict.holds());
         assert!(!Verdict { figure: 2.5001, ..verdict }.holds());
+    }
+
+    #[test]
+    fn a_figure_of_several_holds_on_the_right_side_of_its_limit() {
+        let figure = Figure { of: "over nothing", figure: 5.0, limit: Limit::Least(5.0) };
+        assert_eq!(figure.to_string(), "5.00 over nothing (limit: at least 5)");
+        assert!(figure.holds());
+        assert!(!Figure { figure: 4.99, ..figure.clone() }.holds());
+        assert!(Figure { limit: Limit::Most(5.0), ..figure.clone() }.holds());
+        assert!(!Figure { limit: Limit::Most(4.9), ..figure }.holds());
     }
 
     #[test]
