@@ -19,8 +19,8 @@ use clap::{Parser, Subcommand};
 pub use args::{
     AgentArgs, AgentCommand, BuildArgs, BuildsArgs, CancelArgs, CheckArgs, Connection, DerivationCommand,
     FetchArgs, Format, HooksArgs, HooksCommand, ImportArgs, ImportCommand, KeyArgs, KeyCommand, LogArgs,
-    MirrorArgs, MirrorCommand, PasswordCommand, SetArgs, SetCommand, ShowArgs, SubmitArgs, TermsArgs,
-    TokenCommand,
+    MirrorArgs, MirrorCommand, PasswordCommand, SetArgs, SetCommand, ShowArgs, StorageArgs, StorageCommand,
+    SubmitArgs, TermsArgs, TokenCommand,
 };
 pub use exit::{EXITS, Exit};
 
@@ -76,6 +76,9 @@ enum Command {
     /// Hooks: how they do, what they gave up, and another chance for that
     #[command(after_help = shapes::HOOKS)]
     Hooks(HooksArgs),
+    /// How full the places are that nars lie in; emptying one
+    #[command(after_help = shapes::STORAGE)]
+    Storage(StorageArgs),
     /// The keys that the coordinator signs with
     #[command(after_help = shapes::KEY)]
     Key(KeyArgs),
@@ -127,6 +130,7 @@ fn run(command: Command) -> Exit {
             with(args.format.json, |out, watch| commands::check::run(&args, out, watch))
         }
         Command::Hooks(args) => with(args.format.json, |out, _| commands::hooks::run(&args, out)),
+        Command::Storage(args) => with(args.format.json, |out, _| commands::storage::run(&args, out)),
         Command::Key(args) => with(args.format.json, |out, _| commands::key::run(&args, out)),
     }
 }

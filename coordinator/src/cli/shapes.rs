@@ -56,3 +56,8 @@ pub(super) const KEY: &str = r#"JSON: of show {"public_key"}; of list lines of {
   "retired"), "made_at", "signs_from", "signed" narinfos that are published, "may_go_at", "retired_at"}; of rotate
   {"old", "new", "ttl"} and of retire one of these; of generate
   {"secret", "public", "public_key"}; of tls {"key"}"#;
+/// `drover storage`
+pub(super) const STORAGE: &str = r#"Lines of JSON, one for each place: {"name", "kind" (folder, bucket, adopted), "location", "files", "bytes",
+  "capacity", "reserve", "disk_free", "room", "growth_7_days", "growth_30_days" (bytes a day), "full_in_days", "open",
+  "moving": {"to", "started_at", "moved", "moved_bytes", "failed", "error", "ended_at"} or null}; amounts are bytes,
+  null where there is no limit; times are milliseconds since 1970"#;

@@ -18,6 +18,7 @@ mod pipe;
 mod retry;
 pub mod rows;
 pub mod sets;
+pub mod storage;
 mod token;
 pub mod upload;
 mod watch;

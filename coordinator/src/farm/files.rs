@@ -68,19 +68,17 @@ pub(super) fn keep(tx: &Tx<'_>, file: &NarFile) -> Result<(), Error> {
 #[allow(dead_code, reason = "what calls it comes with it")]
 pub(super) fn forsake(tx: &mut Tx<'_>, item: i64) -> Result<(), Error> {
     for file in of(tx, item)? {
-        leave(tx, file.place, &file.name)?;
+        leave(tx, file.place, &file.name, 0)?;
     }
     tx.prepare_cached("DELETE FROM files WHERE item = ?1")?.execute([item])?;
     Ok(())
 }
 
-/// Nothing refers to a file any more: it is removed soon after the commit.
-pub(super) fn leave(tx: &mut Tx<'_>, place: i64, name: &str) -> Result<(), Error> {
-    tx.prepare_cached("INSERT OR IGNORE INTO leftovers VALUES (?1, ?2, ?3)")?.execute((
-        place,
-        name,
-        sql(now()),
-    ))?;
+/// Nothing refers to a file any more: it is removed soon after the commit, but not before so many milliseconds are over.
+pub(super) fn leave(tx: &mut Tx<'_>, place: i64, name: &str, stays: u64) -> Result<(), Error> {
+    let since = sql(now().saturating_add(stays));
+    tx.prepare_cached("INSERT OR IGNORE INTO leftovers VALUES (?1, ?2, ?3)")?
+        .execute((place, name, since))?;
     tx.note(Change::Leftover);
     Ok(())
 }

@@ -5,8 +5,10 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
+use rusqlite::OptionalExtension;
+
 use super::error::Error;
-use super::{Farm, Tx};
+use super::{Farm, Tx, now, sql};
 
 /// How many are read at once.
 const BATCH: i64 = 500;
@@ -50,7 +52,7 @@ pub(super) fn start(farm: &Arc<Farm>, woken: Receiver<()>) {
 }
 
 impl Farm {
-    /// Removes all files that belong to nothing, and says how many could not be. Blocks.
+    /// Removes all files that belong to nothing, and says how many could not be, or are to stay for a while. Blocks.
     pub(super) fn remove_leftovers(&self) -> Result<u64, Error> {
         let mut left = 0;
         let mut after: Leftover = (i64::MIN, String::new());
@@ -62,7 +64,9 @@ impl Farm {
             let Some(last) = some.last() else { return Ok(left) };
             after = last.clone();
             let mut gone = Vec::new();
-            for (id, name) in self.confirmed(some)? {
+            let (confirmed, stay) = self.confirmed(some)?;
+            left += stay;
+            for (id, name) in confirmed {
                 // That of a place that is not configured now waits for it.
                 let Some(place) = self.storage.places().get(id) else { continue };
                 match place.target.remove(&name) {
@@ -89,19 +93,25 @@ impl Farm {
         })
     }
 
-    /// Those that belong to nothing and are not being made. Looked up where all is seen that was written: nothing can
+    /// Those that belong to nothing and are not being made, and how many are to stay for a while. Looked up where all is seen that was written: nothing can
     /// refer to them afterwards, for their names are given to no other file while they are noted.
-    fn confirmed(&self, some: Vec<Leftover>) -> Result<Vec<Leftover>, Error> {
-        let hands = self.storage.places().hands().clone();
+    fn confirmed(&self, some: Vec<Leftover>) -> Result<(Vec<Leftover>, u64), Error> {
+        let (hands, now) = (self.storage.places().hands().clone(), sql(now()));
         self.database.write_blocking(move |tx| {
             let mut found = Vec::with_capacity(some.len());
+            let mut stay = 0;
             for (place, name) in some {
-                let is = "SELECT 1 FROM leftovers WHERE place = ?1 AND name = ?2";
-                if !hands.has(place, &name) && tx.prepare_cached(is)?.exists((place, &name))? {
-                    found.push((place, name));
+                let since: Option<i64> = tx
+                    .prepare_cached("SELECT since FROM leftovers WHERE place = ?1 AND name = ?2")?
+                    .query_row((place, &name), |row| row.get(0))
+                    .optional()?;
+                match since {
+                    Some(since) if since > now => stay += 1,
+                    Some(_) if !hands.has(place, &name) => found.push((place, name)),
+                    _ => {}
                 }
             }
-            Ok(found)
+            Ok((found, stay))
         })
     }
 }

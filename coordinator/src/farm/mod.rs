@@ -14,6 +14,7 @@ mod depend;
 mod error;
 mod events;
 mod files;
+mod fullness;
 mod hooks;
 mod import;
 mod intake;
@@ -24,6 +25,7 @@ mod leftovers;
 mod list;
 pub mod live;
 mod log;
+mod moves;
 mod outputs;
 mod paths;
 mod places;
@@ -119,6 +121,7 @@ pub struct Farm {
     hooks: hooks::Hooks,
     substitutes: Substitutes,
     imports: import::Imports,
+    moves: moves::Wake,
     stopping: watch::Sender<bool>,
 }
 
@@ -145,6 +148,7 @@ impl Farm {
         })?;
         let keys = keys::open(&database, &storage, &config)?;
         let places = places::load(&config, &storage, &database, wake)?;
+        let (moves, to_move) = std::sync::mpsc::sync_channel(1);
         storage.furnish(places);
         let substitutes = Substitutes::new(&config);
         let farm = Arc::new(Self {
@@ -156,12 +160,14 @@ impl Farm {
             hooks,
             substitutes,
             imports: import::Imports::default(),
+            moves,
             stopping: watch::channel(false).0,
             config,
         });
         farm.recover()?;
         sweep::pack_logs(&farm, ended_logs);
         leftovers::start(&farm, woken);
+        moves::start(&farm, to_move);
         Ok(farm)
     }
 

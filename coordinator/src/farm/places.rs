@@ -165,7 +165,7 @@ fn note(
         Some(Location::Bucket(bucket)) => (Kind::Bucket, bucket.address()),
     };
     if let Some(row) = row {
-        if row.kind == kind.word() && row.location == at {
+        if row.kind == kind.as_str() && row.location == at {
             return Ok(row);
         }
         if row.files > 0 {
@@ -175,13 +175,13 @@ fn note(
         database.write_blocking::<_, Error>(move |tx| {
             tx.execute(
                 "UPDATE places SET kind = ?2, location = ?3 WHERE id = ?1",
-                (id, kind.word(), now_at),
+                (id, kind.as_str(), now_at),
             )?;
             Ok(())
         })?;
-        return Ok(Row { kind: kind.word().to_owned(), location: at, ..row });
+        return Ok(Row { kind: kind.as_str().to_owned(), location: at, ..row });
     }
-    let (name, kind) = (place.name.clone(), kind.word());
+    let (name, kind) = (place.name.clone(), kind.as_str());
     database.write_blocking::<_, Error>(move |tx| {
         let insert = "INSERT INTO places (name, kind, location) VALUES (?1, ?2, ?3) RETURNING id";
         let id = tx.query_row(insert, (&name, kind, &at), |row| row.get(0))?;
@@ -339,15 +339,15 @@ impl Farm {
         if !self.storage.has_room(bytes) {
             return Ok(false);
         }
-        self.has_place_for(bytes)
+        self.has_place_for(bytes, 0)
     }
 
-    /// Whether one of the places has room for so many bytes.
-    pub(super) fn has_place_for(&self, bytes: u64) -> Result<bool, Error> {
+    /// Whether one of the places has room for so many bytes, of which `staged` are in the state folder already.
+    pub(super) fn has_place_for(&self, bytes: u64, staged: u64) -> Result<bool, Error> {
         let used = self.database.read_blocking::<_, Error>(used)?;
         let used = |id| used.get(&id).copied().unwrap_or(0);
-        let places = self.storage.places().candidates(used);
-        Ok(places.iter().any(|place| place.room(used(place.id)).is_none_or(|room| room >= bytes)))
+        let mut places = self.storage.places().all().into_iter().filter(|place| place.is_open());
+        Ok(places.any(|place| place.fits(bytes, staged, used(place.id), self.storage.disk())))
     }
 
     /// Opens a part of a file. Blocks.

@@ -430,10 +430,10 @@ impl Copy<'_> {
                 // What this claims is written before the next look, and is no claim any more.
                 let more = LOOK_EVERY.min(self.most().saturating_sub(received)).max(piece.len() as u64);
                 drop(claim.take());
-                claim = Some(self.farm.storage.claim(more).ok_or_else(full)?);
-                if !self.farm.has_place_for(received + piece.len() as u64)? {
+                if !self.farm.has_place_for(received + piece.len() as u64, received)? {
                     return Err(full());
                 }
+                claim = Some(self.farm.storage.claim(more).ok_or_else(full)?);
                 look_at = received + LOOK_EVERY;
             }
             if let Err(reason) = incoming.update(&piece) {
@@ -553,7 +553,7 @@ fn clean(tx: &mut Tx<'_>, lease: LeaseId, storage: &Storage) -> Result<(), Error
         let file = storage.upload(lease, &path);
         remove_if_there(&file).map_err(|error| Error::io(format!("remove {}", file.display()), error))?;
         if let Some(whole) = self::file(tx, sql(lease.0), id, &path)? {
-            files::leave(tx, whole.place, &whole.name)?;
+            files::leave(tx, whole.place, &whole.name, 0)?;
         }
         tx.prepare_cached("DELETE FROM uploads WHERE lease = ?1 AND path = ?2")?
             .execute([sql(lease.0), id])?;

@@ -8,8 +8,9 @@ use drover_wire::key::{KeyRetirement, KeyRotation};
 use drover_wire::route::Route;
 use drover_wire::route::clients::{
     AGENT_TOKEN, AGENTS, BLOCKERS, BUILD, BUILDS, CANCEL, DIFF, DROP_SET, HOOK_FAILED, HOOK_RETRY, HOOKS,
-    IMPORT, IMPORTS, ITEM, KEY, KEYS, LOG, MISSING, MISSING_SOURCES, NAR, NEW_AGENT, PASSWORD, RETIRE_KEY,
-    ROTATE_KEY, SET, SETS, START_IMPORT, STOP_IMPORT, SUBMIT, SUBMIT_SET, UPLOAD, WAIT,
+    IMPORT, IMPORTS, ITEM, KEY, KEYS, LOG, MISSING, MISSING_SOURCES, MOVE, NAR, NEW_AGENT, PASSWORD,
+    RETIRE_KEY, ROTATE_KEY, SET, SETS, START_IMPORT, STOP_IMPORT, STOP_MOVE, STORAGE, SUBMIT, SUBMIT_SET,
+    UPLOAD, WAIT,
 };
 use drover_wire::{AgentId, BuildId};
 
@@ -17,7 +18,7 @@ use super::agents::key;
 use super::body::MESSAGE_LIMIT;
 use super::call::{Answer, Call, json, to_its_end};
 use super::router::{Mounted, at};
-use super::{bundle, hooks, imports, log, nar, sets};
+use super::{bundle, hooks, imports, log, nar, sets, storage};
 use crate::farm::Farm;
 
 /// The handler of a route; none if it is no route of clients.
@@ -55,6 +56,9 @@ pub(super) fn handler(route: &Route) -> Option<Mounted> {
         KEYS => at(route, keys),
         ROTATE_KEY => at(route, rotate_key),
         RETIRE_KEY => at(route, retire_key),
+        STORAGE => at(route, storage::list),
+        MOVE => at(route, storage::start_move),
+        STOP_MOVE => at(route, storage::stop_move),
         _ => return None,
     })
 }

@@ -22,6 +22,7 @@ mod problem;
 mod public;
 mod router;
 mod sets;
+mod storage;
 mod tls;
 
 use std::io::{self, IsTerminal, Write};

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use drover_os::file::Lock;
 use drover_os::machine;
 use drover_store::Compression;
+pub use drover_wire::storage::PlaceKind as Kind;
 
 use super::opened::Opened;
 use super::target::{StoreError, Target};
@@ -28,28 +29,6 @@ pub struct NarFile {
     pub name: String,
     /// Its bytes.
     pub size: u64,
-}
-
-/// What kind of a place it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A folder of ours.
-    Folder,
-    /// A bucket.
-    Bucket,
-    /// A folder that was taken over as it was; nothing is added to it.
-    Adopted,
-}
-
-impl Kind {
-    /// The word in the database, and for people.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Folder => "folder",
-            Self::Bucket => "bucket",
-            Self::Adopted => "adopted",
-        }
-    }
 }
 
 /// A disk, as far as it is about to be written: bytes that have their room and are not there yet.
@@ -87,6 +66,11 @@ impl Place {
         self.kind != Kind::Adopted && !self.drained.load(Ordering::Relaxed)
     }
 
+    /// Whether it is being emptied, from now on.
+    pub(crate) fn drain(&self, drained: bool) {
+        self.drained.store(drained, Ordering::Relaxed);
+    }
+
     /// The bytes that its disk has free; none where that is not known, or has no meaning.
     pub fn free(&self) -> Option<u64> {
         machine::disk(self.target.folder()?).map(|disk| disk.free)
@@ -104,6 +88,17 @@ impl Place {
         }
     }
 
+    /// Whether so many bytes can be put there beside the `used` ones, if `staged` of them are in the state folder already.
+    pub(crate) fn fits(&self, bytes: u64, staged: u64, used: u64, state: &Arc<Disk>) -> bool {
+        let on_disk = self.disk.as_ref().is_some_and(|disk| Arc::ptr_eq(disk, state));
+        let more = if on_disk { bytes.saturating_sub(staged) } else { bytes };
+        let claimed = self.disk.as_ref().map_or(0, |disk| disk.claimed.load(Ordering::SeqCst));
+        let needed = self.reserve.saturating_add(claimed).saturating_add(more);
+        let total = used.saturating_add(self.claimed.load(Ordering::SeqCst)).saturating_add(bytes);
+        self.capacity.is_none_or(|capacity| total <= capacity)
+            && self.free().is_none_or(|free| free >= needed)
+    }
+
     /// Takes room for so many bytes beside those that `used` gives, if there is. `staged`: they are on its disk already.
     pub(crate) fn claim<E>(
         self: &Arc<Self>,
@@ -115,12 +110,12 @@ impl Place {
         let claim = Claim::new(Some(Arc::clone(self)), disk, bytes);
         // In this order: what is written meanwhile may count twice, and never not at all.
         let claimed = self.claimed.load(Ordering::SeqCst);
-        let by_disk = claim.disk.as_ref().map_or(0, |disk| disk.claimed.load(Ordering::SeqCst));
+        let by_disk = self.disk.as_ref().map_or(0, |disk| disk.claimed.load(Ordering::SeqCst));
         let fits = match self.capacity {
             Some(capacity) => used()?.saturating_add(claimed) <= capacity,
             None => true,
         };
-        let has_disk = staged || self.free().is_none_or(|free| free >= self.reserve.saturating_add(by_disk));
+        let has_disk = self.free().is_none_or(|free| free >= self.reserve.saturating_add(by_disk));
         Ok((fits && has_disk).then_some(claim))
     }
 }

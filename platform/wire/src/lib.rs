@@ -17,6 +17,7 @@ pub mod route;
 pub mod rows;
 pub mod set;
 mod state;
+pub mod storage;
 
 pub use id::{AgentId, BuildId, IdError, LeaseId};
 pub use item::ItemInfo;

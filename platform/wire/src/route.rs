@@ -134,6 +134,9 @@ pub mod clients {
         KEYS Get "/v1/keys" "→ a list of `KeyInfo`, the newest first";
         ROTATE_KEY Post "/v1/keys" "`KeyRotation` → `KeyRotated`";
         RETIRE_KEY Post "/v1/keys/{key}/retire" "`KeyRetirement` → `KeyInfo`";
+        STORAGE Get "/v1/storage" "→ a list of `PlaceSummary`";
+        MOVE Post "/v1/storage/{place}/move" "`Move` → a list of `PlaceSummary`: the place is emptied from now on";
+        STOP_MOVE Post "/v1/storage/{place}/stop" "→ a list of `PlaceSummary`: the place is not emptied any more";
     });
 }
 

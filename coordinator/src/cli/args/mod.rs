@@ -3,6 +3,7 @@
 mod hooks;
 mod import;
 mod set;
+mod storage;
 
 use std::path::PathBuf;
 
@@ -20,6 +21,7 @@ use crate::config::Config;
 pub use hooks::{HooksArgs, HooksCommand};
 pub use import::{ImportArgs, ImportCommand, MirrorArgs, MirrorCommand, TermsArgs};
 pub use set::{SetArgs, SetCommand, SubmitArgs};
+pub use storage::{StorageArgs, StorageCommand};
 
 /// Where a coordinator without an address is.
 const COORDINATOR: &str = "http://127.0.0.1:8746";

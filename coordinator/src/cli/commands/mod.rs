@@ -12,6 +12,7 @@ pub(super) mod key;
 pub(super) mod log;
 pub(super) mod set;
 pub(super) mod show;
+pub(super) mod storage;
 
 use std::io::BufRead;
 use std::path::PathBuf;

@@ -63,13 +63,26 @@ DELETE FROM place_days;
 
 -- Files that may exist and belong to no row: one that is about to be made is noted here first, and the note goes when
 -- the file gets its row; one whose row is deleted is noted here in the same transaction, and the note goes when the
--- file is gone.
+-- file is gone. since: it is not removed before.
 CREATE TABLE leftovers (
     place INTEGER NOT NULL,
     name  TEXT NOT NULL,
     since INTEGER NOT NULL,
     PRIMARY KEY (place, name)
 ) STRICT, WITHOUT ROWID;
+
+-- Places that are being emptied, or were. target: where to; none if that is left to the policy. moved, bytes: what went.
+-- failed: files that could not be moved at the last look, and error: why the last of them could not.
+CREATE TABLE moves (
+    place      INTEGER PRIMARY KEY,
+    target     INTEGER,
+    started_at INTEGER NOT NULL,
+    ended_at   INTEGER,
+    moved      INTEGER NOT NULL DEFAULT 0,
+    bytes      INTEGER NOT NULL DEFAULT 0,
+    failed     INTEGER NOT NULL DEFAULT 0,
+    error      TEXT
+) STRICT;
 
 -- Where the file of an output is that is complete, and no item yet; its name as in files.
 ALTER TABLE uploads ADD COLUMN place INTEGER;

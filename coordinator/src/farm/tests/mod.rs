@@ -7,6 +7,7 @@ mod graph;
 mod invariants;
 mod known;
 mod migration;
+mod places;
 mod regressions;
 mod revisions;
 mod wishes;
