@@ -179,7 +179,9 @@ impl Peer {
     }
 }
 
-fn base64(bytes: &[u8]) -> String {
+/// Bytes as base64.
+#[must_use]
+pub fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
     for three in bytes.chunks(3) {

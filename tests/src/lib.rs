@@ -10,6 +10,7 @@ pub mod farm;
 pub mod graph;
 pub mod ground;
 pub mod hand;
+pub mod herd;
 pub mod http;
 pub mod load;
 pub mod proxy;

@@ -1,0 +1,245 @@
+//! The bench `herd`: what 2.4 million narinfos cost. Narinfos at random from a coordinator with so many, and from one
+//! with 10,000; the memory that it has resident; how long it takes to start, and to find what retention may take away.
+//!
+//! `bench-herd FOLDER`: where the databases are made and kept for the next time; 8 GiB. DROVER_BIN_DIR names the folder
+//! with the programs as they are to be measured.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use drover_tests::bench::{self, Result, Verdict, timed};
+use drover_tests::farm::{Farm, Setup, words};
+use drover_tests::herd;
+use drover_tests::service;
+
+const HERD: usize = 2_400_000;
+const FEW: usize = 10_000;
+const CONNECTIONS: usize = 4;
+/// Requests over each connection: before those that count, and those.
+const WARM: usize = 5_000;
+const REQUESTS: usize = 25_000;
+const LIMIT_RATIO: f64 = 3.0;
+const LIMIT_RESIDENT_MB: f64 = 200.0;
+const LIMIT_SWEEP_SECONDS: f64 = 60.0;
+
+/// What half of the herd is kept by: the rest goes when it is found that nothing has wanted it for a day.
+const CONFIG: &str = "[retention]
+sweep-hours = 8784
+[retention.others]
+days = 1
+[[retention.sets]]
+names = \"kept-*\"
+keep-revisions = 1
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    match arguments.as_slice() {
+        [folder] => bench::main(|| run(Path::new(folder))),
+        _ => {
+            eprintln!("usage: bench-herd FOLDER");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(folder: &Path) -> Result<Verdict> {
+    let few = Coordinator::start(folder, FEW)?;
+    let of_few = few.narinfos()?;
+    drop(few);
+    let mut many = Coordinator::start(folder, HERD)?;
+    let of_many = many.narinfos()?;
+    let after_load = many.resident_mb()?;
+    println!("resident after the load: {after_load:.1} MB");
+    let sweep = many.sweep()?;
+    let after_sweep = many.resident_mb()?;
+    println!("resident after the sweep: {after_sweep:.1} MB");
+    let ratio = of_many / of_few;
+    println!("narinfo p99 of {HERD} over that of {FEW}: {ratio:.2} (limit {LIMIT_RATIO})");
+    println!("sweep: {sweep:.1} s (limit {LIMIT_SWEEP_SECONDS})");
+    let resident = after_load.max(after_sweep);
+    println!("resident: {resident:.1} MB (limit {LIMIT_RESIDENT_MB})");
+    // One figure for all: the worst, as a part of its limit.
+    let figure = (ratio / LIMIT_RATIO).max(sweep / LIMIT_SWEEP_SECONDS).max(resident / LIMIT_RESIDENT_MB);
+    Ok(Verdict { name: "herd", figure, limit: 1.0, unit: " of the limits" })
+}
+
+/// A real coordinator with so many items.
+struct Coordinator {
+    farm: Farm,
+    count: usize,
+    keys: Vec<String>,
+}
+
+impl Coordinator {
+    fn start(folder: &Path, count: usize) -> Result<Self> {
+        let config = folder.join("herd.toml");
+        fs::write(&config, CONFIG)?;
+        let flags = ["--config".to_owned(), config.display().to_string()].to_vec();
+        let setup = Setup { parent: Some(folder.to_owned()), flags, ..Setup::default() };
+        let mut farm = Farm::with(&setup);
+        farm.coordinator.kill();
+        let kept = kept(folder, count, &farm)?;
+        let state = farm.dir().join("coordinator");
+        fs::remove_dir_all(&state)?;
+        copy(&kept, &state)?;
+        fs::copy(state.join("client-token"), farm.dir().join("token"))?;
+        let database = state.join("drover.sqlite");
+        if count == HERD {
+            print_sizes(&database, count)?;
+        }
+        // All of it has been read once, however long ago it was made.
+        std::io::copy(&mut fs::File::open(&database)?, &mut std::io::sink())?;
+        let keys = herd::keys(&database, CONNECTIONS * (WARM + REQUESTS))?;
+        let ((), time) = timed(|| {
+            farm.restart();
+            Ok(())
+        })?;
+        println!("{count} items: it starts in {:.2} s", time.as_secs_f64());
+        Ok(Self { farm, count, keys })
+    }
+
+    /// Asks for narinfos at random over some connections at once; the 99th percentile, in milliseconds.
+    fn narinfos(&self) -> Result<f64> {
+        let address = self.farm.public;
+        let (answers, time) = timed(|| {
+            let threads: Vec<_> = self
+                .keys
+                .chunks(WARM + REQUESTS)
+                .map(|keys| {
+                    let keys = keys.to_vec();
+                    std::thread::spawn(move || ask(address, &keys).map_err(|error| error.to_string()))
+                })
+                .collect();
+            let mut all = Vec::new();
+            for thread in threads {
+                all.push(thread.join().map_err(|_| "a thread that asks has panicked")??);
+            }
+            Ok(all)
+        })?;
+        let mut times: Vec<f64> = answers.into_iter().flatten().collect();
+        times.sort_unstable_by(f64::total_cmp);
+        let at = |part: usize| times.get(times.len() * part / 1000).copied().unwrap_or_default() * 1000.0;
+        println!(
+            "{} items: narinfo over {CONNECTIONS} connections: p50 {:.3} ms, p99 {:.3} ms, p99.9 {:.3} ms; {:.0} a second",
+            self.count,
+            at(500),
+            at(990),
+            at(999),
+            self.keys.len() as f64 / time.as_secs_f64()
+        );
+        Ok(at(990))
+    }
+
+    fn resident_mb(&self) -> Result<f64> {
+        let bytes = service::resident(self.farm.coordinator.pid()).ok_or("it has ended")?;
+        Ok(bytes as f64 / 1e6)
+    }
+
+    /// Has it look once for what may go; seconds.
+    fn sweep(&mut self) -> Result<f64> {
+        let (output, time) = timed(|| Ok(self.farm.drover(["retention", "run"])))?;
+        print!("{}", String::from_utf8_lossy(&output.stdout));
+        if !output.status.success() {
+            return Err(format!("the sweep failed: {}", words(&output)).into());
+        }
+        Ok(time.as_secs_f64())
+    }
+}
+
+/// The seconds that each request took, but for the first ones.
+fn ask(address: SocketAddr, keys: &[String]) -> Result<Vec<f64>> {
+    let mut connection = TcpStream::connect(address)?;
+    connection.set_nodelay(true)?;
+    connection.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let mut reader = BufReader::new(connection.try_clone()?);
+    let (mut times, mut line, mut body) = (Vec::with_capacity(REQUESTS), String::new(), Vec::new());
+    for (n, key) in keys.iter().enumerate() {
+        let start = Instant::now();
+        write!(connection, "GET /{key}.narinfo HTTP/1.1\r\nHost: farm\r\n\r\n")?;
+        let mut length = None;
+        for first in (0..).map(|n| n == 0) {
+            line.clear();
+            reader.read_line(&mut line)?;
+            let text = line.trim_end();
+            if first && !text.contains(" 200") {
+                return Err(format!("{key}: {text}").into());
+            }
+            if text.is_empty() {
+                break;
+            }
+            if let Some((name, value)) = text.split_once(':') {
+                if name.eq_ignore_ascii_case("content-length") {
+                    length = Some(value.trim().parse::<usize>()?);
+                }
+            }
+        }
+        body.resize(length.ok_or("an answer without a length")?, 0);
+        reader.read_exact(&mut body)?;
+        if n >= WARM {
+            times.push(start.elapsed().as_secs_f64());
+        }
+        if !body.starts_with(b"StorePath: ") {
+            return Err(format!("{key}: no narinfo").into());
+        }
+    }
+    Ok(times)
+}
+
+/// The state folder with so many items, made if it is not there from the last time. It is made from that of a farm that
+/// has just been started, so that it has its schema.
+fn kept(folder: &Path, count: usize, farm: &Farm) -> Result<PathBuf> {
+    let state = farm.dir().join("coordinator");
+    let schema = drover_store::Sha256Hash::of(&fs::read(drover_tests::top().join(MIGRATION))?).base32();
+    let kept = folder.join(format!("herd-{count}-{}-{}", herd::VERSION, schema.get(..8).unwrap_or_default()));
+    if kept.exists() {
+        return Ok(kept);
+    }
+    // Those of other schemas are of no use any more.
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(&format!("herd-{count}-")) {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    let unfinished = folder.join(format!("herd-unfinished-{count}"));
+    if unfinished.exists() {
+        fs::remove_dir_all(&unfinished)?;
+    }
+    copy(&state, &unfinished)?;
+    let ((), time) = timed(|| herd::fill(&unfinished.join("drover.sqlite"), count))?;
+    println!("{count} items: written in {:.0} s", time.as_secs_f64());
+    fs::rename(&unfinished, &kept)?;
+    Ok(kept)
+}
+
+const MIGRATION: &str = "coordinator/src/database/migrations/3.sql";
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+fn print_sizes(database: &Path, count: usize) -> Result<()> {
+    let sizes = herd::sizes(database)?;
+    let all: u64 = sizes.iter().map(|(_, bytes)| bytes).sum();
+    println!("bytes of database for each nar: {:.0}, of these:", all as f64 / count as f64);
+    for (name, bytes) in sizes.iter().filter(|(_, bytes)| bytes * 200 > all) {
+        println!("  {name}: {:.1}", *bytes as f64 / count as f64);
+    }
+    Ok(())
+}
