@@ -9,7 +9,7 @@ mod out;
 mod progress;
 mod shapes;
 mod table;
-mod text;
+pub(crate) mod text;
 
 use std::ffi::OsString;
 use std::io::Write;

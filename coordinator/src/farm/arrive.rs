@@ -189,10 +189,11 @@ impl Arrival {
         }
         self.weight = 0;
         let batch = std::mem::take(&mut self.batch);
+        let forgotten = Arc::clone(&self.farm.forgotten);
         let mut keeper = self.keeper.take().unwrap_or_else(Keeper::new);
         let farm = Arc::clone(&self.farm);
         let job = move |tx: &mut Tx<'_>| {
-            let kept = keeper.keep(tx, batch)?;
+            let kept = keeper.keep(&forgotten, tx, batch)?;
             Ok::<_, Error>((keeper, kept))
         };
         self.writing = Some(self.runtime.spawn(async move { farm.database.write_alone(job).await }));

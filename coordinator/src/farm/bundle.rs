@@ -12,7 +12,8 @@ use super::error::Error;
 use super::{Farm, intake, paths, sources, unsql};
 
 impl Farm {
-    /// Which of these derivations and sources are not here.
+    /// Which of these derivations and sources are not here, or may soon not be: nothing needs them, and they have to be
+    /// uploaded again before anything does.
     ///
     /// # Errors
     /// When the database cannot be asked, or there are too many.
@@ -21,8 +22,10 @@ impl Farm {
         self.database
             .read(move |sql| {
                 let mut missing = Vec::new();
+                let mut idle = sql.prepare_cached("SELECT 1 FROM idle WHERE path = ?1")?;
                 for path in question.paths {
-                    if place(sql, &path)?.is_none() {
+                    let place = place(sql, &path)?;
+                    if place.map_or(Ok(true), |place| idle.exists([place.id()]))? {
                         missing.push(path);
                     }
                 }

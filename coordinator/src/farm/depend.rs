@@ -4,7 +4,7 @@
 //! derivation whose last source comes. Nothing here recurses, because real graphs are thousands deep.
 
 use drover_wire::BuildState;
-use rusqlite::OptionalExtension;
+use rusqlite::{Connection, OptionalExtension};
 
 use super::change::Change;
 use super::error::Error;
@@ -193,6 +193,11 @@ pub(super) fn highest_above(
         }
     }
     Ok(highest)
+}
+
+/// Whether an open build waits for an output of this one, which nobody has.
+pub(super) fn is_waited_for(sql: &Connection, build: i64) -> Result<bool, Error> {
+    Ok(sql.prepare_cached(DEPENDENTS_AS_FOUND)?.exists([build])?)
 }
 
 /// Those of them in this state. It is not asked for in the question itself: SQLite would then begin with all builds in

@@ -3,8 +3,9 @@
 use std::io;
 
 use drover_store::StorePath;
-use drover_wire::{LeaseId, bundle::BundleError};
+use drover_wire::{BuildId, LeaseId, Timestamp, bundle::BundleError};
 
+use crate::cli::text::time;
 use crate::database;
 use crate::storage::StoreError;
 
@@ -21,6 +22,17 @@ pub enum Error {
         what: &'static str,
         /// Its name.
         name: String,
+    },
+    /// The log of a build was removed by its age.
+    #[error(
+        "the log of the build {build} was removed by its age on {}; logs-days and failed-logs-days in the \
+         coordinator's [retention.ages] say how long logs are kept", time(*at)
+    )]
+    LogRemoved {
+        /// The build.
+        build: BuildId,
+        /// When.
+        at: Timestamp,
     },
     /// The caller may not do this.
     #[error("{0}")]

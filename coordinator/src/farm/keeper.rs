@@ -4,6 +4,7 @@
 //! fails is the database's failure and undoes the whole transaction.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use drover_store::StorePath;
 use drover_wire::client::Uploaded;
@@ -44,10 +45,12 @@ pub(super) struct Kept {
     pub(super) refused: Option<Error>,
 }
 
-/// Keeps what came in, and remembers what it kept, of which what comes next speaks: nothing that is here goes again.
-/// When a transaction is undone, its keeper must go with it.
+/// Keeps what came in, and remembers what it kept, of which what comes next speaks. When something that is here goes by
+/// its age, all is forgotten; when a transaction is undone, its keeper must go with it.
 #[derive(Debug)]
 pub(super) struct Keeper {
+    /// What the farm said of things that went, when this was filled.
+    forgotten: u64,
     derivations: Recent<Known>,
     /// Sources that are here and refer to nothing.
     plain: Recent<i64>,
@@ -74,14 +77,28 @@ struct Inputs {
 
 impl Keeper {
     pub(super) fn new() -> Self {
-        Self { derivations: Recent::new(MEMORY), plain: Recent::new(MEMORY), platforms: HashMap::new() }
+        Self {
+            forgotten: 0,
+            derivations: Recent::new(MEMORY),
+            plain: Recent::new(MEMORY),
+            platforms: HashMap::new(),
+        }
     }
 
-    /// Keeps all up to the first that is refused, which leaves nothing behind.
+    /// Keeps all up to the first that is refused, which leaves nothing behind. `forgotten` is that of the farm.
     ///
     /// # Errors
     /// When the database cannot be written: then nothing of it is kept.
-    pub(super) fn keep(&mut self, tx: &mut Tx<'_>, all: Vec<New>) -> Result<Kept, Error> {
+    pub(super) fn keep(
+        &mut self,
+        forgotten: &AtomicU64,
+        tx: &mut Tx<'_>,
+        all: Vec<New>,
+    ) -> Result<Kept, Error> {
+        let forgotten = forgotten.load(Ordering::Relaxed);
+        if self.forgotten != forgotten {
+            *self = Self { forgotten, ..Self::new() };
+        }
         let mut kept = Kept::default();
         for new in all {
             let (is_new, count) = match new {
@@ -98,6 +115,7 @@ impl Keeper {
 
     fn source(&mut self, tx: &mut Tx<'_>, new: &NewSource) -> Result<bool, Error> {
         let (id, is_new) = sources::keep(tx, new)?;
+        not_idle(tx, id)?;
         if new.is_plain() {
             self.plain.put(new.path().clone(), id);
         }
@@ -159,6 +177,7 @@ impl Keeper {
     fn derivation(&mut self, tx: &Tx<'_>, new: NewDerivation, inputs: Inputs) -> Result<bool, Error> {
         let (id, unnamed) = paths::new_number(tx, &new.path, Provided::No)?;
         if !unnamed && intake::is_kept(tx, id)? {
+            not_idle(tx, id)?;
             return Ok(false);
         }
         let lacking = inputs.lacking + self.sources(tx, id, &new.sources)?;
@@ -241,6 +260,12 @@ fn add_outputs(
         numbered.push((name, id));
     }
     Ok(numbered)
+}
+
+/// What is uploaded again has its whole time before it goes.
+fn not_idle(tx: &Tx<'_>, path: i64) -> Result<(), Error> {
+    tx.prepare_cached("DELETE FROM idle WHERE path = ?1")?.execute([path])?;
+    Ok(())
 }
 
 fn is_lacking(tx: &Tx<'_>, derivation: i64) -> Result<bool, Error> {

@@ -7,14 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use drover_wire::agent::Received;
 use drover_wire::client::LogQuery;
-use drover_wire::{BuildId, LOG_CHUNK_LIMIT, LeaseId};
+use drover_wire::{BuildId, LOG_CHUNK_LIMIT, LeaseId, Timestamp};
 use rusqlite::OptionalExtension;
 use tokio::sync::watch;
 
 use super::change::{AgentRow, Event};
 use super::error::Error;
 use super::lease::LogLength;
-use super::{Farm, paths};
+use super::{Farm, paths, unsql};
 
 /// How long a reader who follows waits for a build to start, before it has to ask again.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
@@ -35,6 +35,7 @@ enum Try {
     Number(u32),
     NotYet,
     Never(&'static str),
+    Removed(Timestamp),
 }
 
 impl Farm {
@@ -88,6 +89,7 @@ impl Farm {
                     });
                 }
                 Try::Never(why) => return Err(Error::NotFound { what: why, name: build.to_string() }),
+                Try::Removed(at) => return Err(Error::LogRemoved { build, at }),
                 Try::NotYet if !query.follow || *stopping.borrow() => {
                     return Err(Error::NotFound {
                         what: "log yet: nobody has started the build",
@@ -126,15 +128,16 @@ impl Farm {
                 let Some((id, state)) = found else {
                     return Err(Error::NotFound { what: "build", name: build.to_string() });
                 };
-                let number: Option<u32> = sql
+                let found: Option<(u32, Option<i64>)> = sql
                     .prepare_cached(
-                        "SELECT number FROM attempts WHERE build = ?1 AND (?2 IS NULL OR number = ?2) \
+                        "SELECT number, log_removed_at FROM attempts WHERE build = ?1 AND (?2 IS NULL OR number = ?2) \
                          ORDER BY number DESC LIMIT 1",
                     )?
-                    .query_row((id, wanted), |row| row.get(0))
+                    .query_row((id, wanted), |row| Ok((row.get(0)?, row.get(1)?)))
                     .optional()?;
-                Ok(match number {
-                    Some(number) => Try::Number(number),
+                Ok(match found {
+                    Some((_, Some(at))) => Try::Removed(unsql(at)),
+                    Some((number, None)) => Try::Number(number),
                     None if wanted.is_some() => Try::Never("such try at the build"),
                     None if state.is_final() => Try::Never("log: nobody started the build"),
                     None => Try::NotYet,

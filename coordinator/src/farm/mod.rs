@@ -4,6 +4,7 @@
 //! only in memory ([`live`]) follows.
 
 pub mod agents;
+mod ages;
 mod allocate;
 mod arrive;
 mod bundle;
@@ -50,6 +51,7 @@ mod upload;
 mod wants;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use drover_wire::Timestamp;
@@ -123,6 +125,8 @@ pub struct Farm {
     imports: import::Imports,
     moves: moves::Wake,
     stopping: watch::Sender<bool>,
+    /// Becomes another number whenever derivations or sources are about to go, in the job that does it.
+    forgotten: Arc<AtomicU64>,
 }
 
 impl Farm {
@@ -162,6 +166,7 @@ impl Farm {
             imports: import::Imports::default(),
             moves,
             stopping: watch::channel(false).0,
+            forgotten: Arc::default(),
             config,
         });
         farm.recover()?;

@@ -40,7 +40,7 @@ impl From<Error> for Refusal {
         let with = |code| Problem::new(code, &message);
         Self(match error {
             Error::BadRequest(_) => with(Code::BadRequest),
-            Error::NotFound { .. } => with(Code::NotFound),
+            Error::NotFound { .. } | Error::LogRemoved { .. } => with(Code::NotFound),
             Error::Forbidden(_) => with(Code::Forbidden),
             Error::Conflict(_) => with(Code::Conflict),
             Error::Protocol { .. } => with(Code::ProtocolVersion),

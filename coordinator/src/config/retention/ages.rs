@@ -24,7 +24,7 @@ impl Default for Ages {
     fn default() -> Self {
         Self {
             logs_days: 90,
-            failed_logs_days: 365,
+            failed_logs_days: 180,
             history_days: 180,
             events_days: 14,
             derivations_days: 30,

@@ -1,6 +1,7 @@
 //! Random walks through the life of builds: whatever happens in whatever order, the invariants hold, a build ends
 //! once, and a lease is one agent's.
 
+mod ages;
 mod blockers;
 mod chaos;
 mod graph;
@@ -74,6 +75,8 @@ enum Step {
     },
     Forgive,
     Restart,
+    /// Years pass, and all that can go by its age does.
+    Age,
 }
 
 #[derive(Debug, Clone)]
@@ -119,6 +122,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..2_usize, any::<u8>()).prop_map(|(agent, keep)| Step::Hello { agent, keep }),
         2 => Just(Step::Forgive),
         1 => Just(Step::Restart),
+        1 => Just(Step::Age),
     ]
 }
 
@@ -193,13 +197,18 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let config = Config {
+        let mut config = Config {
             state: folder.path().join("state"),
             setup_failures: 3,
             disk_reserve_mib: 0,
             ..Config::default()
         };
+        change(&mut config);
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (nodes, sources) = graph();
@@ -224,12 +233,16 @@ impl World {
             world.agents.push(row);
             world.hello(world.agents.len() - 1, Vec::new());
         }
+        world.upload_derivations();
+        world
+    }
+
+    fn upload_derivations(&self) {
         let mut bundle = Writer::new(Vec::new());
-        for node in &world.nodes {
+        for node in &self.nodes {
             bundle.entry(Kind::Derivation, &node.path, node.text.len() as u64, &node.text[..]).unwrap();
         }
-        world.upload(bundle.finish().unwrap());
-        world
+        self.upload(bundle.finish().unwrap());
     }
 
     fn farm(&self) -> &Arc<Farm> {
@@ -274,6 +287,7 @@ impl World {
             Step::Hello { agent, keep } => self.come_back(*agent, *keep),
             Step::Forgive => self.write(|tx| Ok(tx.execute("UPDATE avoided SET until = 0", []).map(drop)?)),
             Step::Restart => self.restart(),
+            Step::Age => self.age(),
         }
         invariants::check(self.farm(), &format!("{step:?}"));
         self.check_finals();
