@@ -10,6 +10,7 @@ use drover_os::Deadline;
 use drover_os::poll::{self, Entry, Interest};
 use drover_os::process::{Exit, Program, Tree};
 use drover_wire::hook::{Event, HookInput};
+use tokio::sync::watch;
 
 use super::failure::Failure;
 use super::queue::Run;
@@ -37,12 +38,22 @@ pub(super) fn run(
     let Some(input) = input(farm, hook, run)? else { return Ok(()) };
     let mut input = serde_json::to_vec(&input).map_err(|error| Failure::new(&error.to_string()))?;
     input.push(b'\n');
-    let stopping = farm.stopping();
+    talk(program, arguments, &input, hook.limit, &farm.stopping())
+}
+
+/// Runs a program that reads these bytes, or does not.
+fn talk(
+    program: &Path,
+    arguments: &[String],
+    input: &[u8],
+    limit: Duration,
+    stopping: &watch::Receiver<bool>,
+) -> Result<(), Failure> {
     let name = program.display();
     let cannot = |error: io::Error| Failure::new(&format!("cannot run {name}: {error}"));
     let tree = Program::new(program).args(arguments).pipes().spawn().map_err(cannot)?;
-    let mut talk = Talk { tree, input: &input, last_words: VecDeque::new() };
-    let deadline = Deadline::after(hook.limit);
+    let mut talk = Talk { tree, input, last_words: VecDeque::new() };
+    let deadline = Deadline::after(limit);
     let exit = loop {
         if let Some(exit) = talk.tree.wait(Deadline::after(Duration::ZERO)).map_err(cannot)? {
             break Some(exit);
@@ -54,13 +65,13 @@ pub(super) fn run(
     };
     talk.tree.kill(Deadline::after(DYING)).map_err(cannot)?;
     // Nobody writes any more: what is left in the pipe is its end.
-    while talk.tree.stderr.is_some() && talk.go_on(Deadline::after(LOOK)).map_err(cannot)? {}
+    while talk.tree.stderr.is_some() && talk.listen().map_err(cannot)? {}
     let how = match exit {
         Some(exit) if exit.is_success() => return Ok(()),
         Some(Exit::Code(code)) => format!("{name} left with code {code}"),
         Some(Exit::Signal(signal)) => format!("{name} was ended by signal {signal}"),
         None if *stopping.borrow() => return Err(Failure::Stopped),
-        None => format!("{name} took longer than {} seconds and was ended", hook.limit.as_secs()),
+        None => format!("{name} took longer than {} seconds and was ended", limit.as_secs()),
     };
     Err(Failure::new(&match talk.last_words().as_str() {
         "" => how,
@@ -107,15 +118,31 @@ impl Talk<'_> {
             self.tree.stdout = None;
         }
         if to_read {
-            let count = read(&mut self.tree.stderr, &mut buffer)?;
-            if count == 0 {
-                self.tree.stderr = None;
-            }
-            self.last_words.extend(&buffer[..count]);
-            let over = self.last_words.len().saturating_sub(LAST_WORDS);
-            self.last_words.drain(..over);
+            self.hear(&mut buffer)?;
         }
         Ok(true)
+    }
+
+    /// Takes some of what is left of its complaints; false when there is no more now.
+    fn listen(&mut self) -> io::Result<bool> {
+        let Some(stderr) = &self.tree.stderr else { return Ok(false) };
+        if !poll::wait_one(stderr.as_fd(), Interest::Readable, Deadline::after(LOOK))? {
+            return Ok(false);
+        }
+        self.hear(&mut [0; 8192])?;
+        Ok(true)
+    }
+
+    /// Keeps the end of its complaints.
+    fn hear(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        let count = read(&mut self.tree.stderr, buffer)?;
+        if count == 0 {
+            self.tree.stderr = None;
+        }
+        self.last_words.extend(&buffer[..count]);
+        let over = self.last_words.len().saturating_sub(LAST_WORDS);
+        self.last_words.drain(..over);
+        Ok(())
     }
 
     fn write(&mut self) {
@@ -175,4 +202,72 @@ fn input(farm: &Farm, hook: &Hook, run: &Run) -> Result<Option<HookInput>, Error
         }
         Ok(Some(input))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, input: &[u8], seconds: u64) -> Result<(), String> {
+        let (_stop, stopping) = watch::channel(false);
+        let arguments = ["-c".to_owned(), script.to_owned()];
+        talk(Path::new("/bin/sh"), &arguments, input, Duration::from_secs(seconds), &stopping)
+            .map_err(|failure| failure.to_string())
+    }
+
+    /// More than any pipe takes.
+    fn much() -> Vec<u8> {
+        vec![b'x'; 2 << 20]
+    }
+
+    #[test]
+    fn a_program_has_all_of_its_input_before_its_end() {
+        assert_eq!(shell(r#"[ "$(wc -c)" = 2097152 ]"#, &much(), 600), Ok(()));
+    }
+
+    #[test]
+    fn a_program_that_does_not_read_its_input_is_as_good() {
+        assert_eq!(shell("exec true", &much(), 600), Ok(()));
+        assert_eq!(shell("exec <&-; echo x >&2", &much(), 600), Ok(()));
+    }
+
+    #[test]
+    fn one_that_fails_says_why_with_its_last_words() {
+        let error =
+            shell("echo first >&2; echo; echo no room on the mirror >&2; exit 3", b"", 600).unwrap_err();
+        assert!(error.contains("code 3") && error.ends_with("first; no room on the mirror"), "{error}");
+        let error = shell("kill -9 $$", b"", 600).unwrap_err();
+        assert!(error.contains("signal 9"), "{error}");
+    }
+
+    #[test]
+    fn one_that_writes_without_end_is_ended_at_its_time_and_little_of_it_kept() {
+        let error = shell("yes & exec yes complaint >&2", &much(), 1).unwrap_err();
+        assert!(error.contains("longer than 1 seconds") && error.ends_with("complaint"), "{error}");
+        assert!(error.len() < 3000, "{}", error.len());
+    }
+
+    #[test]
+    fn what_a_program_leaves_running_ends_with_it() {
+        // Holds on to what we read from: were it left, its end would not come.
+        assert_eq!(shell("sleep 1000 & exit 0", b"", 600), Ok(()));
+        let error = shell("sleep 1000 & echo gone >&2; exit 1", b"", 600).unwrap_err();
+        assert!(error.ends_with("gone"), "{error}");
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_named() {
+        let (_stop, stopping) = watch::channel(false);
+        let error = talk(Path::new("/no/such"), &[], b"", Duration::from_secs(9), &stopping).unwrap_err();
+        assert!(error.to_string().contains("/no/such"), "{error}");
+    }
+
+    #[test]
+    fn a_coordinator_that_stops_ends_its_programs_and_counts_nothing() {
+        let (stop, stopping) = watch::channel(false);
+        stop.send_replace(true);
+        let arguments = ["1000".to_owned()];
+        let ended = talk(Path::new("/bin/sleep"), &arguments, b"", Duration::from_secs(600), &stopping);
+        assert_eq!(ended, Err(Failure::Stopped));
+    }
 }
