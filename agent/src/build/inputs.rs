@@ -65,6 +65,8 @@ impl<'a, I: Iterator<Item = &'a ItemInfo>> Import for Held<'a, I> {
             control: self.control,
             item,
             at: 0,
+            again: 0,
+            ended: false,
             download: None,
             patience: Patience::new(),
         };
@@ -87,11 +89,28 @@ struct Resuming<'a> {
     control: &'a Control,
     item: &'a ItemInfo,
     at: u64,
+    /// What is left out of the download, where it cannot begin at `at`.
+    again: u64,
+    ended: bool,
     download: Option<Download>,
     patience: Patience,
 }
 
 impl Resuming<'_> {
+    /// Whether it is not known how long it is: it is compressed as it comes, the same each time, and has no parts.
+    fn is_made_anew(&self) -> bool {
+        self.item.file_size == 0
+    }
+
+    fn is_whole(&self) -> bool {
+        if self.is_made_anew() { self.ended } else { self.at >= self.item.file_size }
+    }
+
+    fn connect(&mut self) -> Result<Download, crate::coordinator::Error> {
+        self.again = if self.is_made_anew() { self.at } else { 0 };
+        self.host.coordinator().nar(&self.item.path, self.at - self.again)
+    }
+
     fn again(&mut self, error: &dyn std::fmt::Display) -> io::Result<()> {
         self.download = None;
         self.patience
@@ -102,12 +121,12 @@ impl Resuming<'_> {
 
 impl Read for Resuming<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.at < self.item.file_size {
+        while !self.is_whole() {
             if self.control.ordered(Heed::Any).is_some() {
                 return Err(io::Error::other("the build was ended"));
             }
             let Some(download) = &mut self.download else {
-                match self.host.coordinator().nar(&self.item.path, self.at) {
+                match self.connect() {
                     Ok(download) => self.download = Some(download),
                     Err(error) if error.is_temporary() => self.again(&error)?,
                     Err(error) => return Err(io::Error::other(error)),
@@ -115,7 +134,17 @@ impl Read for Resuming<'_> {
                 continue;
             };
             match download.read(buffer) {
+                Ok(0) if self.is_made_anew() && self.again == 0 => self.ended = true,
                 Ok(0) => self.again(&format!("{} broke off at byte {}", self.item.path, self.at))?,
+                Ok(n) if self.again > 0 => {
+                    let left_out = usize::try_from(self.again).unwrap_or(usize::MAX).min(n);
+                    self.again -= left_out as u64;
+                    buffer.copy_within(left_out..n, 0);
+                    if left_out < n {
+                        self.at += (n - left_out) as u64;
+                        return Ok(n - left_out);
+                    }
+                }
                 Ok(n) => {
                     self.at += n as u64;
                     self.patience.reset();

@@ -140,8 +140,9 @@ struct Download<'a> {
 
 impl Download<'_> {
     fn more(&mut self, buffer: &mut [u8]) -> Result<usize, ClientError> {
-        let left = usize::try_from(self.size - self.at).unwrap_or(usize::MAX);
-        let most = left.min(buffer.len());
+        // Of what is compressed as it comes nobody knows the size before its end.
+        let left = if self.size == 0 { u64::MAX } else { self.size - self.at };
+        let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
         if most == 0 {
             return Ok(0);
         }
@@ -153,6 +154,8 @@ impl Download<'_> {
                     self.patience = Patience::some();
                     return Ok(n);
                 }
+                // It has no parts.
+                Err(error) if self.size == 0 && self.at > 0 => return Err(error),
                 Err(error) if error.is_temporary() => {
                     self.body = None;
                     self.patience.wait_after(error, self.watch)?;
@@ -173,6 +176,7 @@ impl Download<'_> {
             }
         };
         match body.read(buffer) {
+            Ok(0) if self.size == 0 => Ok(0),
             Ok(0) => Err(self.coordinator.broken(&self.doing, &io::ErrorKind::UnexpectedEof.into())),
             Ok(n) => Ok(n),
             Err(error) => Err(self.coordinator.broken(&self.doing, &error)),

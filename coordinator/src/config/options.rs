@@ -140,6 +140,9 @@ options! {
     #[arg(value_name = "POLICY")]
     placement: Placement = Placement::MostFree, "most-free",
         "Where new nars go: most-free, or in-order (see the places of the configuration file)";
+    #[arg(value_name = "MIB")]
+    check_mib_per_second: u64 = 20, "20",
+        "How fast files that an import uses where they lie are read to check them; 0: only when an agent needs them";
     #[arg(value_name = "LEVELS")]
     log: String = "info".to_owned(), "info",
         "What is logged: error, warn, info, debug or trace, also by part as in info,drover=debug";

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::change::AgentRow;
 use super::error::Error;
-use super::{Farm, outputs, paths};
+use super::{Farm, import, outputs, paths};
 
 /// Those of the outputs that a derivation takes.
 const INPUTS: &str = "SELECT DISTINCT output FROM derivation_inputs WHERE derivation = ?1 ORDER BY output";
@@ -26,6 +26,7 @@ impl Farm {
     pub async fn closure(self: &Arc<Self>, agent: &AgentRow, lease: LeaseId) -> Result<Closure, Error> {
         let held = self.live.lease(agent.id, lease).ok_or(Error::LeaseNotHeld(lease))?;
         let farm = Arc::clone(self);
+        self.read_inputs(&held.allocation.derivation).await?;
         self.database
             .read(move |sql| {
                 let root = &held.allocation.derivation;
@@ -33,6 +34,26 @@ impl Farm {
                 Ok(Closure { texts: texts(sql, id)?, inputs: inputs(sql, &farm, id)? })
             })
             .await
+    }
+
+    /// Reads those of the inputs of a derivation that an import uses where they lie and nobody has read yet: what agents
+    /// import is signed over its contents.
+    async fn read_inputs(self: &Arc<Self>, derivation: &StorePath) -> Result<(), Error> {
+        let root = derivation.clone();
+        let unread = self.database.read::<_, Error>(move |sql| {
+            let Some(id) = paths::find(sql, &root)? else { return Ok(Vec::new()) };
+            let all = below(paths::numbers(sql, INPUTS, id)?, |id| paths::numbers(sql, REFERENCES, id))?;
+            import::unread_among(sql, &all)
+        });
+        let unread = unread.await?;
+        if unread.is_empty() {
+            return Ok(());
+        }
+        let farm = Arc::clone(self);
+        let read =
+            tokio::task::spawn_blocking(move || unread.into_iter().try_for_each(|item| farm.read_now(item)));
+        let failed = |_| Error::Damaged("reading a nar failed in a way that it must not".to_owned());
+        read.await.map_err(failed)?
     }
 }
 

@@ -32,6 +32,15 @@ impl NarPlace {
     }
 }
 
+/// How the nar of an item is kept.
+#[derive(Debug, Clone)]
+pub enum Held {
+    /// As agents take it.
+    Zstd(NarPlace),
+    /// In another compression alone: it was imported like that.
+    Otherwise(NarFile),
+}
+
 impl Farm {
     /// What is known of an item; with the signature that guix-daemon's import wants, if it is for an agent.
     ///
@@ -47,15 +56,19 @@ impl Farm {
         looked_up.await
     }
 
-    /// Where the compressed nar of an item is.
+    /// Where the nar of an item is, zstd-compressed if it is there like that.
     ///
     /// # Errors
     /// When it is not held.
-    pub async fn nar(self: &Arc<Self>, path: &StorePath) -> Result<NarPlace, Error> {
+    pub async fn nar(self: &Arc<Self>, path: &StorePath) -> Result<Held, Error> {
         let path = path.clone();
         let looked_up = self.database.read(move |sql| {
             let id = paths::find(sql, &path)?.ok_or_else(|| not_held(&path))?;
-            Self::nar_place(sql, id, Compression::Zstd)?.ok_or_else(|| not_held(&path))
+            if let Some(place) = Self::nar_place(sql, id, Compression::Zstd)? {
+                return Ok(Held::Zstd(place));
+            }
+            let other = files::of(sql, id)?.into_iter().next();
+            other.map(Held::Otherwise).ok_or_else(|| not_held(&path))
         });
         looked_up.await
     }
@@ -102,13 +115,16 @@ pub(super) fn item_info(
     key: Option<&SecretKey>,
     id: i64,
 ) -> Result<Option<ItemInfo>, Error> {
-    type Columns = (Sha256Hash, i64, i64, Option<i64>, Sha256Hash);
+    type Columns = (Sha256Hash, i64, i64, Option<i64>, Option<Sha256Hash>);
     let columns: Option<Columns> = sql
         .prepare_cached(
-            "SELECT nar_hash, nar_size, file_size, deriver, export_hash FROM items WHERE path = ?1",
+            "SELECT nar_hash, nar_size, CASE WHEN EXISTS (SELECT 1 FROM files WHERE item = i.path) \
+                 AND NOT EXISTS (SELECT 1 FROM files WHERE item = i.path AND compression = 3) \
+                 THEN 0 ELSE file_size END, deriver, nullif(export_hash, x'') FROM items i WHERE path = ?1",
         )?
         .query_row([id], |row| {
-            Ok((paths::hash(row, 0)?, row.get(1)?, row.get(2)?, row.get(3)?, paths::hash(row, 4)?))
+            let export_hash = row.get::<_, Option<[u8; 32]>>(4)?.map(Sha256Hash::from_bytes);
+            Ok((paths::hash(row, 0)?, row.get(1)?, row.get(2)?, row.get(3)?, export_hash))
         })
         .optional()?;
     let Some((nar_hash, nar_size, file_size, deriver, export_hash)) = columns else { return Ok(None) };
@@ -119,7 +135,8 @@ pub(super) fn item_info(
         file_size: unsql(file_size),
         references: references(sql, id)?,
         deriver: deriver.map(|deriver| paths::path(sql, deriver)).transpose()?,
-        import_signature: key.map(|key| key.sign(&export_hash).to_text()),
+        // What was taken over as it lies, and not read yet, has none.
+        import_signature: key.zip(export_hash).map(|(key, hash)| key.sign(&hash).to_text()),
     }))
 }
 

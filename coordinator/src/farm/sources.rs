@@ -184,7 +184,7 @@ impl Body {
     }
 }
 
-fn references_of(method: &Method) -> &[StorePath] {
+pub(super) fn references_of(method: &Method) -> &[StorePath] {
     match method {
         Method::Text { references } => references,
         Method::Recursive | Method::Flat => &[],

@@ -24,6 +24,7 @@ mod router;
 mod sets;
 mod storage;
 mod tls;
+mod transcode;
 
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;

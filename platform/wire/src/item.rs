@@ -13,7 +13,7 @@ pub struct ItemInfo {
     pub nar_hash: Sha256Hash,
     /// The bytes of its nar.
     pub nar_size: u64,
-    /// The bytes of the zstd-compressed nar as it is served.
+    /// The bytes of the zstd-compressed nar as it is served. 0: that shows at its end, and no part of it can be asked for.
     pub file_size: u64,
     /// The store items that it refers to, itself included where it does, sorted.
     pub references: Vec<StorePath>,

@@ -4,6 +4,7 @@
 //! drover published, what sets here want, or what lies in a folder; below each of them what is referred to comes first.
 //! It may be killed at any time: what is here is not taken again, and numbered roots go on after the last one.
 
+mod check;
 mod folder;
 mod halt;
 mod keep;
@@ -26,6 +27,7 @@ use drover_wire::import::{
 
 use super::error::Error;
 use super::{Farm, Tx, paths, sql, unsql};
+pub(super) use check::unread_among;
 use halt::Halt;
 
 /// How many imports may be under way at a time.
@@ -47,6 +49,7 @@ impl Imports {
 
 /// Goes on with the imports that were under way when the coordinator ended.
 pub(super) fn start(farm: &Arc<Farm>) {
+    check::start(farm);
     let farm = Arc::clone(farm);
     tokio::spawn(async move {
         if let Err(error) = farm.resume_imports().await {

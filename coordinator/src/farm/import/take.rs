@@ -7,7 +7,7 @@ use std::path::Path;
 
 use drover_store::export::export_hash;
 use drover_store::source::{self, Method};
-use drover_store::{Compression, Sha256Hash};
+use drover_store::{Compression, Sha256Hash, StorePath};
 
 use super::halt::Halt;
 use super::run::Trouble;
@@ -15,7 +15,7 @@ use super::said::{Form, Said};
 use super::source::{Source, SourceError};
 use crate::farm::error::Error;
 use crate::farm::places::Placed;
-use crate::farm::sources::TemporaryFile;
+use crate::farm::sources::{TemporaryFile, references_of};
 use crate::farm::{Farm, intake, paths, upload};
 use crate::storage::{Expected, Judge, Plain};
 
@@ -84,7 +84,12 @@ impl Taking<'_> {
         let to = File::create_new(&path).map_err(failed)?;
         let file = TemporaryFile { path: path.clone() };
         let mut tee = Tee { from, to, count: 0, limit, halt: self.halt, end: None };
-        let judge = Judge::new(expected(self.farm, said)?);
+        let info = &said.info;
+        let judge = Judge::new(expected(
+            self.farm,
+            (&info.store_path, info.nar_hash, info.nar_size),
+            (&info.references, info.deriver.as_ref()),
+        )?);
         let judged = judge_all(&mut tee, form.compression, judge);
         let judged = match tee.end {
             Some(End::Written(error)) => return Err(failed(error).into()),
@@ -107,7 +112,6 @@ impl Taking<'_> {
         }
         let after_nar = judged.map_err(SourceError::Refused)?;
         tee.to.sync_all().map_err(failed)?;
-        let info = &said.info;
         let export_hash = export_hash(after_nar, &info.store_path, &info.references, info.deriver.as_ref());
         Ok(Brought { file, export_hash })
     }
@@ -129,38 +133,34 @@ impl Taking<'_> {
     }
 }
 
-fn references_of(method: &Method) -> &[drover_store::StorePath] {
-    match method {
-        Method::Text { references } => references,
-        Method::Recursive | Method::Flat => &[],
-    }
-}
-
 /// How many bytes a nar of so many may have when it is compressed: no compression makes it much longer.
 fn packed_limit(nar_size: u64) -> u64 {
     nar_size.saturating_add(nar_size / 8).saturating_add(64 * 1024)
 }
 
-/// What a nar is held against: what was said, and what is known here of the derivation that it came from.
-pub(super) fn expected(farm: &Farm, said: &Said) -> Result<Expected, Error> {
-    let info = &said.info;
-    let (fixed, candidates) = match &info.deriver {
+/// What a nar is held against: what was said of it, and what is known here of the derivation that it came from.
+pub(super) fn expected(
+    farm: &Farm,
+    (path, nar_hash, nar_size): (&StorePath, Sha256Hash, u64),
+    (references, deriver): (&[StorePath], Option<&StorePath>),
+) -> Result<Expected, Error> {
+    let (fixed, candidates) = match deriver {
         None => (None, HashSet::new()),
         Some(deriver) => farm.database.read_blocking::<_, Error>(|sql| {
             let known = match paths::find(sql, deriver)? {
                 Some(id) if intake::is_kept(sql, id)? => id,
                 _ => return Ok((None, HashSet::new())),
             };
-            upload::judge_by_derivation(sql, known, &info.store_path)
+            upload::judge_by_derivation(sql, known, path)
         })?,
     };
     Ok(Expected {
-        nar_hash: info.nar_hash,
-        nar_size: info.nar_size,
-        references: info.references.clone(),
+        nar_hash,
+        nar_size,
+        references: references.to_vec(),
         candidates,
         // Texts are added with references that need not stand in them.
-        unfound: info.deriver.is_none(),
+        unfound: deriver.is_none(),
         fixed,
     })
 }

@@ -86,7 +86,7 @@ pub(in crate::farm) fn reconsider_set(tx: &mut Tx<'_>, set: i64) -> Result<(), E
 }
 
 /// Withdraws an item with all that refers to it, what refers before what is referred to. These wait for it then.
-fn take_back(tx: &Tx<'_>, item: i64) -> Result<(), Error> {
+pub(in crate::farm) fn take_back(tx: &Tx<'_>, item: i64) -> Result<(), Error> {
     const ABOVE: &str = "SELECT r.item FROM item_references r JOIN published p ON p.path = r.item \
          WHERE r.reference = ?1 AND r.item <> ?1";
     if !is_published(tx, item)? {

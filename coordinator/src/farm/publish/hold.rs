@@ -48,7 +48,7 @@ pub(super) fn release(tx: &mut Tx<'_>, came: i64) -> Result<bool, Error> {
 }
 
 /// The hook is to try an item.
-pub(super) fn run_later(tx: &mut Tx<'_>, item: i64) -> Result<(), Error> {
+pub(in crate::farm) fn run_later(tx: &mut Tx<'_>, item: i64) -> Result<(), Error> {
     hooks::enqueue(tx, HOOK, Kind::BuildSuccess, Subject::Item(item), None)
 }
 

@@ -22,7 +22,8 @@ use super::events::{self, Kind, Subject};
 use super::{Farm, Tx, now, paths, retention, sql};
 pub(super) use draft::text;
 use draft::{Draft, packed};
-pub(super) use forbid::{reconsider, reconsider_set};
+pub(super) use forbid::{reconsider, reconsider_set, take_back};
+pub(super) use hold::run_later as later;
 pub(super) use tasks::start;
 pub(super) use view::view;
 
