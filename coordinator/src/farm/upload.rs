@@ -156,8 +156,19 @@ impl Farm {
                     let reason = "declare it before its bytes are sent".to_owned();
                     Error::BadOutput { path: path.clone(), reason }
                 })?;
-                let (fixed, candidates) = judge_by(sql, lease, &path)?;
-                Ok((upload, fixed, candidates))
+                let derivation = derivation_of(sql, lease)?;
+                let (fixed, candidates) = judge_by_derivation(sql, derivation, &path)?;
+                let outside = upload.output.references.iter().find(|said| !candidates.contains(*said));
+                match outside {
+                    Some(outside) if is_closed(sql, derivation)? => Err(Error::BadOutput {
+                        reason: format!(
+                            "it is said to refer to {outside}, which is neither among what its derivation needs nor \
+                             below that, and all of that is here"
+                        ),
+                        path,
+                    }),
+                    _ => Ok((upload, fixed, candidates)),
+                }
             })
             .await
     }
@@ -265,22 +276,14 @@ fn find(sql_: &Connection, lease: LeaseId, path: &StorePath) -> Result<Option<Up
     }))
 }
 
-/// The hash that fixes the output, if any, and all that it could refer to: its derivation's outputs, its sources, its
-/// inputs and whatever is below them as far as it is here.
-fn judge_by(
-    sql_: &Connection,
-    lease: LeaseId,
-    path: &StorePath,
-) -> Result<(Option<Fixed>, HashSet<StorePath>), Error> {
-    let derivation: i64 = sql_
-        .prepare_cached(
-            "SELECT b.derivation FROM attempts a JOIN builds b ON b.id = a.build WHERE a.lease = ?1",
-        )?
-        .query_row([sql(lease.0)], |row| row.get(0))?;
-    judge_by_derivation(sql_, derivation, path)
+/// The derivation that a lease is about.
+fn derivation_of(sql_: &Connection, lease: LeaseId) -> Result<i64, Error> {
+    let select = "SELECT b.derivation FROM attempts a JOIN builds b ON b.id = a.build WHERE a.lease = ?1";
+    Ok(sql_.prepare_cached(select)?.query_row([sql(lease.0)], |row| row.get(0))?)
 }
 
-/// As [`judge_by`], for an output of this derivation.
+/// The hash that fixes the output, if any, and all that it could refer to: its derivation's outputs, its sources, its
+/// inputs and whatever is below them as far as it is here.
 pub(super) fn judge_by_derivation(
     sql_: &Connection,
     derivation: i64,
@@ -302,6 +305,16 @@ pub(super) fn judge_by_derivation(
         derivation,
     )?;
     Ok((fixed, candidates.into_iter().collect()))
+}
+
+/// Whether all that a derivation needs, and all below that, is held here: then nothing else can be referred to.
+fn is_closed(sql_: &Connection, derivation: i64) -> Result<bool, Error> {
+    let lack = "WITH RECURSIVE near (path) AS ( \
+                    SELECT output FROM derivation_inputs WHERE derivation = ?1 \
+                    UNION SELECT path FROM derivation_sources WHERE derivation = ?1 \
+                    UNION SELECT r.reference FROM near n JOIN item_references r ON r.item = n.path) \
+                SELECT 1 FROM near n WHERE NOT EXISTS (SELECT 1 FROM items i WHERE i.path = n.path) LIMIT 1";
+    Ok(!sql_.prepare_cached(lack)?.exists([derivation])?)
 }
 
 fn length(partial: &std::path::Path) -> Result<u64, Error> {

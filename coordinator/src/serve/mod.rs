@@ -18,6 +18,7 @@ mod leftover;
 mod listen;
 mod log;
 mod nar;
+mod patience;
 mod problem;
 mod public;
 mod router;

@@ -305,6 +305,8 @@ impl Visitor for FixedHash {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use drover_store::nar::Node;
 
     use super::*;
@@ -385,6 +387,43 @@ mod tests {
     fn bytes_that_are_not_zstd_are_refused() {
         let mut incoming = Incoming::new(expected(&nar(), &[])).unwrap();
         assert!(incoming.update(b"this is no zstd frame").is_err());
+    }
+
+    #[test]
+    fn a_bomb_is_refused_as_soon_as_it_is_larger_than_was_said() {
+        let said = nar();
+        let mut bomb = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+        bomb.write_all(&said[..1000]).unwrap();
+        for _ in 0..1000 {
+            bomb.write_all(&[b'x'; 1 << 20]).unwrap();
+        }
+        let bomb = bomb.finish().unwrap();
+        assert!(bomb.len() < 1 << 20, "a thousand million bytes in {}", bomb.len());
+        let mut incoming = Incoming::new(expected(&said, &[path("a")])).unwrap();
+        let refused = incoming.update(&bomb).unwrap_err();
+        assert!(refused.0.contains("longer"), "{refused}");
+        assert!(incoming.judge.size <= said.len() as u64 + 256 * 1024, "no more was unpacked than tells");
+    }
+
+    #[test]
+    fn a_nar_in_another_form_than_the_canonical_one_is_refused_though_its_hash_is_as_said() {
+        let good = Node::file("abc").to_nar();
+        judge(expected(&good, &[]), &good, 7).unwrap();
+        // Padding that is not zero; a name in front of one that comes before it.
+        let mut padded = good.clone();
+        let at = padded.windows(3).position(|three| three == b"abc").unwrap() + 3;
+        padded[at] = 1;
+        let error = judge(expected(&padded, &[]), &padded, 7).unwrap_err();
+        assert!(error.contains("is none"), "{error}");
+        let tree = [("a", "1"), ("b", "2")].map(|(name, text)| (name.as_bytes().to_vec(), Node::file(text)));
+        let mut swapped = Node::Directory(tree.into_iter().collect()).to_nar();
+        let place = |nar: &[u8], name: u8| {
+            nar.windows(9).position(|nine| nine == [1, 0, 0, 0, 0, 0, 0, 0, name]).unwrap() + 8
+        };
+        let (a, b) = (place(&swapped, b'a'), place(&swapped, b'b'));
+        swapped.swap(a, b);
+        let error = judge(expected(&swapped, &[]), &swapped, 7).unwrap_err();
+        assert!(error.contains("is none"), "{error}");
     }
 
     #[test]

@@ -100,3 +100,25 @@ fn only_the_outputs_of_the_derivation_are_taken_and_only_from_who_builds_it() {
     assert!((400..500).contains(&early.status), "{early:?}");
     assert_eq!(agent.succeed(lease, &kept, &bytes).state, BuildState::Succeeded);
 }
+
+#[test]
+fn a_reference_to_what_the_build_cannot_have_seen_is_refused_when_all_that_it_needs_is_known() {
+    let house = House::start();
+    let (input, stranger) = (derivation("input", &[]), derivation("stranger", &[]));
+    let made = derivation("made", &[&input]);
+    let agent = house.agent("one");
+    for built in [&input, &stranger] {
+        house.client().submit(&[built]);
+        let (kept, bytes) = output(&built.out, b"contents", &[]);
+        agent.succeed(agent.allocation().lease, &kept, &bytes);
+    }
+    house.client().submit(&[&made]);
+    let lease = agent.allocation().lease;
+    let text = format!("{} {}", input.out, stranger.out);
+    let (both, bytes) = output(&made.out, text.as_bytes(), &[&input.out, &stranger.out]);
+    agent.declare(lease, &both);
+    let problem = agent.upload(lease, &made.out, 0, &bytes).refused(Code::BadOutput);
+    assert!(problem.message.contains(stranger.out.base_name()), "{problem}");
+    let (kept, bytes) = output(&made.out, input.out.full().as_bytes(), &[&input.out]);
+    assert_eq!(agent.succeed(lease, &kept, &bytes).state, BuildState::Succeeded);
+}
