@@ -58,6 +58,11 @@ const NEEDING: &str = concat!(
     " WHERE i.output = ?1"
 );
 
+/// Whether an open build has a path as an input.
+pub(super) fn is_needed(tx: &Tx<'_>, path: i64) -> Result<bool, Error> {
+    Ok(tx.prepare_cached(NEEDING)?.exists([path])?)
+}
+
 fn came(tx: &mut Tx<'_>, path: i64) -> Result<(), Error> {
     let mut builds = paths::numbers(tx, NEEDING, path)?;
     builds.extend(paths::numbers(tx, "DELETE FROM awaited WHERE path = ?1 RETURNING build", path)?);

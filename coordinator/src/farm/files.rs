@@ -65,7 +65,6 @@ pub(super) fn keep(tx: &Tx<'_>, file: &NarFile) -> Result<(), Error> {
 }
 
 /// The files of an item become leftovers, which are removed soon after.
-#[allow(dead_code, reason = "what calls it comes with it")]
 pub(super) fn forsake(tx: &mut Tx<'_>, item: i64) -> Result<(), Error> {
     for file in of(tx, item)? {
         leave(tx, file.place, &file.name, 0)?;

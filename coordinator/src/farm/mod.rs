@@ -124,6 +124,7 @@ pub struct Farm {
     substitutes: Substitutes,
     imports: import::Imports,
     moves: moves::Wake,
+    sweeps: Arc<retention::Sweeps>,
     stopping: watch::Sender<bool>,
     /// Becomes another number whenever derivations or sources are about to go, in the job that does it.
     forgotten: Arc<AtomicU64>,
@@ -165,6 +166,7 @@ impl Farm {
             substitutes,
             imports: import::Imports::default(),
             moves,
+            sweeps: Arc::default(),
             stopping: watch::channel(false).0,
             forgotten: Arc::default(),
             config,

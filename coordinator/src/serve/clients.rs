@@ -9,8 +9,8 @@ use drover_wire::route::Route;
 use drover_wire::route::clients::{
     AGENT_TOKEN, AGENTS, BLOCKERS, BUILD, BUILDS, CANCEL, DIFF, DROP_SET, HOOK_FAILED, HOOK_RETRY, HOOKS,
     IMPORT, IMPORTS, ITEM, KEY, KEYS, LOG, MISSING, MISSING_SOURCES, MOVE, NAR, NEW_AGENT, PASSWORD,
-    RETIRE_KEY, ROTATE_KEY, SET, SETS, START_IMPORT, STOP_IMPORT, STOP_MOVE, STORAGE, SUBMIT, SUBMIT_SET,
-    UPLOAD, WAIT,
+    RETENTION, RETENTION_PLAN, RETENTION_RUN, RETIRE_KEY, ROTATE_KEY, SET, SETS, START_IMPORT, STOP_IMPORT,
+    STOP_MOVE, STORAGE, SUBMIT, SUBMIT_SET, UPLOAD, WAIT,
 };
 use drover_wire::{AgentId, BuildId};
 
@@ -18,7 +18,7 @@ use super::agents::key;
 use super::body::MESSAGE_LIMIT;
 use super::call::{Answer, Call, json, to_its_end};
 use super::router::{Mounted, at};
-use super::{bundle, hooks, imports, log, nar, sets, storage};
+use super::{bundle, hooks, imports, log, nar, retention, sets, storage};
 use crate::farm::Farm;
 
 /// The handler of a route; none if it is no route of clients.
@@ -41,6 +41,9 @@ pub(super) fn handler(route: &Route) -> Option<Mounted> {
         BLOCKERS => at(route, sets::blockers),
         DROP_SET => at(route, sets::forget),
         DIFF => at(route, sets::diff),
+        RETENTION => at(route, retention::status),
+        RETENTION_PLAN => at(route, retention::plan),
+        RETENTION_RUN => at(route, retention::run),
         IMPORTS => at(route, imports::list),
         START_IMPORT => at(route, imports::start),
         IMPORT => at(route, imports::show),

@@ -21,6 +21,7 @@ mod nar;
 mod patience;
 mod problem;
 mod public;
+mod retention;
 mod router;
 mod sets;
 mod storage;

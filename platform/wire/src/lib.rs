@@ -13,6 +13,7 @@ pub mod import;
 mod item;
 pub mod key;
 mod problem;
+pub mod retention;
 pub mod route;
 pub mod rows;
 pub mod set;

@@ -121,6 +121,9 @@ pub mod clients {
         HOOKS Get "/v1/hooks" "→ a list of `HookSummary`";
         HOOK_FAILED Get "/v1/hooks/{hook}/failed" "→ `FailedRuns`";
         HOOK_RETRY Post "/v1/hooks/{hook}/retry" "→ `HookRetried`: all that it gave up is tried again";
+        RETENTION Get "/v1/retention" "→ `RetentionStatus`";
+        RETENTION_PLAN Post "/v1/retention/plan" "`RetentionQuestion` → `RetentionPlan`";
+        RETENTION_RUN Post "/v1/retention/run" "has it looked soon what may go → `RetentionStatus`";
         DIFF Get "/v1/set-diff" "`DiffQuestion` as the query → `SetDiff`";
         IMPORTS Get "/v1/imports" "→ a list of `ImportSummary`, the newest first";
         START_IMPORT Post "/v1/imports" "`NewImport` → `ImportSummary`";

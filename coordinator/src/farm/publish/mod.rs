@@ -124,7 +124,6 @@ pub(super) fn adopt(tx: &mut Tx<'_>, item: i64, narinfo: &str) -> Result<Publica
 }
 
 /// The public cannot have an item any more. Whoever calls this has seen to what refers to it.
-#[allow(dead_code, reason = "retention is the one to call it")]
 pub(super) fn withdraw(tx: &Tx<'_>, item: i64) -> Result<bool, Error> {
     Ok(tx.prepare_cached("DELETE FROM published WHERE path = ?1")?.execute([item])? == 1)
 }

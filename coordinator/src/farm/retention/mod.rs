@@ -1,7 +1,248 @@
 //! What is kept for how long, and how the rest goes.
+//!
+//! From time to time everything is looked through (`mark`), in one moment of the database and without holding anybody
+//! up. What nothing keeps is announced; what was announced long enough ago and is still not kept at a later look is
+//! withdrawn from the public, and then it goes (`removal`). So nothing goes that one look alone has found: what came to
+//! be needed before the second look is found by it, and what comes to be needed after something was announced takes it
+//! back itself (`rescue`). Whatever is interrupted goes on at the next look, which begins from what the database has.
 
+mod mark;
 mod promise;
+mod reason;
+mod removal;
 mod rescue;
+mod revisions;
+mod status;
+mod walk;
+mod why;
 
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread;
+use std::time::Duration;
+
+use drover_wire::retention::RetentionRun;
+use rusqlite::Connection;
+use tokio::sync::Notify;
+
+use super::error::Error;
+use super::{Farm, now, sql};
+use mark::{Mark, mark};
 pub(super) use promise::{believed_until, promise};
 pub(super) use rescue::{forget, rescue, rescue_for_build, rescue_outputs, rescue_references};
+use walk::{Bits, paths, referrers_first};
+
+/// How long a job may hold up others.
+const BATCH_TIME: Duration = Duration::from_millis(80);
+/// How long something that is not served any more can still be had by whoever was just told where it is.
+const GRACE_MS: u64 = 10 * 60 * 1000;
+/// How long after the start it is looked first.
+const FIRST: Duration = Duration::from_secs(10 * 60);
+
+/// Days as milliseconds.
+fn days(days: u64) -> u64 {
+    days.saturating_mul(24 * 60 * 60 * 1000)
+}
+
+/// How looking through everything stands.
+#[derive(Debug, Default)]
+pub(super) struct Sweeps {
+    state: Mutex<State>,
+    wanted: Notify,
+    /// One at a time.
+    turn: Mutex<()>,
+    /// After so many more jobs it ends as if the coordinator stopped.
+    #[cfg(test)]
+    pub(super) jobs_left: Mutex<Option<u32>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    running: bool,
+    runs: u64,
+    last: Option<RetentionRun>,
+}
+
+impl Sweeps {
+    /// Whether a test wants it to end here.
+    #[cfg(test)]
+    fn is_over(&self) -> bool {
+        match &mut *self.jobs_left.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(0) => true,
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+            None => false,
+        }
+    }
+
+    #[cfg(not(test))]
+    fn is_over(&self) -> bool {
+        false
+    }
+
+    fn change<R>(&self, how: impl FnOnce(&mut State) -> R) -> R {
+        how(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What is to be done after a look.
+struct Findings {
+    mark: Mark,
+    /// What is kept and was announced or withdrawn.
+    kept: Vec<u32>,
+    /// What is announced and due, or withdrawn, and not kept: each after what refers to it, up to the second value.
+    due: (Vec<u32>, usize),
+    /// What is not kept and was not announced.
+    new: Vec<u32>,
+}
+
+impl Farm {
+    /// Looks through everything once, and does what is to be done about what is not kept. Blocks, for minutes on a
+    /// large farm.
+    ///
+    /// # Errors
+    /// When the database fails, or the coordinator stops: what was done stays done.
+    pub fn sweep_items(&self) -> Result<RetentionRun, Error> {
+        let _turn = self.sweeps.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.sweeps.change(|state| state.running = true);
+        let mut run = RetentionRun { started_at: now(), ..RetentionRun::default() };
+        let swept = self.sweep_all(&mut run);
+        run.ended_at = now();
+        run.error = swept.as_ref().err().map(ToString::to_string);
+        tracing::info!(
+            revisions = run.revisions,
+            announced = run.announced,
+            rescued = run.rescued,
+            withdrawn = run.withdrawn,
+            removed = run.removed.items,
+            bytes = run.removed.bytes,
+            milliseconds = run.ended_at - run.started_at,
+            "looked at what may go"
+        );
+        self.sweeps.change(|state| {
+            state.running = false;
+            state.runs += 1;
+            state.last = Some(run.clone());
+        });
+        swept.map(|()| run)
+    }
+
+    fn sweep_all(&self, run: &mut RetentionRun) -> Result<(), Error> {
+        run.revisions = self.forget_revisions(now())?;
+        // What is announced for no time at all, because nobody is told to keep anything, goes at the second look.
+        for _ in 0..2 {
+            let Findings { mark, kept, due: (due, together), new } = self.look()?;
+            run.rescued += removal::keep(self, &kept)?;
+            removal::note_needed(self, &mark.needed, now())?;
+            drop(mark);
+            run.withdrawn += removal::withdraw(self, &due, together)?;
+            let removed = removal::remove(self, &due, together)?;
+            run.removed.items += removed.items;
+            run.removed.bytes += removed.bytes;
+            run.announced += removal::announce(self, &new)?;
+            if new.is_empty() || self.next_due()?.is_none_or(|due| due > now()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn look(&self) -> Result<Findings, Error> {
+        let config = &self.config.retention;
+        self.database.read_blocking(|sql_| {
+            let at = now();
+            let mark = mark(sql_, config, at, false)?;
+            let mut known = Bits::new(paths(sql_)?);
+            let mut due = known.clone();
+            let mut kept = Vec::new();
+            let mut select =
+                sql_.prepare_cached("SELECT path, step = 'withdrawn' OR due <= ?1 FROM removals")?;
+            let mut rows = select.query([sql(at)])?;
+            while let Some(row) = rows.next()? {
+                let Ok(path) = row.get(0) else { continue };
+                known.put(path);
+                if mark.reached.reason(path).is_some() {
+                    kept.push(path);
+                } else if row.get(1)? && mark.reached.held.has(path) {
+                    due.put(path);
+                }
+            }
+            let held = mark.reached.held.all();
+            let new = held.filter(|path| !known.has(*path) && mark.reached.reason(*path).is_none());
+            let new = new.collect();
+            let due = referrers_first(sql_, &due)?;
+            Ok(Findings { mark, kept, due, new })
+        })
+    }
+
+    /// When the next step of a removal is due.
+    fn next_due(&self) -> Result<Option<u64>, Error> {
+        self.database.read_blocking(next_due)
+    }
+
+    /// Has it looked soon. False: it is being looked already.
+    pub fn sweep_soon(&self) -> bool {
+        self.sweeps.wanted.notify_one();
+        !self.sweeps.change(|state| state.running)
+    }
+}
+
+fn next_due(sql: &Connection) -> Result<Option<u64>, Error> {
+    let mut next = None;
+    for step in ["announced", "withdrawn"] {
+        let select = "SELECT min(due) FROM removals WHERE step = ?1";
+        let due: Option<i64> = sql.prepare_cached(select)?.query_row([step], |row| row.get(0))?;
+        next = [next, due.map(super::unsql)].into_iter().flatten().min();
+    }
+    Ok(next)
+}
+
+/// Looks from time to time, and when something is due. It ends with the farm, or when that stops.
+pub(super) fn start(farm: &Arc<Farm>) {
+    let every = Duration::from_secs(farm.config.retention.sweep_hours.saturating_mul(3600));
+    let mut stopping = farm.stopping();
+    let weak: Weak<Farm> = Arc::downgrade(farm);
+    tokio::spawn(async move {
+        let mut wait = FIRST.min(every);
+        loop {
+            let Some(farm) = weak.upgrade() else { return };
+            let sweeps = Arc::clone(&farm.sweeps);
+            drop(farm);
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = sweeps.wanted.notified() => {}
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+            }
+            let Some(farm) = weak.upgrade() else { return };
+            wait = farm.sweep_apart().await.min(every);
+        }
+    });
+}
+
+impl Farm {
+    /// Looks on a thread of its own; gives after which time to look again.
+    async fn sweep_apart(self: Arc<Self>) -> Duration {
+        const AGAIN: Duration = Duration::from_secs(60);
+        let (end, ended) = tokio::sync::oneshot::channel();
+        let started = thread::Builder::new().name("retention".to_owned()).spawn(move || {
+            let next = self.sweep_items().and_then(|_| self.next_due());
+            drop(self);
+            let _ = end.send(next);
+        });
+        if let Err(error) = started {
+            tracing::error!(%error, "no thread for looking at what may go; it is tried again");
+            return AGAIN;
+        }
+        match ended.await {
+            Ok(Ok(Some(due))) => Duration::from_millis(due.saturating_sub(now())).max(AGAIN),
+            Ok(Ok(None)) => Duration::MAX,
+            Ok(Err(Error::Stopping)) => AGAIN,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "looking at what may go failed; it is tried again");
+                AGAIN
+            }
+            Err(_) => AGAIN,
+        }
+    }
+}

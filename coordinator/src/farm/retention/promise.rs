@@ -39,16 +39,17 @@ mod tests {
     #[test]
     fn a_shorter_promise_does_not_take_back_the_longer_one_that_was_given_before() {
         let folder = tempfile::tempdir().unwrap();
-        let config = |ttl| Config {
-            state: folder.path().to_owned(),
-            disk_reserve_mib: 0,
-            narinfo_ttl_seconds: ttl,
-            ..Config::default()
-        };
+        let config = Config { state: folder.path().to_owned(), disk_reserve_mib: 0, ..Config::default() };
+        let farm = Farm::open(config).unwrap();
         let believed = |ttl| {
-            let farm = Farm::open(config(ttl)).unwrap();
-            farm.database.read_blocking::<_, Error>(believed_until).unwrap()
+            farm.database.write_blocking::<_, Error>(move |tx| {
+                promise(tx, ttl)?;
+                believed_until(tx)
+            })
         };
+        let believed = |ttl| believed(ttl).unwrap();
+        // What was said when it started is taken out of the way.
+        farm.database.write_blocking::<_, Error>(|tx| Ok(tx.execute("DELETE FROM promises", [])?)).unwrap();
         let start = now();
         assert!(believed(1000) >= start + 1_000_000);
         let long = start + 1_000_000;

@@ -10,6 +10,7 @@ mod known;
 mod migration;
 mod places;
 mod regressions;
+mod retention;
 mod revisions;
 mod wishes;
 

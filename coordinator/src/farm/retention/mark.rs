@@ -1,0 +1,191 @@
+//! What is kept at one moment, and why: all that can be reached from where somebody may still come for it.
+
+use rusqlite::Connection;
+
+use super::super::error::Error;
+use super::super::{open_states, sql};
+use super::days;
+use super::reason::Reason;
+use super::revisions::{self, Kept};
+use super::walk::{Bits, Reached, Walk, each, paths};
+use crate::config::RetentionConfig;
+use crate::database::makers;
+
+/// What was found.
+#[derive(Debug)]
+pub(super) struct Mark {
+    pub(super) reached: Reached,
+    /// Fixed outputs that are held and that something that is kept needs, perhaps at the bottom of its graph.
+    pub(super) needed: Vec<u32>,
+}
+
+/// Outputs and inputs of open builds, of builds that agents still hold, and what such a build waits for beside them.
+const OPEN_BUILDS: [&str; 5] = [
+    concat!(
+        "SELECT o.path FROM builds b JOIN derivation_outputs o ON o.derivation = b.derivation WHERE b.state IN ",
+        open_states!()
+    ),
+    concat!(
+        "SELECT i.output FROM builds b JOIN derivation_inputs i ON i.derivation = b.derivation WHERE b.state IN ",
+        open_states!()
+    ),
+    "SELECT o.path FROM attempts a JOIN builds b ON b.id = a.build \
+     JOIN derivation_outputs o ON o.derivation = b.derivation WHERE a.ended_at IS NULL",
+    "SELECT i.output FROM attempts a JOIN builds b ON b.id = a.build \
+     JOIN derivation_inputs i ON i.derivation = b.derivation WHERE a.ended_at IS NULL",
+    "SELECT path FROM awaited UNION ALL SELECT path FROM uploads",
+];
+
+/// Looks at everything. Only reads; takes its time.
+pub(super) fn mark(
+    sql_: &Connection,
+    config: &RetentionConfig,
+    at: u64,
+    explains: bool,
+) -> Result<Mark, Error> {
+    let mut walk = Walk::new(sql_, explains)?;
+    if !config.removes() {
+        walk.start_with("SELECT path FROM items", Reason::NoRules)?;
+        walk.run(Reason::NoRules)?;
+        return Ok(Mark { reached: walk.end(), needed: Vec::new() });
+    }
+    let mut wanted = Bits::new(paths(sql_)?);
+    let sets = revisions::kept(sql_, config, at)?;
+    // What is kept whoever has it goes first: a reason that holds only as long as no other server has it comes last.
+    for conditional in [false, true] {
+        let is = |reason: Reason| reason.elsewhere(config).is_empty() != conditional;
+        if !conditional {
+            for question in OPEN_BUILDS {
+                walk.start_with(question, Reason::Builds)?;
+            }
+            walk.run(Reason::Builds)?;
+            walk.start_with(&asked(at.saturating_sub(days(config.others.days))), Reason::Asked)?;
+            walk.run(Reason::Asked)?;
+        }
+        for kept in sets.iter().filter(|kept| is(kept.reason)) {
+            outputs(sql_, &mut walk, kept, &mut wanted)?;
+            walk.run(kept.reason)?;
+        }
+        if is(Reason::Others) {
+            let since = sql(at.saturating_sub(days(config.others.days)));
+            let young = "SELECT i.path FROM items i WHERE i.added_at > {} AND i.kind = 'output' \
+                         AND NOT EXISTS (SELECT 1 FROM fixed_outputs f WHERE f.path = i.path)";
+            walk.start_with(&young.replace("{}", &since.to_string()), Reason::Others)?;
+            walk.run(Reason::Others)?;
+        }
+    }
+    let needed = needed(sql_, &wanted)?;
+    for path in &needed {
+        walk.start(*path, Reason::Sources, None);
+    }
+    let since = sql(at.saturating_sub(days(config.sources.days)));
+    let lately = "SELECT f.path FROM fixed_outputs f JOIN items i ON i.path = f.path \
+                  LEFT JOIN needed n ON n.path = f.path WHERE max(i.added_at, coalesce(n.at, 0)) > {}";
+    walk.start_with(&lately.replace("{}", &since.to_string()), Reason::Sources)?;
+    walk.run(Reason::Sources)?;
+    walk.start_with("SELECT path FROM items WHERE kind = 'source'", Reason::Source)?;
+    walk.run(Reason::Source)?;
+    Ok(Mark { reached: walk.end(), needed })
+}
+
+/// The outputs of builds that clients asked for since then.
+fn asked(since: u64) -> String {
+    format!(
+        "SELECT o.path FROM builds b JOIN derivation_outputs o ON o.derivation = b.derivation \
+         WHERE b.asked_at > {}",
+        sql(since)
+    )
+}
+
+/// The outputs that the kept revisions of a set want, and what was needed to build them if the rule says so. Their
+/// derivations are noted.
+fn outputs(sql_: &Connection, walk: &mut Walk<'_>, kept: &Kept, wanted: &mut Bits) -> Result<(), Error> {
+    let mut own = Vec::new();
+    let mut select = sql_.prepare_cached(
+        "SELECT r.first, r.last, r.derivation, o.path FROM set_rows r \
+         JOIN derivation_outputs o ON o.derivation = r.derivation WHERE r.in_set = ?1",
+    )?;
+    let mut rows = select.query([kept.set])?;
+    while let Some(row) = rows.next()? {
+        if kept.with(row.get(0)?, row.get(1)?).is_none() {
+            continue;
+        }
+        let (Ok(derivation), Ok(output)) = (row.get(2), row.get(3)) else { continue };
+        walk.start(output, kept.reason, None);
+        wanted.put(derivation);
+        if own.last() != Some(&derivation) {
+            own.push(derivation);
+        }
+    }
+    if kept.build_inputs {
+        needed_to_build(sql_, walk, kept.reason, own)?;
+    }
+    Ok(())
+}
+
+/// Whatever was needed to build these, and to build that, all the way down.
+fn needed_to_build(
+    sql_: &Connection,
+    walk: &mut Walk<'_>,
+    reason: Reason,
+    own: Vec<u32>,
+) -> Result<(), Error> {
+    let mut seen = Bits::new(paths(sql_)?);
+    let mut level = own;
+    level.retain(|derivation| seen.put(*derivation));
+    let mut select =
+        sql_.prepare_cached("SELECT output, maker FROM derivation_inputs WHERE derivation = ?1")?;
+    while !level.is_empty() {
+        level.sort_unstable();
+        for derivation in std::mem::take(&mut level) {
+            let mut rows = select.query([derivation])?;
+            while let Some(row) = rows.next()? {
+                let (Ok(output), Ok(maker)) = (row.get(0), row.get(1)) else { continue };
+                walk.start(output, reason, Some(maker));
+                if seen.put(maker) {
+                    walk.reached(maker, derivation);
+                    level.push(maker);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The fixed outputs at the bottom of these derivations, and of those of open builds.
+fn needed(sql_: &Connection, wanted: &Bits) -> Result<Vec<u32>, Error> {
+    const OPEN: &str = concat!("SELECT derivation FROM builds WHERE state IN ", open_states!());
+    let mut seen = wanted.clone();
+    each(sql_, OPEN, |derivation| {
+        seen.put(derivation);
+    })?;
+    let mut level: Vec<u32> = seen.all().collect();
+    let mut select = sql_.prepare_cached("SELECT makers FROM derivations WHERE id = ?1")?;
+    while !level.is_empty() {
+        level.sort_unstable();
+        for derivation in std::mem::take(&mut level) {
+            let mut rows = select.query([derivation])?;
+            if let Some(row) = rows.next()? {
+                let column = row.get_ref(0)?.as_blob().unwrap_or_default();
+                let inputs = makers::decode(column).filter_map(|input| u32::try_from(input).ok());
+                level.extend(inputs.filter(|input| seen.put(*input)));
+            }
+        }
+    }
+    let mut select = sql_.prepare_cached("SELECT derivation FROM derivation_outputs WHERE path = ?1")?;
+    let mut needed = Vec::new();
+    let mut fixed = Vec::new();
+    each(sql_, "SELECT f.path FROM fixed_outputs f JOIN items i ON i.path = f.path", |path| {
+        fixed.push(path)
+    })?;
+    for path in fixed {
+        let mut rows = select.query([path])?;
+        while let Some(row) = rows.next()? {
+            if row.get(0).is_ok_and(|derivation| seen.has(derivation)) {
+                needed.push(path);
+                break;
+            }
+        }
+    }
+    Ok(needed)
+}
