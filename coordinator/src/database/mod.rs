@@ -1,5 +1,6 @@
 //! The database: SQLite in WAL mode, one writer that commits many jobs at once, and readers apart from it.
 
+pub(crate) mod fixed;
 pub(crate) mod makers;
 pub mod narinfos;
 mod readers;
@@ -195,7 +196,7 @@ fn migrations() -> Migrations<'static> {
     Migrations::new(vec![
         M::up(include_str!("migrations/1.sql")),
         M::up_with_hook(include_str!("migrations/2.sql"), |tx| Ok(makers::fill(tx)?)),
-        M::up(include_str!("migrations/3.sql")),
+        M::up_with_hook(include_str!("migrations/3.sql"), |tx| Ok(fixed::fill(tx)?)),
     ])
 }
 

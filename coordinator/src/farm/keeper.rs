@@ -16,7 +16,7 @@ use super::intake::{self, NewDerivation};
 use super::recent::Recent;
 use super::sources::{self, NewSource};
 use super::{Tx, paths, sql};
-use crate::database::makers;
+use crate::database::{fixed, makers};
 
 /// How many derivations, and how many sources, are remembered: about 500 bytes for each.
 const MEMORY: usize = 100_000;
@@ -181,7 +181,7 @@ impl Keeper {
             return Ok(false);
         }
         let lacking = inputs.lacking + self.sources(tx, id, &new.sources)?;
-        let outputs = add_outputs(tx, id, new.outputs)?;
+        let (outputs, held) = add_outputs(tx, id, new.outputs)?;
         let mut insert = tx.prepare_cached("INSERT INTO derivation_inputs VALUES (?1, ?2, ?3)")?;
         for (output, maker) in inputs.edges {
             insert.execute([id, output, maker])?;
@@ -201,6 +201,10 @@ impl Keeper {
             makers::encode(inputs.makers),
         ))?;
         tx.prepare_cached("INSERT INTO contents VALUES (?1, ?2)")?.execute((id, new.text))?;
+        for output in held {
+            // From elsewhere, or by another derivation.
+            fixed::note(tx, output)?;
+        }
         self.derivations.put(new.path, Known { id, whole: lacking == 0, outputs });
         Ok(true)
     }
@@ -247,19 +251,27 @@ impl Keeper {
     }
 }
 
+/// Writes the outputs of a derivation; which paths they are, and which of these are held.
 fn add_outputs(
     tx: &Tx<'_>,
     derivation: i64,
     outputs: Vec<(String, StorePath)>,
-) -> Result<Vec<(String, i64)>, Error> {
+) -> Result<(Vec<(String, i64)>, Vec<i64>), Error> {
     let mut insert = tx.prepare_cached("INSERT INTO derivation_outputs VALUES (?1, ?2, ?3)")?;
-    let mut numbered = Vec::with_capacity(outputs.len());
+    let (mut numbered, mut held) = (Vec::with_capacity(outputs.len()), Vec::new());
     for (name, path) in outputs {
-        let (id, _) = paths::new_number(tx, &path, Provided::No)?;
+        let (id, unnamed) = paths::new_number(tx, &path, Provided::No)?;
         insert.execute((derivation, &name, id))?;
+        if !unnamed && is_held(tx, id)? {
+            held.push(id);
+        }
         numbered.push((name, id));
     }
-    Ok(numbered)
+    Ok((numbered, held))
+}
+
+fn is_held(tx: &Tx<'_>, path: i64) -> Result<bool, Error> {
+    Ok(tx.prepare_cached("SELECT 1 FROM items WHERE path = ?1")?.exists([path])?)
 }
 
 /// What is uploaded again has its whole time before it goes.

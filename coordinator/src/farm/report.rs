@@ -14,6 +14,7 @@ use super::events::{self, Kind, Subject};
 use super::plan::Plan;
 use super::requeue::{self, Outcome};
 use super::{Farm, Tx, files, now, paths, retention, sql, unsql, upload};
+use crate::database::fixed;
 
 /// The most bytes of an agent's words that are kept.
 const WORDS: usize = 16 * 1024;
@@ -247,6 +248,7 @@ impl Try {
         let file = upload::file(tx, self.lease, id, path)?
             .ok_or_else(|| Error::Damaged(format!("nothing says where the nar of {path} is")))?;
         files::add(tx, id, &file)?;
+        fixed::note(tx, id)?;
         // It may have been here before, and may have referred to something else.
         retention::forget(tx, id)?;
         for base in refs.lines() {

@@ -11,6 +11,7 @@ use super::run::Trouble;
 use super::said::Said;
 use super::source::{Source, SourceError};
 use super::take::Taken;
+use crate::database::fixed;
 use crate::farm::depend::{self, Provided};
 use crate::farm::error::Error;
 use crate::farm::places::{self, Placed};
@@ -235,6 +236,7 @@ fn keep(tx: &mut Tx<'_>, new: &New) -> Result<Option<i64>, Error> {
             }
         }
     }
+    fixed::note(tx, id)?;
     for reference in &info.references {
         let reference = paths::number(tx, reference)?;
         tx.prepare_cached("INSERT OR IGNORE INTO item_references VALUES (?1, ?2)")?

@@ -99,6 +99,12 @@ const NEVER: &[(&str, &str)] = &[
          WHERE (p.provided = 1) <> EXISTS (SELECT 1 FROM items i WHERE i.path = p.id)",
     ),
     (
+        "a fixed output that is held and is not noted as one, or the other way round",
+        "SELECT p.base FROM paths p WHERE ((p.base GLOB '*-fixed-*' OR p.base GLOB '*-file') \
+           AND EXISTS (SELECT 1 FROM items i WHERE i.path = p.id AND i.kind = 'output')) \
+           <> EXISTS (SELECT 1 FROM fixed_outputs f WHERE f.path = p.id)",
+    ),
+    (
         "a build that succeeded without its outputs",
         "SELECT b.id FROM builds b JOIN derivation_outputs o ON o.derivation = b.derivation \
          WHERE b.state = 'succeeded' AND NOT EXISTS (SELECT 1 FROM items i WHERE i.path = o.path)",

@@ -1,5 +1,6 @@
 //! A farm whose database was made before there were sets goes on where it was.
 
+use drover_store::derivation::{Derivation, Fixed, Output as Made};
 use rusqlite::{Connection, params};
 
 use super::*;
@@ -26,6 +27,29 @@ fn fill(sql: &Connection) -> rusqlite::Result<()> {
          INSERT INTO derivation_sources VALUES (1, 9), (1, 10);
          INSERT INTO derivation_inputs VALUES (2, 5, 1), (3, 5, 1), (4, 6, 2), (4, 7, 3);",
     )?;
+    // A fixed output that was fetched then, and what fixes it.
+    let text = Derivation {
+        outputs: vec![Made {
+            name: "out".to_owned(),
+            path: StorePath::parse_base(&format!("{}-fixed-1", "2".repeat(32))).unwrap(),
+            fixed: Some(Fixed { recursive: true, algorithm: "sha256".to_owned(), hash: vec![7; 32] }),
+        }],
+        inputs: Vec::new(),
+        sources: Vec::new(),
+        system: "x86_64-linux".to_owned(),
+        builder: b"builtin:download".to_vec(),
+        args: Vec::new(),
+        env: Vec::new(),
+    };
+    let text = zstd::encode_all(&text.print()[..], 1).unwrap();
+    sql.execute_batch(&format!(
+        "INSERT INTO paths VALUES (20, '{two}-fixed-1', 1), (21, '{two}-fixed-1.drv', 0);
+         INSERT INTO items VALUES (20, 'output', NULL, x'00', 1, 1, 21, x'00', 1);
+         INSERT INTO derivations VALUES (21, 1, 1, 20, zeroblob(32), 0);
+         INSERT INTO derivation_outputs VALUES (21, 'out', 20);",
+        two = "2".repeat(32),
+    ))?;
+    sql.execute("INSERT INTO contents VALUES (21, ?1)", [text])?;
     for (derivation, lacking) in [(1, 1), (2, 1), (3, 1), (4, 2)] {
         sql.execute(
             "INSERT INTO derivations VALUES (?1, 1, 1, ?2, zeroblob(32), ?3)",
@@ -81,8 +105,13 @@ fn a_database_from_before_there_were_sets_is_taken_over_with_all_that_was_asked_
         let rows = select.query_map([], |row| row.get(0))?;
         Ok(rows.collect::<rusqlite::Result<Vec<Vec<u8>>>>()?)
     });
+    let fixed = farm.database.read_blocking::<_, Error>(|sql| {
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+        Ok(sql.query_row("SELECT path, algorithm, recursive, hash FROM fixed_outputs", [], read)?)
+    });
+    assert_eq!(fixed.unwrap(), (20, "sha256".to_owned(), true, vec![7_u8; 32]));
     let kept: Vec<Vec<i64>> = kept.unwrap().iter().map(|bytes| makers::decode(bytes).collect()).collect();
-    assert_eq!(kept, [vec![], vec![1], vec![1], vec![2, 3]]);
+    assert_eq!(kept, [vec![], vec![1], vec![1], vec![2, 3], vec![]]);
 
     // And it works on: a set wants what is there, as urgently as it says.
     let wanted = StorePath::parse_base(&format!("{}-tool.drv", "1".repeat(32))).unwrap();
