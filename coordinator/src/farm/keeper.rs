@@ -251,12 +251,15 @@ impl Keeper {
     }
 }
 
+/// Outputs by name, with the numbers of their paths.
+type Numbered = Vec<(String, i64)>;
+
 /// Writes the outputs of a derivation; which paths they are, and which of these are held.
 fn add_outputs(
     tx: &Tx<'_>,
     derivation: i64,
     outputs: Vec<(String, StorePath)>,
-) -> Result<(Vec<(String, i64)>, Vec<i64>), Error> {
+) -> Result<(Numbered, Vec<i64>), Error> {
     let mut insert = tx.prepare_cached("INSERT INTO derivation_outputs VALUES (?1, ?2, ?3)")?;
     let (mut numbered, mut held) = (Vec::with_capacity(outputs.len()), Vec::new());
     for (name, path) in outputs {
