@@ -19,8 +19,8 @@ use clap::{Parser, Subcommand};
 pub use args::{
     AgentArgs, AgentCommand, BuildArgs, BuildsArgs, CancelArgs, CheckArgs, Connection, DerivationCommand,
     FetchArgs, Format, HooksArgs, HooksCommand, ImportArgs, ImportCommand, KeyArgs, KeyCommand, LogArgs,
-    MirrorArgs, MirrorCommand, PasswordCommand, SetArgs, SetCommand, ShowArgs, StorageArgs, StorageCommand,
-    SubmitArgs, TermsArgs, TokenCommand,
+    MirrorArgs, MirrorCommand, PasswordCommand, RetentionArgs, SetArgs, SetCommand, ShowArgs, StorageArgs,
+    StorageCommand, SubmitArgs, TermsArgs, TokenCommand,
 };
 pub use exit::{EXITS, Exit};
 
@@ -79,6 +79,9 @@ enum Command {
     /// How full the places are that nars lie in; emptying one
     #[command(after_help = shapes::STORAGE)]
     Storage(StorageArgs),
+    /// What is kept for how long
+    #[command(after_help = shapes::RETENTION)]
+    Retention(RetentionArgs),
     /// The keys that the coordinator signs with
     #[command(after_help = shapes::KEY)]
     Key(KeyArgs),
@@ -131,6 +134,7 @@ fn run(command: Command) -> Exit {
         }
         Command::Hooks(args) => with(args.format.json, |out, _| commands::hooks::run(&args, out)),
         Command::Storage(args) => with(args.format.json, |out, _| commands::storage::run(&args, out)),
+        Command::Retention(args) => with(args.format.json, |out, _| commands::retention::run(&args, out)),
         Command::Key(args) => with(args.format.json, |out, _| commands::key::run(&args, out)),
     }
 }

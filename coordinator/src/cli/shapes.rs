@@ -56,6 +56,10 @@ pub(super) const KEY: &str = r#"JSON: of show {"public_key"}; of list lines of {
   "retired"), "made_at", "signs_from", "signed" narinfos that are published, "may_go_at", "retired_at"}; of rotate
   {"old", "new", "ttl"} and of retire one of these; of generate
   {"secret", "public", "public_key"}; of tls {"key"}"#;
+/// `drover retention`
+pub(super) const RETENTION: &str = r#"JSON: of --estimate {"builds_a_day", "measured", "parts"}, each of parts {"what" (logs, failed-logs, history, events,
+  hook-runs, derivations, paths), "days" (0: never goes), "now", "a_day", "bytes_each", "measured", "steady" (null: grows),
+  "bytes" (of what grows: of a year)}"#;
 /// `drover storage`
 pub(super) const STORAGE: &str = r#"Lines of JSON, one for each place: {"name", "kind" (folder, bucket, adopted), "location", "files", "bytes",
   "capacity", "reserve", "disk_free", "room", "growth_7_days", "growth_30_days" (bytes a day), "full_in_days", "open",

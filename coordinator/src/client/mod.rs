@@ -7,6 +7,7 @@ pub mod builds;
 pub mod check;
 pub mod closure;
 mod error;
+pub mod estimate;
 pub mod fetch;
 pub mod hooks;
 mod http;

@@ -7,8 +7,8 @@ use drover_wire::client::{NewAgent, NewToken, Submission, WaitQuestion};
 use drover_wire::key::{KeyRetirement, KeyRotation};
 use drover_wire::route::Route;
 use drover_wire::route::clients::{
-    AGENT_TOKEN, AGENTS, BLOCKERS, BUILD, BUILDS, CANCEL, DIFF, DROP_SET, HOOK_FAILED, HOOK_RETRY, HOOKS,
-    IMPORT, IMPORTS, ITEM, KEY, KEYS, LOG, MISSING, MISSING_SOURCES, MOVE, NAR, NEW_AGENT, PASSWORD,
+    AGENT_TOKEN, AGENTS, BLOCKERS, BUILD, BUILDS, CANCEL, DIFF, DROP_SET, ESTIMATE, HOOK_FAILED, HOOK_RETRY,
+    HOOKS, IMPORT, IMPORTS, ITEM, KEY, KEYS, LOG, MISSING, MISSING_SOURCES, MOVE, NAR, NEW_AGENT, PASSWORD,
     RETENTION, RETENTION_PLAN, RETENTION_RUN, RETIRE_KEY, ROTATE_KEY, SET, SETS, START_IMPORT, STOP_IMPORT,
     STOP_MOVE, STORAGE, SUBMIT, SUBMIT_SET, UPLOAD, WAIT,
 };
@@ -44,6 +44,7 @@ pub(super) fn handler(route: &Route) -> Option<Mounted> {
         RETENTION => at(route, retention::status),
         RETENTION_PLAN => at(route, retention::plan),
         RETENTION_RUN => at(route, retention::run),
+        ESTIMATE => at(route, estimate),
         IMPORTS => at(route, imports::list),
         START_IMPORT => at(route, imports::start),
         IMPORT => at(route, imports::show),
@@ -135,4 +136,8 @@ async fn retire_key(State(farm): Core, call: Call) -> Answer {
     let key: u64 = call.part("key")?;
     let retirement: KeyRetirement = call.body.json(MESSAGE_LIMIT).await?;
     json(to_its_end(async move { farm.retire_key(key, retirement).await }).await?)
+}
+
+async fn estimate(State(farm): State<Arc<Farm>>) -> Answer {
+    json(farm.estimate_ages().await?)
 }

@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod bundle;
 pub mod client;
+pub mod estimate;
 pub mod hook;
 mod id;
 pub mod import;

@@ -124,6 +124,7 @@ pub mod clients {
         RETENTION Get "/v1/retention" "→ `RetentionStatus`";
         RETENTION_PLAN Post "/v1/retention/plan" "`RetentionQuestion` → `RetentionPlan`";
         RETENTION_RUN Post "/v1/retention/run" "has it looked soon what may go → `RetentionStatus`";
+        ESTIMATE Get "/v1/estimate" "→ `Estimate`: what logs, history and the like will take";
         DIFF Get "/v1/set-diff" "`DiffQuestion` as the query → `SetDiff`";
         IMPORTS Get "/v1/imports" "→ a list of `ImportSummary`, the newest first";
         START_IMPORT Post "/v1/imports" "`NewImport` → `ImportSummary`";

@@ -2,6 +2,7 @@
 
 mod hooks;
 mod import;
+mod retention;
 mod set;
 mod storage;
 
@@ -20,6 +21,7 @@ use crate::config::Config;
 
 pub use hooks::{HooksArgs, HooksCommand};
 pub use import::{ImportArgs, ImportCommand, MirrorArgs, MirrorCommand, TermsArgs};
+pub use retention::RetentionArgs;
 pub use set::{SetArgs, SetCommand, SubmitArgs};
 pub use storage::{StorageArgs, StorageCommand};
 

@@ -5,6 +5,7 @@
 //! off anywhere: what a batch decides, it decides from what is there at that time.
 
 mod derivations;
+mod estimate;
 
 mod history;
 mod logs;

@@ -262,3 +262,29 @@ fn runs_of_hooks_that_were_given_up_go_and_those_that_wait_do_not() {
     assert_eq!(world.farm().age_at(now()).unwrap().hook_runs, 2);
     assert_eq!(world.count("hook_runs"), 1);
 }
+
+#[test]
+fn an_estimate_has_the_pace_of_the_farm_or_says_that_it_is_assumed() {
+    let world = World::with(|_| {});
+    let estimate = || world.runtime.block_on(world.farm().estimate_ages()).unwrap();
+    let assumed = estimate();
+    assert!(!assumed.measured && assumed.builds_a_day == 10_000.0);
+    let ending = assumed.parts.iter().filter(|part| part.steady.is_some());
+    let bytes: u64 = ending.map(|part| part.bytes).sum();
+    assert!(bytes < 40 << 30, "a farm of 10,000 builds a day is to stay under control: {bytes}");
+    world.write(|tx| {
+        let insert = "INSERT INTO builds (uuid, derivation, target, platform, state, priority, missing, submitted_at, ended_at) \
+                      SELECT randomblob(16), id, target, platform, 'failed', 0, 0, ?1, ?1 FROM derivations LIMIT 1";
+        let start = super::super::sql(now() - 10 * DAY);
+        for n in 0..200 {
+            tx.execute(insert, [start + n])?;
+        }
+        Ok(())
+    });
+    let measured = estimate();
+    assert!(measured.measured && (measured.builds_a_day - 20.0).abs() < 0.1, "{}", measured.builds_a_day);
+    let history =
+        measured.parts.iter().find(|part| part.what == drover_wire::estimate::Noted::History).unwrap();
+    let steady = history.steady.unwrap();
+    assert!(history.now == 200 && (3_590..=3_600).contains(&steady), "{steady}");
+}
