@@ -29,8 +29,9 @@ impl BucketServer {
     #[must_use]
     pub fn start(test: &str) -> Option<Self> {
         let program = std::env::var_os("DROVER_MOTO").unwrap_or_else(|| OsString::from("moto_server"));
-        let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
-            .any(|folder| folder.join(&program).is_file());
+        let found = Path::new(&program).is_file()
+            || std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+                .any(|folder| folder.join(&program).is_file());
         if !found {
             skipped(test, "there is no moto_server; `pip install 'moto[s3,server]'` has it");
             return None;

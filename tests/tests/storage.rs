@@ -1,5 +1,6 @@
 //! Nars in folders and buckets: full, far away, being emptied, and killed in the midst of it. Nothing is lost, and nothing
 //! that is not whole is given to anybody.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;
 
@@ -180,7 +181,7 @@ fn a_build_waits_for_room_and_goes_on_when_there_is_some() {
     });
     let near = place(&farm, "near");
     assert!(near.bytes <= 6_000_000, "{near:?}");
-    assert_eq!(near.capacity, Some(6_000_000));
+    assert!(near.capacity.is_some_and(|capacity| (5_999_000..=6_000_000).contains(&capacity)));
 
     farm.coordinator.kill();
     configure(folder.path(), &with(60_000_000));
@@ -247,7 +248,8 @@ fn what_is_asked_of_places_in_a_wrong_way_is_said_in_words() {
         (&["storage", "move", "state"], "no other that nars could go to"),
         (&["storage", "move", "state", "state"], "into itself"),
         (&["storage", "move", "state", "--stop"], "not being emptied"),
-        (&["storage", "move", "a/../b"], "there is no place"),
+        (&["storage", "move", "a/../b"], "letters, digits, dots and dashes"),
+        (&["storage", "move", "state", "two", "--stop"], "cannot be used with"),
     ] {
         let output = farm.drover(words_given.iter().copied());
         assert!(!output.status.success(), "{words_given:?}");

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 pub use hooks::{Hook, HookConfig, Task};
 pub use options::{Config, Options};
-pub use places::{BucketConfig, Gib, Location, PlaceConfig, Placement, STATE_PLACE, location};
+pub use places::{BucketConfig, Gib, Location, PlaceConfig, Placement, STATE_PLACE, is_place_name, location};
 pub use retention::{Ages, Pattern, RetentionConfig, Rule, SetRule};
 pub use tls::TlsListener;
 

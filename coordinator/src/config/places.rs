@@ -209,12 +209,18 @@ impl PlaceConfig {
     }
 }
 
+/// Whether a place can be called so.
+#[must_use]
+pub fn is_place_name(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    (1..=60).contains(&text.len()) && text.chars().all(fits) && text.chars().any(|c| c != '.')
+}
+
 /// Whether these can be places together.
 pub(super) fn check(places: &[PlaceConfig]) -> Result<(), ConfigError> {
     let bad = |value: String, reason| ConfigError::Value { option: "places", value, reason };
     for (n, place) in places.iter().enumerate() {
-        let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        if place.name.is_empty() || place.name.len() > 60 || !place.name.chars().all(fits) {
+        if !is_place_name(&place.name) {
             let reason = "each wants a name, of letters, digits, dots and dashes";
             return Err(bad(format!("“{}”", place.name), reason));
         }
