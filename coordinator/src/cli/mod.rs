@@ -19,8 +19,8 @@ use clap::{Parser, Subcommand};
 pub use args::{
     AgentArgs, AgentCommand, BuildArgs, BuildsArgs, CancelArgs, CheckArgs, Connection, DerivationCommand,
     FetchArgs, Format, HooksArgs, HooksCommand, ImportArgs, ImportCommand, KeyArgs, KeyCommand, LogArgs,
-    MirrorArgs, MirrorCommand, PasswordCommand, RetentionArgs, SetArgs, SetCommand, ShowArgs, StorageArgs,
-    StorageCommand, SubmitArgs, TermsArgs, TokenCommand,
+    MirrorArgs, MirrorCommand, PasswordCommand, RetentionArgs, RetentionCommand, SetArgs, SetCommand,
+    ShowArgs, StorageArgs, StorageCommand, SubmitArgs, TermsArgs, TokenCommand,
 };
 pub use exit::{EXITS, Exit};
 
@@ -79,8 +79,8 @@ enum Command {
     /// How full the places are that nars lie in; emptying one
     #[command(after_help = shapes::STORAGE)]
     Storage(StorageArgs),
-    /// What is kept for how long
-    #[command(after_help = shapes::RETENTION)]
+    /// What is kept for how long: what would go, why something stays, and how far removal has come
+    #[command(after_help = format!("{}\n\n{}", args::RETENTION, shapes::RETENTION))]
     Retention(RetentionArgs),
     /// The keys that the coordinator signs with
     #[command(after_help = shapes::KEY)]

@@ -51,15 +51,18 @@ pub(super) const CHECK: &str = r#"Lines of JSON: {"event": "problem", "path", "p
 pub(super) const HOOKS: &str = r#"Lines of JSON: {"hook", "kind" (null: not configured any more), "on", "enabled", "waiting" (with those that run),
   "running", "failed", "last_error"}; of failed {"failed", "runs"}, each of runs {"event", "build" or "item", "tries",
   "queued_at", "error"}; of retry {"runs"}"#;
+/// `drover retention`
+pub(super) const RETENTION: &str = r#"JSON: {"removes", "kept", "others", "fixed_outputs", "revisions", "why"}; each of kept is {"reason", "items", "bytes"};
+  each of why {"path", "fate" (kept, goes, not-held), "ground", "way", "row", "build", "due"}; of run and status
+  {"removes", "running", "runs", "last", "announced", "withdrawn", "next_due"}; of --estimate {"builds_a_day",
+  "measured", "parts"}, each of parts {"what" (logs, failed-logs, history, events, hook-runs, derivations, paths),
+  "days" (0: never goes), "now", "a_day", "bytes_each", "measured", "steady" (null: grows), "bytes" (of what grows: of
+  a year)}"#;
 /// `drover key`
 pub(super) const KEY: &str = r#"JSON: of show {"public_key"}; of list lines of {"key", "public_key", "state" ("signs", "next", "signed" or
   "retired"), "made_at", "signs_from", "signed" narinfos that are published, "may_go_at", "retired_at"}; of rotate
   {"old", "new", "ttl"} and of retire one of these; of generate
   {"secret", "public", "public_key"}; of tls {"key"}"#;
-/// `drover retention`
-pub(super) const RETENTION: &str = r#"JSON: of --estimate {"builds_a_day", "measured", "parts"}, each of parts {"what" (logs, failed-logs, history, events,
-  hook-runs, derivations, paths), "days" (0: never goes), "now", "a_day", "bytes_each", "measured", "steady" (null: grows),
-  "bytes" (of what grows: of a year)}"#;
 /// `drover storage`
 pub(super) const STORAGE: &str = r#"Lines of JSON, one for each place: {"name", "kind" (folder, bucket, adopted), "location", "files", "bytes",
   "capacity", "reserve", "disk_free", "room", "growth_7_days", "growth_30_days" (bytes a day), "full_in_days", "open",

@@ -16,6 +16,7 @@ pub mod keys;
 mod lacks;
 pub mod log;
 mod pipe;
+pub mod retention;
 mod retry;
 pub mod rows;
 pub mod sets;

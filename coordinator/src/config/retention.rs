@@ -33,8 +33,8 @@ impl Default for RetentionConfig {
     fn default() -> Self {
         Self {
             sets: Vec::new(),
-            sources: Rule { days: 365, elsewhere: Vec::new() },
-            others: Rule { days: 30, elsewhere: Vec::new() },
+            sources: Rule { days: 365 },
+            others: Rule { days: 30 },
             sweep_hours: 24,
             ages: Ages::default(),
         }
@@ -56,9 +56,6 @@ pub struct SetRule {
     /// Whether what was needed to build the outputs is kept, too, all the way down.
     #[serde(default)]
     pub build_inputs: bool,
-    /// Servers: what one of them has, the very same, need not be kept here.
-    #[serde(default)]
-    pub elsewhere: Vec<String>,
 }
 
 impl Default for SetRule {
@@ -68,7 +65,6 @@ impl Default for SetRule {
             keep_revisions: keep_revisions(),
             keep_days: keep_days(),
             build_inputs: false,
-            elsewhere: Vec::new(),
         }
     }
 }
@@ -88,9 +84,6 @@ pub struct Rule {
     /// For how many days: of fixed outputs since something that is kept last needed them, of others since they came or
     /// were asked for.
     pub days: u64,
-    /// Servers: what one of them has, the very same, need not be kept here.
-    #[serde(default)]
-    pub elsewhere: Vec<String>,
 }
 
 /// A pattern of names: `*` stands for any letters, `?` for one.
@@ -176,14 +169,6 @@ impl RetentionConfig {
                 return bad(option, days.to_string(), "it must be at most 365000, which is a thousand years");
             }
         }
-        let of_sets = self.sets.iter().flat_map(|rule| &rule.elsewhere);
-        for server in of_sets.chain(&self.sources.elsewhere).chain(&self.others.elsewhere) {
-            let known = server.starts_with("http://") || server.starts_with("https://");
-            if !known || server.parse::<axum::http::Uri>().is_err() {
-                let reason = "each must be an address such as https://bordeaux.guix.gnu.org";
-                return bad("retention.….elsewhere", server.clone(), reason);
-            }
-        }
         Ok(())
     }
 
@@ -241,7 +226,6 @@ mod tests {
             ("[[sets]]\nnames = 'a'\nkeep-revisions = 0\n", "retention.sets.keep-revisions"),
             ("[[sets]]\nnames = 'a'\nkeep-days = 999999999\n", "retention.sets.keep-days"),
             ("sweep-hours = 0\n", "retention.sweep-hours"),
-            ("[others]\ndays = 1\nelsewhere = ['ci.guix.gnu.org']\n", "retention.….elsewhere"),
         ] {
             let error = read(text).check().unwrap_err().to_string();
             assert!(error.contains(option), "{text}: {error}");

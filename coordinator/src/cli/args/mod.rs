@@ -21,7 +21,8 @@ use crate::config::Config;
 
 pub use hooks::{HooksArgs, HooksCommand};
 pub use import::{ImportArgs, ImportCommand, MirrorArgs, MirrorCommand, TermsArgs};
-pub use retention::RetentionArgs;
+pub(super) use retention::RETENTION;
+pub use retention::{RetentionArgs, RetentionCommand};
 pub use set::{SetArgs, SetCommand, SubmitArgs};
 pub use storage::{StorageArgs, StorageCommand};
 

@@ -234,14 +234,6 @@ CREATE TABLE needed (
     at   INTEGER NOT NULL
 ) STRICT;
 
--- Servers that have the very same as an item here. removed: it was removed here for that; whoever asks is sent there.
-CREATE TABLE elsewhere (
-    path       INTEGER PRIMARY KEY,
-    server     TEXT NOT NULL,
-    checked_at INTEGER NOT NULL,
-    removed    INTEGER NOT NULL DEFAULT 0
-) STRICT;
-
 -- What is taken over from elsewhere. options: JSON. cursor: where to go on, in the importer's own words.
 CREATE TABLE imports (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,

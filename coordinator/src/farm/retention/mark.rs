@@ -51,29 +51,21 @@ pub(super) fn mark(
     }
     let mut wanted = Bits::new(paths(sql_)?);
     let sets = revisions::kept(sql_, config, at)?;
-    // What is kept whoever has it goes first: a reason that holds only as long as no other server has it comes last.
-    for conditional in [false, true] {
-        let is = |reason: Reason| reason.elsewhere(config).is_empty() != conditional;
-        if !conditional {
-            for question in OPEN_BUILDS {
-                walk.start_with(question, Reason::Builds)?;
-            }
-            walk.run(Reason::Builds)?;
-            walk.start_with(&asked(at.saturating_sub(days(config.others.days))), Reason::Asked)?;
-            walk.run(Reason::Asked)?;
-        }
-        for kept in sets.iter().filter(|kept| is(kept.reason)) {
-            outputs(sql_, &mut walk, kept, &mut wanted)?;
-            walk.run(kept.reason)?;
-        }
-        if is(Reason::Others) {
-            let since = sql(at.saturating_sub(days(config.others.days)));
-            let young = "SELECT i.path FROM items i WHERE i.added_at > {} AND i.kind = 'output' \
-                         AND NOT EXISTS (SELECT 1 FROM fixed_outputs f WHERE f.path = i.path)";
-            walk.start_with(&young.replace("{}", &since.to_string()), Reason::Others)?;
-            walk.run(Reason::Others)?;
-        }
+    for question in OPEN_BUILDS {
+        walk.start_with(question, Reason::Builds)?;
     }
+    walk.run(Reason::Builds)?;
+    walk.start_with(&asked(at.saturating_sub(days(config.others.days))), Reason::Asked)?;
+    walk.run(Reason::Asked)?;
+    for kept in &sets {
+        outputs(sql_, &mut walk, kept, &mut wanted)?;
+        walk.run(kept.reason)?;
+    }
+    let since = sql(at.saturating_sub(days(config.others.days)));
+    let young = "SELECT i.path FROM items i WHERE i.added_at > {} AND i.kind = 'output' \
+                 AND NOT EXISTS (SELECT 1 FROM fixed_outputs f WHERE f.path = i.path)";
+    walk.start_with(&young.replace("{}", &since.to_string()), Reason::Others)?;
+    walk.run(Reason::Others)?;
     let needed = needed(sql_, &wanted)?;
     for path in &needed {
         walk.start(*path, Reason::Sources, None);

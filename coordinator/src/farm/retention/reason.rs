@@ -65,16 +65,6 @@ impl Reason {
         }
     }
 
-    /// The servers of which one may have it instead.
-    pub(super) fn elsewhere(self, config: &RetentionConfig) -> &[String] {
-        match self {
-            Self::Rule(place) => config.sets.get(usize::from(place)).map_or(&[], |rule| &rule.elsewhere),
-            Self::Sources => &config.sources.elsewhere,
-            Self::Others => &config.others.elsewhere,
-            _ => &[],
-        }
-    }
-
     /// As it is told to clients.
     pub(super) fn ground(self, config: &RetentionConfig) -> Ground {
         match self {

@@ -55,11 +55,7 @@ pub(in crate::farm) fn rescue_for_build(tx: &mut Tx<'_>, derivation: i64) -> Res
 
 /// What was known of an item that was here before, and is about to be another one.
 pub(in crate::farm) fn forget(tx: &Tx<'_>, item: i64) -> Result<(), Error> {
-    for delete in [
-        "DELETE FROM item_references WHERE item = ?1",
-        "DELETE FROM elsewhere WHERE path = ?1",
-        "DELETE FROM removals WHERE path = ?1",
-    ] {
+    for delete in ["DELETE FROM item_references WHERE item = ?1", "DELETE FROM removals WHERE path = ?1"] {
         tx.prepare_cached(delete)?.execute([item])?;
     }
     Ok(())
