@@ -15,6 +15,7 @@ pub mod herd;
 pub mod http;
 pub mod load;
 pub mod proxy;
+pub mod public;
 pub mod random;
 pub mod service;
 pub mod shelf;

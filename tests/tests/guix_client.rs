@@ -1,0 +1,155 @@
+//! Guix itself as a client of what the farm publishes: what agents built elsewhere is installed, counted and compared, and
+//! what is not as it should be is refused.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+
+use drover_store::path::StorePath;
+use drover_tests::farm::{Farm, words};
+use drover_tests::graph::{Graph, Made, Recipe};
+use drover_tests::ground::{self, Ground};
+use drover_tests::public::{Public, authorize};
+use drover_tests::service::Service;
+
+/// A farm that has built and published a program with what it refers to.
+// In the order in which they end: the farm's folder, in which the others are, goes last.
+struct Built {
+    _agent: Service,
+    builder: Ground,
+    public: Public,
+    library: Made,
+    program: Made,
+    farm: Farm,
+}
+
+/// Digits that do not compress, so that a changed byte of the file is a changed byte of the contents.
+const NOISE: &str = "n=0; while [ $n -lt 400 ]; do echo $n | sha256sum; n=$((n + 1)); done";
+
+impl Built {
+    fn new(name: &str) -> Self {
+        let mut graph = Graph::new(name).unwrap();
+        let library = Recipe::new("library", format!("mkdir $out; {{ {NOISE}; }} >$out/library"));
+        let library = graph.add(library).unwrap();
+        let script = "mkdir -p $out/bin; { echo \"$inputs $out\"; cat $inputs/library; } >$out/bin/program; ln -s program $out/bin/other";
+        let program = graph.add(Recipe::new("program", script).input(&library)).unwrap();
+        let farm = Farm::start();
+        let builder = farm.ground("builder");
+        let agent = farm.agent("builder", &builder, 1);
+        let builds = farm.client.submit(&graph, &[&program]);
+        farm.client.wait_success(&builds);
+        let public = Public::of(&farm);
+        public.wait_for(&[library.out(), program.out()]);
+        Self { _agent: agent, builder, public, library, program, farm }
+    }
+
+    /// A machine that has nothing of it, and knows no key.
+    fn client(&self, name: &str) -> Ground {
+        Ground::start_with_network(&self.farm.dir().join(name))
+    }
+
+    /// What `drover key show` prints.
+    fn key(&self) -> String {
+        let output = self.farm.drover(["key", "show"]);
+        assert!(output.status.success(), "{}", words(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The file of an item's nar.
+    fn nar(&self, path: &StorePath) -> std::path::PathBuf {
+        let base = path.base_name();
+        self.farm.state().join("nars").join(&base[..2]).join(format!("{base}.nar.zst"))
+    }
+}
+
+#[test]
+fn what_agents_built_is_installed_by_guix_counted_and_the_same() {
+    if !ground::available("Guix as a client") {
+        return;
+    }
+    let built = Built::new("installed");
+    let (library, program) = (built.library.out(), built.program.out());
+    let client = built.client("client");
+    authorize(&client, &built.key());
+    let output = built.public.install(&client, program);
+    assert!(output.status.success(), "{}", words(&output));
+    assert!(client.has(library) && client.has(program));
+    for file in ["bin/program", "bin/other"] {
+        let read = |ground: &Ground| fs::read(ground.item(program).join(file)).unwrap();
+        assert_eq!(read(&client), read(&built.builder));
+    }
+    let output = client.run(&["guix", "gc", "--verify=contents"]);
+    assert!(output.status.success(), "{}", words(&output));
+    let output = client.run(&["guix", "gc", "--references", program.as_str()]);
+    let references = String::from_utf8(output.stdout).unwrap();
+    assert!(references.contains(library.as_str()) && references.contains(program.as_str()), "{references}");
+
+    // What was built there and what is served here are the same.
+    let output = built.builder.run(&[
+        "guix",
+        "challenge",
+        &built.public.flag(),
+        "--verbose",
+        program.as_str(),
+        library.as_str(),
+    ]);
+    let said = words(&output);
+    assert!(output.status.success() && said.contains("2 (100.0%) were identical"), "{said}");
+
+    // The builder's store has the derivation; a manifest may name it like a package.
+    let manifest = built.builder.dir.join("manifest.scm");
+    let entry = |made: &Made| {
+        let file = made.path.as_str();
+        format!(
+            "(manifest-entry (name \"{}\") (version \"1\") (item (read-derivation-from-file \"{file}\")))",
+            made.path.derivation_name()
+        )
+    };
+    let text = format!(
+        "(use-modules (guix profiles) (guix derivations))\n(manifest (list {} {}))\n",
+        entry(&built.library),
+        entry(&built.program)
+    );
+    fs::write(&manifest, text).unwrap();
+    let named = format!("--manifest={}", manifest.display());
+    let output = built.builder.run(&["guix", "weather", &built.public.flag(), &named]);
+    let said = words(&output);
+    assert!(said.contains("100.0% substitutes available (2 out of 2)"), "{said}");
+}
+
+#[test]
+fn a_nar_with_one_flipped_byte_is_refused_by_guix() {
+    if !ground::available("a flipped byte") {
+        return;
+    }
+    let built = Built::new("flipped");
+    let client = built.client("client");
+    authorize(&client, &built.key());
+    let file = built.nar(built.library.out());
+    let mut bytes = fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let output = built.public.install(&client, built.program.out());
+    assert!(!output.status.success(), "{}", words(&output));
+    assert!(!client.has(built.library.out()) && !client.has(built.program.out()));
+}
+
+#[test]
+fn a_key_that_was_not_authorized_is_refused_by_guix() {
+    if !ground::available("a strange key") {
+        return;
+    }
+    let built = Built::new("strange");
+    let client = built.client("client");
+    let output = built.public.install(&client, built.program.out());
+    assert!(!output.status.success(), "{}", words(&output));
+    assert!(!client.has(built.program.out()));
+    // Nor is one that does not belong to it.
+    let secret = client.dir.join("other.sec");
+    let output = built.farm.drover(["key".into(), "generate".into(), secret.clone().into_os_string()]);
+    assert!(output.status.success(), "{}", words(&output));
+    authorize(&client, &fs::read_to_string(secret.with_extension("pub")).unwrap());
+    let output = built.public.install(&client, built.program.out());
+    assert!(!output.status.success(), "{}", words(&output));
+    assert!(!client.has(built.program.out()));
+}
