@@ -57,6 +57,8 @@ pub struct ShownNar {
     pub path: StorePath,
     /// The SHA-256 of its nar.
     pub nar_hash: Sha256Hash,
+    /// The bytes of its nar, uncompressed.
+    pub nar_size: u64,
     /// How it is compressed there.
     pub compression: Compression,
     /// Where it is.
@@ -82,7 +84,7 @@ impl Farm {
             Ok(select.query_row((&from, &to), |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
         })?;
         let Some((narinfo, until)) = found else { return Ok(None) };
-        Ok(Some(self.shown(publish::text(narinfo)?.into(), until)))
+        Ok(Some(self.shown(publish::served(narinfo)?.into(), until)))
     }
 
     /// Where the nar of a published item is, compressed like this.
@@ -191,15 +193,17 @@ impl Farm {
         path: &StorePath,
         compression: Compression,
     ) -> Result<Option<Shown<ShownNar>>, Error> {
-        let found: Option<(Sha256Hash, Option<i64>)> = sql
+        let found: Option<(Sha256Hash, Option<i64>, i64)> = sql
             .prepare_cached(
-                "SELECT i.nar_hash, u.until FROM published u CROSS JOIN items i ON i.path = u.path WHERE u.path = ?1",
+                "SELECT i.nar_hash, u.until, i.nar_size FROM published u CROSS JOIN items i ON i.path = u.path \
+                 WHERE u.path = ?1",
             )?
-            .query_row([id], |row| Ok((paths::hash(row, 0)?, row.get(1)?)))
+            .query_row([id], |row| Ok((paths::hash(row, 0)?, row.get(1)?, row.get(2)?)))
             .optional()?;
-        let Some((nar_hash, until)) = found else { return Ok(None) };
+        let Some((nar_hash, until, nar_size)) = found else { return Ok(None) };
+        let nar_size = unsql(nar_size);
         let Some(place) = Self::nar_place(sql, id, compression)? else { return Ok(None) };
-        Ok(Some(self.shown(ShownNar { path: path.clone(), nar_hash, compression, place }, until)))
+        Ok(Some(self.shown(ShownNar { path: path.clone(), nar_hash, nar_size, compression, place }, until)))
     }
 
     /// Nobody may believe in it for longer than was promised, or after it is withdrawn, if that was announced.

@@ -41,6 +41,15 @@ fn narinfo(path: &StorePath) -> String {
     format!("StorePath: {path}\n")
 }
 
+/// Waits until the hook has published it.
+fn wait_published(house: &House, path: &StorePath) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while house.stranger().get(&narinfo_path(path)).status != 200 {
+        assert!(std::time::Instant::now() < deadline, "{path} is not published");
+        std::thread::yield_now();
+    }
+}
+
 /// Something that can only be kept, never published.
 fn private(name: &str) -> Made {
     derivation_with(name, &[], &[("allowSubstitutes", "0")])
@@ -136,6 +145,29 @@ fn a_published_nar_is_served_whole_and_in_part() {
         // There is no other compression of it.
         assert_eq!(stranger.get(&public::NAR.path(&[&"lzip", &made.out.base_name()])).status, 404);
     }
+}
+
+#[test]
+fn a_client_that_does_not_know_zstd_has_the_nar_uncompressed() {
+    let house = house();
+    let made = derivation("made", &[]);
+    let nar = zstd::decode_all(&build(&house, &made, &noise(1 << 20))[..]).unwrap();
+    let path = public::NAR.path(&[&"none", &made.out.base_name()]);
+    wait_published(&house, &made.out);
+    let told = house.stranger().get(&narinfo_path(&made.out));
+    let told = String::from_utf8(told.body).unwrap();
+    let plain =
+        format!("URL: nar/none/{}\nCompression: none\nFileSize: {}\n", made.out.base_name(), nar.len());
+    assert!(told.ends_with(&plain), "{told}");
+    assert!(told.find("Signature: ") < told.find("URL: nar/zstd/"), "{told}");
+    let whole = house.stranger().get(&path);
+    assert_eq!((whole.status, whole.header("content-length")), (200, &*nar.len().to_string()));
+    assert!(whole.body == nar);
+    assert_eq!(whole.headers["cache-control"], HIT);
+    let head = ask(&house.stranger(), "HEAD", &path, &[]);
+    assert_eq!((head.header("content-length"), head.body.len()), (&*nar.len().to_string(), 0));
+    let known = ask(&house.stranger(), "GET", &path, &[("if-none-match", whole.header("etag"))]);
+    assert_eq!((known.status, known.body.len()), (304, 0));
 }
 
 #[test]

@@ -21,6 +21,21 @@ pub(in crate::farm) fn text(packed: Vec<u8>) -> Result<String, Error> {
     narinfos::text(packed).ok_or_else(damaged)
 }
 
+/// The text of a narinfo as it is sent: clients that know no compression that the nar is kept in can have it
+/// uncompressed, which is done on its way out.
+pub(in crate::farm) fn served(packed: Vec<u8>) -> Result<String, Error> {
+    let mut text = text(packed)?;
+    let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
+    let plain = match (value("StorePath: /gnu/store/"), value("NarSize: "), value("Compression: none")) {
+        (Some(base), Some(size), None) => {
+            format!("URL: nar/none/{base}\nCompression: none\nFileSize: {size}\n")
+        }
+        _ => return Ok(text),
+    };
+    text.push_str(&plain);
+    Ok(text)
+}
+
 /// What is known of an item before it is signed.
 pub(super) struct Unsigned {
     pub(super) info: NarInfo,

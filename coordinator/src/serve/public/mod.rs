@@ -6,6 +6,7 @@
 
 mod contents;
 mod log;
+mod plain;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,7 +73,12 @@ async fn nar(State(farm): Core, parts: Parts<(String, String)>, headers: HeaderM
     let Ok(Path((compression, item))) = parts else { return Ok(nothing(&farm)) };
     let named = (compression.parse::<Compression>(), StorePath::parse_base(&item));
     let (Ok(compression), Ok(path)) = named else { return Ok(nothing(&farm)) };
-    let Some(shown) = farm.shown_nar(&path, compression)? else { return Ok(nothing(&farm)) };
+    let Some(shown) = farm.shown_nar(&path, compression)? else {
+        return match compression {
+            Compression::None => plain::nar(&farm, &path, &headers).await,
+            _ => Ok(nothing(&farm)),
+        };
+    };
     let (size, nar) = (shown.what.place.size(), shown.what);
     let content = Content {
         what: &format!("the nar of {path}"),
