@@ -20,7 +20,7 @@ pub use args::{
     AgentArgs, AgentCommand, BuildArgs, BuildsArgs, CancelArgs, CheckArgs, Connection, DerivationCommand,
     FetchArgs, Format, HooksArgs, HooksCommand, ImportArgs, ImportCommand, KeyArgs, KeyCommand, LogArgs,
     MirrorArgs, MirrorCommand, PasswordCommand, RetentionArgs, RetentionCommand, SetArgs, SetCommand,
-    ShowArgs, StorageArgs, StorageCommand, SubmitArgs, TermsArgs, TokenCommand,
+    ShowArgs, SourcesArgs, StorageArgs, StorageCommand, SubmitArgs, TermsArgs, TokenCommand,
 };
 pub use exit::{EXITS, Exit};
 
@@ -82,6 +82,9 @@ enum Command {
     /// What is kept for how long: what would go, why something stays, and how far removal has come
     #[command(after_help = format!("{}\n\n{}", args::RETENTION, shapes::RETENTION))]
     Retention(RetentionArgs),
+    /// Sources that were fetched, and whether their upstreams vanished or changed
+    #[command(after_help = shapes::SOURCES)]
+    Sources(SourcesArgs),
     /// The keys that the coordinator signs with
     #[command(after_help = shapes::KEY)]
     Key(KeyArgs),
@@ -135,6 +138,7 @@ fn run(command: Command) -> Exit {
         Command::Hooks(args) => with(args.format.json, |out, _| commands::hooks::run(&args, out)),
         Command::Storage(args) => with(args.format.json, |out, _| commands::storage::run(&args, out)),
         Command::Retention(args) => with(args.format.json, |out, _| commands::retention::run(&args, out)),
+        Command::Sources(args) => with(args.format.json, |out, _| commands::sources::run(&args, out)),
         Command::Key(args) => with(args.format.json, |out, _| commands::key::run(&args, out)),
     }
 }

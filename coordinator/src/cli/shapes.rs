@@ -68,3 +68,7 @@ pub(super) const STORAGE: &str = r#"Lines of JSON, one for each place: {"name", 
   "capacity", "reserve", "disk_free", "room", "growth_7_days", "growth_30_days" (bytes a day), "full_in_days", "open",
   "moving": {"to", "started_at", "moved", "moved_bytes", "failed", "error", "ended_at"} or null}; amounts are bytes,
   null where there is no limit; times are milliseconds since 1970"#;
+
+/// `drover sources`
+pub(super) const SOURCES: &str = r#"Lines of JSON, one for each source: {"path", "held", "hash" (sha256:…, r:sha256:… of a nar), "urls",
+  "state" (unchecked, there, vanished, changed, unknown), "checked_at", "detail"}; times are milliseconds since 1970"#;

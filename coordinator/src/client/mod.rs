@@ -20,6 +20,7 @@ pub mod retention;
 mod retry;
 pub mod rows;
 pub mod sets;
+pub mod sources;
 pub mod storage;
 mod token;
 pub mod upload;

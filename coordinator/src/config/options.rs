@@ -104,6 +104,9 @@ options! {
     #[arg(value_name = "SECONDS")]
     narinfo_miss_seconds: u64 = 60, "60",
         "How long clients may believe that something cannot be had here";
+    #[arg(value_name = "DAYS")]
+    sources_check_days: u64 = 90, "90",
+        "How many days it takes to see for every source that was fetched whether it is still there; 0 for never";
     #[arg(value_name = "SECONDS")]
     lease_seconds: u64 = 900, "900",
         "How long an agent that is not heard of keeps its builds";

@@ -48,6 +48,7 @@ mod sources;
 mod submit;
 mod sweep;
 mod upload;
+mod upstreams;
 mod wants;
 
 use std::sync::Arc;
@@ -122,6 +123,7 @@ pub struct Farm {
     keys: keys::Keys,
     hooks: hooks::Hooks,
     substitutes: Substitutes,
+    upstreams: upstreams::Upstreams,
     imports: import::Imports,
     moves: moves::Wake,
     sweeps: Arc<retention::Sweeps>,
@@ -164,6 +166,7 @@ impl Farm {
             keys,
             hooks,
             substitutes,
+            upstreams: upstreams::Upstreams::default(),
             imports: import::Imports::default(),
             moves,
             sweeps: Arc::default(),

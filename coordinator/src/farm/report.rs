@@ -13,7 +13,7 @@ use super::error::Error;
 use super::events::{self, Kind, Subject};
 use super::plan::Plan;
 use super::requeue::{self, Outcome};
-use super::{Farm, Tx, files, now, paths, retention, sql, unsql, upload};
+use super::{Farm, Tx, files, now, paths, retention, sql, unsql, upload, upstreams};
 use crate::database::fixed;
 
 /// The most bytes of an agent's words that are kept.
@@ -162,6 +162,7 @@ impl Try {
                 } else {
                     why
                 };
+                upstreams::failed(tx, self.build, &why)?;
                 self.end(tx, BuildState::Failed, Some(&why))
             }
             Report::TimedOut { limit, message } => {

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::error::Error;
 use super::lease::Lease;
-use super::{Farm, ages, hooks, import, now, paths, publish, requeue, retention, sql};
+use super::{Farm, ages, hooks, import, now, paths, publish, requeue, retention, sql, upstreams};
 use crate::storage::pack_log;
 
 /// How often it is looked for leases that ran out, at most; short leases are looked at more often.
@@ -25,6 +25,7 @@ impl Farm {
         hooks::start(self);
         ages::start(self);
         retention::start(self);
+        upstreams::start(self);
         let farm = Arc::downgrade(self);
         let mut stopping = self.stopping();
         let pause = LOOK_EVERY.min(Duration::from_secs(self.config.lease_seconds) / 8);

@@ -7,10 +7,10 @@ use drover_wire::client::{NewAgent, NewToken, Submission, WaitQuestion};
 use drover_wire::key::{KeyRetirement, KeyRotation};
 use drover_wire::route::Route;
 use drover_wire::route::clients::{
-    AGENT_TOKEN, AGENTS, BLOCKERS, BUILD, BUILDS, CANCEL, DIFF, DROP_SET, ESTIMATE, HOOK_FAILED, HOOK_RETRY,
-    HOOKS, IMPORT, IMPORTS, ITEM, KEY, KEYS, LOG, MISSING, MISSING_SOURCES, MOVE, NAR, NEW_AGENT, PASSWORD,
-    RETENTION, RETENTION_PLAN, RETENTION_RUN, RETIRE_KEY, ROTATE_KEY, SET, SETS, START_IMPORT, STOP_IMPORT,
-    STOP_MOVE, STORAGE, SUBMIT, SUBMIT_SET, UPLOAD, WAIT,
+    AGENT_TOKEN, AGENTS, BLOCKERS, BUILD, BUILDS, CANCEL, CHECK_SOURCE, DIFF, DROP_SET, ESTIMATE,
+    HOOK_FAILED, HOOK_RETRY, HOOKS, IMPORT, IMPORTS, ITEM, KEY, KEYS, LOG, MISSING, MISSING_SOURCES, MOVE,
+    NAR, NEW_AGENT, PASSWORD, RETENTION, RETENTION_PLAN, RETENTION_RUN, RETIRE_KEY, ROTATE_KEY, SET, SETS,
+    SOURCES, START_IMPORT, STOP_IMPORT, STOP_MOVE, STORAGE, SUBMIT, SUBMIT_SET, UPLOAD, WAIT,
 };
 use drover_wire::{AgentId, BuildId};
 
@@ -52,6 +52,8 @@ pub(super) fn handler(route: &Route) -> Option<Mounted> {
         HOOKS => at(route, hooks::list),
         HOOK_FAILED => at(route, hooks::failed),
         HOOK_RETRY => at(route, hooks::retry),
+        SOURCES => at(route, sources),
+        CHECK_SOURCE => at(route, check_source),
         AGENTS => at(route, agents),
         NEW_AGENT => at(route, new_agent),
         PASSWORD => at(route, password),
@@ -75,6 +77,15 @@ async fn missing(State(farm): Core, call: Call) -> Answer {
 
 async fn missing_sources(State(farm): Core) -> Answer {
     json(farm.missing_sources().await?)
+}
+
+async fn sources(State(farm): Core, call: Call) -> Answer {
+    json(farm.sources(call.query()?).await?)
+}
+
+async fn check_source(State(farm): Core, call: Call) -> Answer {
+    let item = call.item()?;
+    json(to_its_end(async move { farm.check_source(item).await }).await?)
 }
 
 async fn submit(State(farm): Core, call: Call) -> Answer {

@@ -18,4 +18,5 @@ mod public;
 mod restarts;
 mod revisions;
 mod sets;
+mod sources;
 mod uploads;

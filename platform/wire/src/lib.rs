@@ -18,6 +18,7 @@ pub mod retention;
 pub mod route;
 pub mod rows;
 pub mod set;
+pub mod source;
 mod state;
 pub mod storage;
 

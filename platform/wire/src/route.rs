@@ -130,6 +130,8 @@ pub mod clients {
         START_IMPORT Post "/v1/imports" "`NewImport` → `ImportSummary`";
         IMPORT Get "/v1/imports/{import}" "→ `ImportDetails`";
         STOP_IMPORT Post "/v1/imports/{import}/stop" "→ `ImportDetails`";
+        SOURCES Get "/v1/sources" "`SourceQuestion` as the query → `SourceList`";
+        CHECK_SOURCE Post "/v1/sources/{item}/check" "→ `Source`, whose upstream was looked at just now";
         AGENTS Get "/v1/agents" "→ a list of `AgentSummary`";
         NEW_AGENT Post "/v1/agents" "`NewAgent` → `AgentSummary`";
         PASSWORD Post "/v1/agents/{agent}/passwords" "→ `Secret`: one more password";

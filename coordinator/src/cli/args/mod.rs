@@ -4,6 +4,7 @@ mod hooks;
 mod import;
 mod retention;
 mod set;
+mod sources;
 mod storage;
 
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ pub use import::{ImportArgs, ImportCommand, MirrorArgs, MirrorCommand, TermsArgs
 pub(super) use retention::RETENTION;
 pub use retention::{RetentionArgs, RetentionCommand};
 pub use set::{SetArgs, SetCommand, SubmitArgs};
+pub use sources::SourcesArgs;
 pub use storage::{StorageArgs, StorageCommand};
 
 /// Where a coordinator without an address is.

@@ -14,6 +14,7 @@ pub(super) mod log;
 pub(super) mod retention;
 pub(super) mod set;
 pub(super) mod show;
+pub(super) mod sources;
 pub(super) mod storage;
 
 use std::io::BufRead;
