@@ -15,7 +15,7 @@ use crate::database::fixed;
 use crate::farm::depend::{self, Provided};
 use crate::farm::error::Error;
 use crate::farm::places::{self, Placed};
-use crate::farm::{Farm, Tx, files, now, outputs, paths, publish, sources, sql};
+use crate::farm::{Farm, Tx, files, now, outputs, paths, publish, retention, sources, sql};
 use crate::storage::NarFile;
 
 /// How many items become ones in one transaction.
@@ -237,11 +237,14 @@ fn keep(tx: &mut Tx<'_>, new: &New) -> Result<Option<i64>, Error> {
         }
     }
     fixed::note(tx, id)?;
+    // It may have been here before.
+    retention::forget(tx, id)?;
     for reference in &info.references {
         let reference = paths::number(tx, reference)?;
         tx.prepare_cached("INSERT OR IGNORE INTO item_references VALUES (?1, ?2)")?
             .execute([id, reference])?;
     }
+    retention::rescue_references(tx, id)?;
     depend::provide(tx, id, Provided::Held)?;
     if method.is_some() {
         sources::came(tx, id)?;

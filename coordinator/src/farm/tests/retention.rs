@@ -495,7 +495,7 @@ impl Town {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 24, max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default()
+        cases: 12, max_shrink_iters: 40, failure_persistence: None, ..ProptestConfig::default()
     })]
 
     #[test]
