@@ -13,9 +13,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use drover_tests::bench::{self, Result, Verdict, timed};
-use drover_tests::farm::{Farm, Setup, words};
-use drover_tests::herd;
-use drover_tests::service;
+use drover_tests::farm::{Farm, Setup};
+use drover_tests::http::Peer;
+use drover_tests::{herd, service, wait};
+use drover_wire::retention::RetentionStatus;
+use drover_wire::route::clients;
 
 const HERD: usize = 2_400_000;
 const FEW: usize = 10_000;
@@ -23,6 +25,8 @@ const CONNECTIONS: usize = 4;
 /// Requests over each connection: before those that count, and those.
 const WARM: usize = 5_000;
 const REQUESTS: usize = 25_000;
+/// How long the sweep is waited for.
+const LONGEST: Duration = Duration::from_secs(600);
 const LIMIT_RATIO: f64 = 3.0;
 const LIMIT_RESIDENT_MB: f64 = 200.0;
 const LIMIT_SWEEP_SECONDS: f64 = 60.0;
@@ -141,12 +145,25 @@ impl Coordinator {
         Ok(bytes as f64 / 1e6)
     }
 
-    /// Has it look once for what may go; seconds.
+    /// Has it look once for what may go; the seconds until it is found and announced.
     fn sweep(&mut self) -> Result<f64> {
-        let (output, time) = timed(|| Ok(self.farm.drover(["retention", "run"])))?;
-        print!("{}", String::from_utf8_lossy(&output.stdout));
-        if !output.status.success() {
-            return Err(format!("the sweep failed: {}", words(&output)).into());
+        let token = fs::read_to_string(self.farm.dir().join("token"))?;
+        let peer = Peer::stranger(&format!("http://{}", self.farm.clients)).token(token.trim());
+        let ask = || -> RetentionStatus { peer.get(&clients::RETENTION.path(&[])).value() };
+        let before = ask().runs;
+        let (status, time) = timed(|| {
+            let _ = peer.post(&clients::RETENTION_RUN.path(&[]), &());
+            Ok(wait::until_within(LONGEST, "the sweep should end", || {
+                Some(ask()).filter(|status| status.runs > before && !status.running)
+            }))
+        })?;
+        let run = status.last.ok_or("no sweep was noted")?;
+        if let Some(error) = run.error {
+            return Err(format!("the sweep failed: {error}").into());
+        }
+        println!("announced: {} of {}", run.announced, self.count);
+        if run.announced < self.count as u64 / 4 || run.announced > self.count as u64 * 3 / 4 {
+            return Err("about half of the items should be announced".into());
         }
         Ok(time.as_secs_f64())
     }

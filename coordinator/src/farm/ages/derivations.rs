@@ -5,7 +5,6 @@
 //! long enough, from the top down, each after one more look at what names it. Who asks what there is to be uploaded
 //! hears that what is idle is not here, so that it is uploaded again before it is spoken of.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -165,21 +164,14 @@ impl Farm {
 
     /// Removes sources that no derivation has named for as long, and nothing refers to.
     fn remove_sources(&self, before: Timestamp, gone: &mut u64) -> Result<(), Error> {
-        let mut some = self.database.read_blocking::<_, Error>(|sql_| {
+        let mut rest = self.database.read_blocking::<_, Error>(|sql_| {
             let mut select = sql_.prepare_cached(
-                "SELECT i.path FROM idle i JOIN items s ON s.path = i.path WHERE s.kind = 'source' AND i.since < ?1 LIMIT ?2",
+                "SELECT i.path FROM idle i CROSS JOIN items s ON s.path = i.path \
+                 WHERE s.kind = 'source' AND i.since < ?1 LIMIT ?2",
             )?;
             let rows = select.query_map([sql(before), SOURCES], |row| row.get::<_, i64>(0))?;
-            Ok(rows.collect::<rusqlite::Result<HashSet<i64>>>()?)
+            Ok(rows.collect::<rusqlite::Result<Vec<i64>>>()?)
         })?;
-        let mut after = Some((0, 0));
-        while let Some(last) = after.filter(|_| !some.is_empty()) {
-            if !self.ages_on() {
-                return Ok(());
-            }
-            after = self.database.read_blocking(|sql| leave_referenced(sql, last, &mut some))?;
-        }
-        let mut rest: Vec<i64> = some.into_iter().collect();
         while !rest.is_empty() && self.ages_on() {
             let forgotten = Arc::clone(&self.forgotten);
             let (went, left) = self.batch(rest, move |tx, source| {
@@ -300,33 +292,13 @@ fn remove(tx: &Tx<'_>, derivation: i64, at: Timestamp) -> Result<(), Error> {
     Ok(())
 }
 
-/// Leaves out those that some of the next references are to; the last of these, if there are more.
-fn leave_referenced(
-    sql: &Connection,
-    after: (i64, i64),
-    some: &mut HashSet<i64>,
-) -> Result<Option<(i64, i64)>, Error> {
-    let mut select = sql.prepare_cached(
-        "SELECT item, reference FROM item_references WHERE (item, reference) > (?1, ?2) ORDER BY item, reference LIMIT ?3",
-    )?;
-    let mut rows = select.query((after.0, after.1, 10 * SLICE))?;
-    let (mut last, mut count) = (after, 0);
-    while let Some(row) = rows.next()? {
-        last = (row.get(0)?, row.get(1)?);
-        count += 1;
-        if last.0 != last.1 {
-            some.remove(&last.1);
-        }
-    }
-    Ok((count == 10 * SLICE).then_some(last))
-}
-
 fn remove_source(tx: &mut Tx<'_>, source: i64) -> Result<Went, Error> {
     // A derivation may name it again, as its source or its output; an import may be about to refer to it.
-    const NAMING: [&str; 6] = [
+    const NAMING: [&str; 7] = [
         "SELECT 1 FROM derivation_sources WHERE path = ?1",
         "SELECT 1 FROM derivation_outputs WHERE path = ?1",
         "SELECT 1 FROM awaited WHERE path = ?1",
+        "SELECT 1 FROM item_references r CROSS JOIN items i ON i.path = r.item WHERE r.reference = ?1 AND r.item <> ?1",
         "SELECT 1 FROM published WHERE path = ?1",
         "SELECT 1 FROM withheld WHERE path = ?1 OR reference = ?1",
         "SELECT 1 FROM imports WHERE state = 'running' AND ?1 > 0",

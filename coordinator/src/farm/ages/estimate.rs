@@ -127,7 +127,7 @@ fn estimate(sql: &Connection, storage: &Storage, ages: &Ages) -> Result<Estimate
         part(
             Noted::Events,
             ages.events_days,
-            "SELECT coalesce(max(id) - min(id) + 1, 0) FROM events",
+            "SELECT coalesce((SELECT max(id) FROM events) - (SELECT min(id) FROM events) + 1, 0)",
             events.unwrap_or(builds * EVENTS),
             None,
             EVENT_BYTES,
