@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(300);
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long an answer may take to begin, and a stream may stand still.
-const SILENCE: Duration = Duration::from_secs(15);
+const SILENCE: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 15 });
 /// How long a part may take to be sent, and the parts to be put together.
 const SEND: Duration = Duration::from_secs(60);
 /// How long a file may wait for others that are being sent.

@@ -144,6 +144,29 @@ fn what_breaks_off_for_ever_is_an_error_and_no_end() {
 }
 
 #[test]
+fn a_server_that_stands_still_is_left_for_another_try_and_given_up_in_the_end() {
+    let stand_still = |stream: &mut TcpStream| {
+        // Until the other side has had enough of it.
+        let _ = stream.read(&mut [0]);
+    };
+    let (bucket, asked) = server(move |n, _, stream| {
+        if n == 0 {
+            stream.write_all((head("200 OK", 10, "") + "01").as_bytes()).unwrap();
+        } else if n == 2 {
+            let rest = head("206 Partial Content", 8, "Content-Range: bytes 2-9/10\r\n") + "23456789";
+            return stream.write_all(rest.as_bytes()).unwrap();
+        }
+        stand_still(stream);
+    });
+    assert_eq!(read(&bucket, 0..10).unwrap(), b"0123456789");
+    assert_eq!(asked.load(Ordering::SeqCst), 3);
+    let (bucket, asked) = server(move |_, _, stream| stand_still(stream));
+    let error = read(&bucket, 0..10).unwrap_err();
+    assert!(error.contains("nothing came"), "{error}");
+    assert_eq!(asked.load(Ordering::SeqCst), TRIES as usize);
+}
+
+#[test]
 fn a_put_that_the_server_did_not_keep_whole_is_an_error() {
     let (bucket, _) = server(|_, first, stream| {
         let answer = if first.starts_with("HEAD") { head("200 OK", 7, "") } else { head("200 OK", 0, "") };
