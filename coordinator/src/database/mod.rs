@@ -202,7 +202,7 @@ fn migrations() -> Migrations<'static> {
 
 fn connect(path: &Path, purpose: Use) -> Result<Connection, rusqlite::Error> {
     let (access, cache) = match purpose {
-        Use::Write => (OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE, 64 << 10),
+        Use::Write => (OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE, writer::CACHE),
         Use::Read { cache } => (OpenFlags::SQLITE_OPEN_READ_ONLY, cache),
     };
     let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
