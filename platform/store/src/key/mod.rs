@@ -181,8 +181,8 @@ impl SecretKey {
         Ok(Self { d, public })
     }
 
-    /// Reads `(key-data (public-key …) (private-key (ecc … (d #…#))))`, the text of
-    /// `/etc/guix/signing-key.sec`.
+    /// Reads `(private-key (ecc … (q #…#) (d #…#)))`, the text of `/etc/guix/signing-key.sec`, or the same within
+    /// `(key-data (public-key …) (private-key …))`.
     ///
     /// # Errors
     /// When the text is another one, or its halves do not belong together.
@@ -190,14 +190,29 @@ impl SecretKey {
         const WHAT: &str = "a secret key";
         let missing = |missing| Error::Shape { what: WHAT, missing };
         let sexp = parse_sexp(text.as_bytes(), WHAT)?;
-        sexp.after("key-data").ok_or(missing("(key-data …)"))?;
-        let private = match sexp.find("private-key") {
+        // Guix's files have the private half alone, which has the public one in it.
+        let bare = sexp.after("private-key");
+        if bare.is_none() {
+            sexp.after("key-data").ok_or(missing("(private-key …) and no (key-data …)"))?;
+        }
+        let private = match bare.or_else(|| sexp.find("private-key")) {
             Some([ecc]) => ecc,
             _ => return Err(missing("(private-key (ecc …))")),
         };
         check_curve(private, WHAT)?;
         let d = private.value("d").and_then(integer).ok_or(missing("(d #…#) of at most 32 bytes"))?;
         let key = Self::from_bytes(d)?;
+        if let Some(q) = private.value("q") {
+            let q: [u8; 32] = q
+                .strip_prefix(&[0x40])
+                .filter(|q| q.len() == 32)
+                .unwrap_or(q)
+                .try_into()
+                .map_err(|_| missing("(q #…#) of 32 bytes"))?;
+            if q != key.public.bytes {
+                return Err(Error::Mismatch);
+            }
+        }
         if let Some([ecc]) = sexp.find("public-key") {
             let public = PublicKey::from_sexp(&Sexp::tagged("public-key", [ecc.clone()]))?;
             if public != key.public {
@@ -211,8 +226,7 @@ impl SecretKey {
     pub fn to_text(&self) -> String {
         let q = bytes_sexp("q", &self.public.bytes);
         let ecc = Sexp::tagged("ecc", [curve_sexp(), q, bytes_sexp("d", &self.d)]);
-        let private = Sexp::tagged("private-key", [ecc]);
-        Sexp::tagged("key-data", [self.public.to_sexp(), private]).to_string()
+        Sexp::tagged("private-key", [ecc]).to_string()
     }
 
     /// The public half.
