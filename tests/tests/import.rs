@@ -128,11 +128,6 @@ fn lzip_from_a_running_guix_publish_is_kept_and_agents_build_with_it() {
 }
 
 #[test]
-fn zstd_from_a_running_guix_publish_is_kept_and_agents_build_with_it() {
-    from_publish("zstd");
-}
-
-#[test]
 fn the_cache_of_a_guix_publish_is_used_where_it_lies_and_agents_build_with_it() {
     if !ground::available("a cache in place") {
         return;

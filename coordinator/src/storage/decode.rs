@@ -22,6 +22,8 @@ pub struct Plain<R: Read> {
     form: Form<BufReader<R>>,
     /// How to say what it should be.
     compression: Compression,
+    /// Whether only its first frame is read.
+    is_one: bool,
     ended: bool,
 }
 
@@ -58,7 +60,21 @@ impl<R: Read> Plain<R> {
                 Form::Zstd(Box::new(decoder))
             }
         };
-        Ok(Self { form, compression, ended: false })
+        Ok(Self { form, compression, is_one: false, ended: false })
+    }
+
+    /// As [`Plain::new`], for a stream whose end may not be told from a pause: `guix publish` leaves connections open
+    /// after a zstd stream, and says no length. It ends with its first frame.
+    ///
+    /// # Errors
+    /// As [`Plain::new`].
+    pub fn one(compression: Compression, from: R) -> io::Result<Self> {
+        let mut plain = Self::new(compression, from)?;
+        if let Form::Zstd(decoder) = plain.form {
+            plain.form = Form::Zstd(Box::new(decoder.single_frame()));
+            plain.is_one = true;
+        }
+        Ok(plain)
     }
 
     /// What it reads from.
@@ -100,7 +116,10 @@ impl<R: Read> Read for Plain<R> {
         match read {
             Ok(0) => {
                 // A lzip decoder stops before what is no member of a lzip file.
-                if !self.rest().fill_buf()?.is_empty() {
+                let is_one = self.is_one;
+                let rest = self.rest();
+                let follows = if is_one { rest.buffer() } else { rest.fill_buf()? };
+                if !follows.is_empty() {
                     return Err(self.wrong(&"something follows its end"));
                 }
                 self.ended = true;

@@ -179,7 +179,7 @@ impl Farm {
             (path, unread.nar_hash, unread.nar_size),
             (&unread.references, unread.deriver.as_ref()),
         )?);
-        let judged = judge_all(&mut slow, file.compression, judge);
+        let judged = judge_all(Plain::new(file.compression, &mut slow), judge);
         if slow.stopped {
             return Err(Error::Stopping);
         }
@@ -279,6 +279,7 @@ fn bad(tx: &mut Tx<'_>, item: i64, path: &StorePath, file: &NarFile, why: &str) 
     }
     tx.prepare_cached("DELETE FROM items WHERE path = ?1")?.execute([item])?;
     tx.prepare_cached("DELETE FROM item_references WHERE item = ?1")?.execute([item])?;
+    tx.prepare_cached("DELETE FROM fixed_outputs WHERE path = ?1")?.execute([item])?;
     tx.prepare_cached("DELETE FROM withheld WHERE path = ?1")?.execute([item])?;
     depend::provide(tx, item, Provided::No)
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use drover_store::export::export_hash;
 use drover_store::source::{self, Method};
-use drover_store::{Compression, Sha256Hash, StorePath};
+use drover_store::{Sha256Hash, StorePath};
 
 use super::halt::Halt;
 use super::run::Trouble;
@@ -90,7 +90,14 @@ impl Taking<'_> {
             (&info.store_path, info.nar_hash, info.nar_size),
             (&info.references, info.deriver.as_ref()),
         )?);
-        let judged = judge_all(&mut tee, form.compression, judge);
+        let judged = {
+            // Without a length the end may never come.
+            let plain = match form.size {
+                Some(_) => Plain::new(form.compression, &mut tee),
+                None => Plain::one(form.compression, &mut tee),
+            };
+            judge_all(plain, judge)
+        };
         let judged = match tee.end {
             Some(End::Written(error)) => return Err(failed(error).into()),
             Some(End::Cut(error)) => {
@@ -167,12 +174,10 @@ pub(super) fn expected(
 
 /// Reads all of a compressed nar, and judges it. The answer: the hash's state after it.
 pub(super) fn judge_all(
-    from: impl Read,
-    compression: Compression,
+    plain: io::Result<Plain<impl Read>>,
     mut judge: Judge,
 ) -> Result<drover_store::Sha256, String> {
-    let mut plain =
-        Plain::new(compression, from).map_err(|error| format!("its nar cannot be unpacked: {error}"))?;
+    let mut plain = plain.map_err(|error| format!("its nar cannot be unpacked: {error}"))?;
     let mut buffer = vec![0; BUFFER];
     let judged = loop {
         match plain.read(&mut buffer) {

@@ -439,3 +439,72 @@ fn a_folder_that_is_not_there_takes_nothing_from_the_public() {
     ground.read_all();
     assert!(ground.is_published(&one) && !ground.is_unread(&one));
 }
+
+/// A server that answers its questions one after the other with these, and then no more.
+fn server(answers: Vec<Vec<u8>>) -> String {
+    use std::io::{BufRead, BufReader};
+
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for answer in answers {
+            let (mut stream, _) = listener.accept().unwrap();
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            // The head of a question ends with an empty line.
+            let _ = lines.take_while(|line| line.as_ref().is_ok_and(|line| !line.is_empty())).count();
+            let _ = stream.write_all(&answer);
+        }
+    });
+    format!("http://{address}")
+}
+
+fn answer(status: &str, length: usize, body: &[u8]) -> Vec<u8> {
+    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+    [head.as_bytes(), body].concat()
+}
+
+#[test]
+fn a_server_that_fails_and_cuts_off_and_lies_about_lengths_is_asked_again() {
+    let ground = Ground::new();
+    let one = made("one", &[]);
+    let packed = packed(Compression::Zstd, &one.nar);
+    let mut info = one.info.clone();
+    info.urls =
+        vec![Url { url: "nar/x".into(), compression: "zstd".into(), file_size: Some(packed.len() as u64) }];
+    info.sign("elsewhere", &ground.key);
+    let narinfo = info.print().into_bytes();
+    let ok = |bytes: &[u8]| answer("200 OK", bytes.len(), bytes);
+    let source = server(vec![
+        answer("500 Oops", 0, b""),
+        answer("200 OK", narinfo.len() + 10, &narinfo),
+        ok(&narinfo),
+        answer("200 OK", packed.len(), &packed[..packed.len() / 2]),
+        ok(&packed[..packed.len() / 2]),
+        ok(&packed),
+    ]);
+    let import =
+        ground.import(NewImport { source, paths: vec![one.info.store_path.clone()], ..ground.terms() });
+    assert_eq!((import.summary.taken, import.summary.refused), (1, 0), "{import:?}");
+    assert!(ground.is_published(&one));
+    let left = std::fs::read_dir(ground.farm.storage.uploads()).unwrap().count();
+    assert_eq!(left, 0, "something was left of what broke off");
+}
+
+#[test]
+fn a_nar_of_a_server_that_is_too_long_is_not_read_to_its_end() {
+    let ground = Ground::new();
+    let one = made("one", &[]);
+    let mut info = one.info.clone();
+    info.urls = vec![Url { url: "nar/x".into(), compression: "none".into(), file_size: None }];
+    info.sign("elsewhere", &ground.key);
+    let narinfo = info.print().into_bytes();
+    let endless = [one.nar.clone(), vec![0; 1 << 20]].concat();
+    let source = server(vec![
+        answer("200 OK", narinfo.len(), &narinfo),
+        // It says that there is more than anybody could take.
+        answer("200 OK", usize::MAX >> 2, &endless),
+    ]);
+    let import =
+        ground.import(NewImport { source, paths: vec![one.info.store_path.clone()], ..ground.terms() });
+    assert!(why(&import.refusals, &one).contains("has more than"), "{import:?}");
+}
