@@ -73,21 +73,28 @@ async fn nar(State(farm): Core, parts: Parts<(String, String)>, headers: HeaderM
     let Ok(Path((compression, item))) = parts else { return Ok(nothing(&farm)) };
     let named = (compression.parse::<Compression>(), StorePath::parse_base(&item));
     let (Ok(compression), Ok(path)) = named else { return Ok(nothing(&farm)) };
-    let Some(shown) = farm.shown_nar(&path, compression)? else {
-        return match compression {
-            Compression::None => plain::nar(&farm, &path, &headers).await,
-            _ => Ok(nothing(&farm)),
+    // A file may be moved to another place right after it was looked up: the second look finds it there.
+    let mut again = true;
+    loop {
+        let Some(shown) = farm.shown_nar(&path, compression)? else {
+            return match compression {
+                Compression::None => plain::nar(&farm, &path, &headers).await,
+                _ => Ok(nothing(&farm)),
+            };
         };
-    };
-    let (size, nar) = (shown.what.place.size(), shown.what);
-    let content = Content {
-        what: &format!("the nar of {path}"),
-        kind: NAR_TYPE,
-        tag: format!("{}-{compression}-{size}", nar.nar_hash),
-        cache: Some(cache(shown.fresh)),
-        place: nar.place,
-    };
-    content.answer(&farm, &headers).await
+        let (size, nar) = (shown.what.place.size(), shown.what);
+        let content = Content {
+            what: &format!("the nar of {path}"),
+            kind: NAR_TYPE,
+            tag: format!("{}-{compression}-{size}", nar.nar_hash),
+            cache: Some(cache(shown.fresh)),
+            place: nar.place,
+        };
+        match content.answer(&farm, &headers).await {
+            Err(_) if std::mem::take(&mut again) => {}
+            answer => return answer,
+        }
+    }
 }
 
 /// All keys that signatures here may be made with.
