@@ -30,7 +30,7 @@ fn a_removal_that_is_interrupted_by_kills_goes_on_and_leaves_what_is_kept() {
     for _ in 0..BUILDS {
         let allocation = hand.allocation();
         let made = all.iter().find(|made| made.file().ends_with(allocation.derivation.base_name())).unwrap();
-        let nar = file_nar(made.out().base_name().as_bytes());
+        let nar = file_nar(made.out().name().as_bytes());
         let output = declared(made.out(), &nar, &[]);
         hand.deliver(allocation.lease, &output, &zstd::encode_all(&nar[..], 1).unwrap());
         let _ = hand.report(allocation.lease, &Report::Succeeded { outputs: vec![output] });

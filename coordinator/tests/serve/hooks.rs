@@ -317,7 +317,12 @@ fn what_is_published_is_pushed_as_a_web_server_can_serve_it() {
         text.lines().find_map(|line| Some(line.strip_prefix("URL: ")?.to_owned())).unwrap()
     };
     let served = public.get(&format!("/{narinfo}"));
-    assert_eq!(fs::read(mirror.join(&narinfo)).unwrap(), served.body);
+    // A web server cannot unpack nars on their way out: it offers what it has.
+    let pushed = fs::read(mirror.join(&narinfo)).unwrap();
+    assert_eq!(
+        served.body.strip_prefix(&pushed[..]).map(|rest| rest.starts_with(b"URL: nar/none/")),
+        Some(true)
+    );
     let nar = url(&served.body);
     assert_eq!(fs::read(mirror.join(&nar)).unwrap(), public.get(&format!("/{nar}")).body);
     assert_eq!(fs::read(mirror.join("nix-cache-info")).unwrap(), public.get("/nix-cache-info").body);

@@ -3,7 +3,7 @@
 use drover_store::derivation::Derivation;
 use drover_store::key::SecretKey;
 use drover_store::narinfo::{NarInfo, Signed, Url};
-use drover_store::{Sha256Hash, StorePath};
+use drover_store::{Compression, Sha256Hash, StorePath};
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::database::narinfos;
@@ -21,13 +21,14 @@ pub(in crate::farm) fn text(packed: Vec<u8>) -> Result<String, Error> {
     narinfos::text(packed).ok_or_else(damaged)
 }
 
-/// The text of a narinfo as it is sent: clients that know no compression that the nar is kept in can have it
-/// uncompressed, which is done on its way out.
+/// The text of a narinfo as it is sent. Not every Guix knows zstd: those that do not can have the nar uncompressed, which
+/// is done on its way out. Every one knows the others.
 pub(in crate::farm) fn served(packed: Vec<u8>) -> Result<String, Error> {
     let mut text = text(packed)?;
     let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
-    let plain = match (value("StorePath: /gnu/store/"), value("NarSize: "), value("Compression: none")) {
-        (Some(base), Some(size), None) => {
+    let mut compressions = text.lines().filter_map(|line| line.strip_prefix("Compression: "));
+    let plain = match (value("StorePath: /gnu/store/"), value("NarSize: ")) {
+        (Some(base), Some(size)) if compressions.all(|word| word == Compression::Zstd.word()) => {
             format!("URL: nar/none/{base}\nCompression: none\nFileSize: {size}\n")
         }
         _ => return Ok(text),
