@@ -204,9 +204,12 @@ fn tokens_and_passwords_are_kept_as_hashes_only() {
     }
     assert!(!farm.coordinator.text().contains(&password));
     use std::os::unix::fs::PermissionsExt as _;
-    for file in ["client-token", "signing-key.sec"] {
-        let mode = std::fs::metadata(farm.state().join(file)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600, "{file}");
+    let keys = std::fs::read_dir(farm.state().join("keys")).unwrap().map(|entry| entry.unwrap().path());
+    let secret: Vec<_> = keys.filter(|path| path.extension().is_some_and(|end| end == "sec")).collect();
+    assert_eq!(secret.len(), 1, "{secret:?}");
+    for file in secret.into_iter().chain([farm.state().join("client-token")]) {
+        let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{}", file.display());
     }
 }
 

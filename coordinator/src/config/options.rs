@@ -96,7 +96,7 @@ options! {
     tls_listeners: Vec<TlsListener> = Vec::new(), "all three, if there is a certificate",
         "Which listeners speak TLS";
     #[arg(value_name = "FILE")]
-    signing_key: PathBuf = PathBuf::new(), "signing-key.sec in the state folder, made if there is none",
+    signing_key: PathBuf = PathBuf::new(), "a new one",
         "The secret Guix key that signs at first, such as /etc/guix/signing-key.sec; see drover key rotate for another";
     #[arg(value_name = "SECONDS")]
     narinfo_ttl_seconds: u64 = 86_400, "86400",
