@@ -67,7 +67,8 @@ fn run() -> Result<Vec<Figure>> {
     let mut paths: Vec<String> =
         items.iter().map(|item| format!("/{}.narinfo", item.path.hash_part())).collect();
     for (item, path) in items.iter().zip(&paths).step_by(97) {
-        if load::get(farm.public, path)? != item.narinfo.as_bytes()
+        // It offers the nar uncompressed as well, to those who do not know zstd.
+        if !load::get(farm.public, path)?.starts_with(item.narinfo.as_bytes())
             || load::get(publish, path)? != item.narinfo.as_bytes()
         {
             return Err(format!("the narinfo of {} is not served as it is", item.path).into());
