@@ -1,5 +1,5 @@
 //! The column `narinfo` of what is published: the text in about half of its bytes, so that one read of one row gives
-//! it, and writing it out takes about a microsecond.
+//! it.
 //!
 //! Hashes stand as bytes, what most narinfos say in the same words has a byte for each of these, and a signature is its
 //! four numbers. The text comes back to the byte; one for which that is not so is kept as it is.

@@ -334,7 +334,6 @@ impl Farm {
     ///
     /// # Errors
     /// When the database cannot be read.
-    #[allow(dead_code, reason = "what calls it comes with it")]
     pub(crate) fn room_for(&self, bytes: u64) -> Result<bool, Error> {
         if !self.storage.has_room(bytes) {
             return Ok(false);

@@ -233,7 +233,6 @@ impl Places {
     }
 
     /// There is one more: one that an import took over.
-    #[allow(dead_code, reason = "what calls it comes with it")]
     pub(crate) fn add(&self, place: Place) {
         self.all.write().unwrap_or_else(PoisonError::into_inner).push(Arc::new(place));
     }

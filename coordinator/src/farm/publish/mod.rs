@@ -105,7 +105,6 @@ impl Farm {
 ///
 /// # Errors
 /// When the narinfo is none, or not signed.
-#[allow(dead_code, reason = "the import is the one to call it")]
 pub(super) fn adopt(tx: &mut Tx<'_>, item: i64, narinfo: &str) -> Result<Publication, Error> {
     let draft = Draft::foreign(tx, item, narinfo)?;
     let drafts = HashMap::from([(item, draft)]);
