@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A signature as `guix publish` 1.5.0 made it.
+/// A signature that the code of Guix 1.5.0 made, in its layout.
 const GUIX: &str = "(signature \n (data \n  (flags rfc6979)\n  (hash sha256 \
     #2D711642B726B04401627CA9FBAC32F5C8530FB1903CC4DB02258717921A4881#)\n  )\n (sig-val \n  (ecdsa \n   (r \
     #07D6443482FB67D8CE44EFBEC13DF08513F075783D262B9C2C2344A7C0B2BACA#)\n   (s \
