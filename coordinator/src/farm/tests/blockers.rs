@@ -97,7 +97,7 @@ fn sources(sql: &Connection, derivation: i64, found: &mut BTreeSet<i64>) -> Resu
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(12), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_holds_a_set_up_is_counted_right_whatever_happens(steps in proptest::collection::vec(step(), 1..50)) {

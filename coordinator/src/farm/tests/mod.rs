@@ -36,6 +36,11 @@ use super::{Coming, Farm, allocate, paths};
 use crate::config::Config;
 use graph::{Node, SYSTEM, Source, graph};
 
+/// So many cases, or as many as PROPTEST_CASES says.
+fn cases(usually: u32) -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(usually)
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Submit {
@@ -488,7 +493,7 @@ fn pick<T>(all: &[T], which: usize) -> Option<&T> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(12), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_in_whatever_order_the_invariants_hold(steps in proptest::collection::vec(step(), 1..90)) {

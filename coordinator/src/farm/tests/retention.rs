@@ -495,7 +495,7 @@ impl Town {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 12, max_shrink_iters: 40, failure_persistence: None, ..ProptestConfig::default()
+        cases: cases(12), max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default()
     })]
 
     #[test]
@@ -508,9 +508,10 @@ proptest! {
         for step in &steps {
             town.take(step);
         }
-        // In the end only what is kept is here.
-        for _ in 0..4 {
-            town.days(ttl.max(1));
+        // In the end only what is kept is here: after the longest time of all rules, that of what was needed until then,
+        // and a look for each step of a removal.
+        for _ in 0..8 {
+            town.days(3);
             town.sweep();
         }
         let keep = town.kept(false);

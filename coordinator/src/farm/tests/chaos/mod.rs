@@ -6,6 +6,7 @@ mod world;
 
 use proptest::prelude::*;
 
+use super::cases;
 use graph::Shape;
 use world::{Step, World};
 
@@ -50,7 +51,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(48), max_shrink_iters: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_in_whatever_order_the_database_and_the_files_stay_right(

@@ -7,6 +7,7 @@ mod world;
 use drover_wire::BuildState;
 use proptest::prelude::*;
 
+use super::cases;
 use super::chaos::shape;
 use model::Facts;
 use world::{How, Step, World};
@@ -88,7 +89,7 @@ const CASES: u32 = 32;
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: CASES, max_shrink_iters: 1000, failure_persistence: None, ..ProptestConfig::default()
+        cases: cases(CASES), max_shrink_iters: 1000, failure_persistence: None, ..ProptestConfig::default()
     })]
 
     #[test]
