@@ -22,6 +22,12 @@ const AGAIN: Duration = Duration::from_secs(20);
 /// For how long the old file stays, in milliseconds: who has looked up where it is may still open it.
 const STAYS: u64 = 60_000;
 
+/// Files of a place, in the order of their items. The order of the joins is as said: there may be few of them among
+/// millions.
+const FILES: &str = "SELECT f.item, f.compression, f.name, f.size, p.base, i.nar_hash, i.nar_size FROM files f \
+     CROSS JOIN paths p ON p.id = f.item CROSS JOIN items i ON i.path = f.item \
+     WHERE f.place = ?3 AND (f.item, f.compression) > (?1, ?2) ORDER BY f.item, f.compression LIMIT ?4";
+
 /// Wakes the thread that moves files.
 pub(super) type Wake = SyncSender<()>;
 
@@ -205,12 +211,7 @@ impl Farm {
     /// Files of a place, in the order of their items.
     fn files_after(&self, place: i64, (item, compression): (i64, i64)) -> Result<Vec<Moved>, Error> {
         self.database.read_blocking(|sql| {
-            let mut select = sql.prepare_cached(
-                "SELECT f.item, f.compression, f.name, f.size, p.base, i.nar_hash, i.nar_size FROM files f \
-                 JOIN paths p ON p.id = f.item JOIN items i ON i.path = f.item \
-                 WHERE (f.item, f.compression) > (?1, ?2) AND f.place = ?3 \
-                 ORDER BY f.item, f.compression LIMIT ?4",
-            )?;
+            let mut select = sql.prepare_cached(FILES)?;
             let rows = select.query_map((item, compression, place, BATCH), |row| {
                 let (compression, path) = (paths::compression(row, 1)?, paths::base(row, 4)?);
                 let name: Option<String> = row.get(2)?;
@@ -345,4 +346,25 @@ fn end_look(tx: &Tx<'_>, place: i64, failed: u64, error: Option<String>) -> Resu
         tx.query_row("SELECT 1 FROM moves WHERE place = ?1", [place], |row| row.get(0)).optional()?;
     // Told to stop: there is nothing to be done.
     Ok(empty || found.is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn the_files_of_a_place_are_found_without_a_look_at_those_of_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { state: folder.path().to_owned(), disk_reserve_mib: 0, ..Config::default() };
+        let farm = Farm::open(config).unwrap();
+        let plan = farm.database.read_blocking::<_, Error>(|sql| {
+            let mut plan = sql.prepare(&format!("EXPLAIN QUERY PLAN {FILES}"))?;
+            let steps = plan.query_map([0, 0, 1, 1], |row| row.get::<_, String>(3))?;
+            Ok(steps.collect::<rusqlite::Result<Vec<_>>>()?)
+        });
+        let plan = plan.unwrap();
+        assert!(plan[0].contains("files_by_place (place=? AND"), "{plan:?}");
+        assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{plan:?}");
+    }
 }

@@ -27,6 +27,7 @@ CREATE TABLE files (
     PRIMARY KEY (item, compression)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX files_unchecked ON files (item) WHERE checked_at IS NULL;
+CREATE INDEX files_by_place ON files (place);
 
 -- Bytes that came and went in each place, by days since 1970.
 CREATE TABLE place_days (
@@ -138,6 +139,13 @@ CREATE TABLE unpublishable (
     path INTEGER PRIMARY KEY,
     why  TEXT NOT NULL
 ) STRICT;
+-- Outputs that were held before anything was published: those up to `last` are given to the hook that publishes, in the
+-- order of their numbers, and those up to `given` were. No row: all were.
+CREATE TABLE backlog (
+    given INTEGER NOT NULL,
+    last  INTEGER NOT NULL
+) STRICT;
+INSERT INTO backlog SELECT 0, max(path) FROM items WHERE kind = 'output' HAVING max(path) IS NOT NULL;
 CREATE INDEX set_rows_private ON set_rows (target) WHERE publish = 0;
 CREATE INDEX set_rows_by_target ON set_rows (target, in_set, last) WHERE target IS NOT NULL;
 CREATE INDEX item_references_backwards ON item_references (reference);

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::config::{Config, ConfigError, Hook, Task};
 
 pub(super) use manager::start;
-pub(super) use queue::enqueue;
+pub(super) use queue::{enqueue, waiting};
 
 /// The hooks of the configuration, and how they do.
 #[derive(Debug)]
@@ -50,6 +50,11 @@ impl Hooks {
     /// no build ever waits for something that nobody is about to build.
     pub(super) fn submit_missing_inputs(&self) -> bool {
         self.submits_missing_inputs
+    }
+
+    /// Whether there is a hook of this name that is switched on.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.queued().any(|lane| lane.hook.name.as_str() == name)
     }
 
     /// Those that are run from the queue and are switched on.

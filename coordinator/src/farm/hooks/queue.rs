@@ -73,6 +73,13 @@ pub(in crate::farm) fn enqueue(
     Ok(())
 }
 
+/// How many runs wait for a hook, or `most` if there are more.
+pub(in crate::farm) fn waiting(sql: &Connection, hook: &str, most: i64) -> Result<i64, Error> {
+    let count =
+        "SELECT count(*) FROM (SELECT 1 FROM hook_runs WHERE hook = ?1 AND state = 'waiting' LIMIT ?2)";
+    Ok(sql.prepare_cached(count)?.query_row((hook, most), |row| row.get(0))?)
+}
+
 /// The events that no hook was given yet: whether there are any.
 pub(super) fn has_events(sql: &Connection) -> Result<bool, Error> {
     let select = "SELECT (SELECT max(id) FROM events) > event FROM hook_cursor";

@@ -10,7 +10,7 @@ use crate::farm::{Tx, hooks};
 const AT_ONCE: i64 = 500;
 
 /// The hook that publishes.
-const HOOK: &str = "publish";
+pub(super) const HOOK: &str = "publish";
 
 /// Notes what an item waits for, and that alone.
 pub(super) fn withhold(tx: &Tx<'_>, item: i64, missing: &[i64]) -> Result<(), Error> {

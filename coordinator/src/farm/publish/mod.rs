@@ -4,6 +4,7 @@
 //! [`forbid`] says what is never published, [`hold`] keeps what has to wait for something, [`elsewhere`] asks substitute
 //! servers for that, [`draft`] makes and signs the texts outside of the database's thread, and [`resign`] signs them anew.
 
+mod backlog;
 mod draft;
 mod elsewhere;
 mod forbid;
@@ -20,6 +21,8 @@ use rusqlite::Connection;
 use super::error::Error;
 use super::events::{self, Kind, Subject};
 use super::{Farm, Tx, now, paths, retention, sql};
+#[cfg(test)]
+pub(super) use backlog::Given;
 use draft::{Draft, packed};
 pub(super) use draft::{served, text};
 pub(super) use forbid::{reconsider, reconsider_set, take_back};

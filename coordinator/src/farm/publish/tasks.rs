@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::backlog::Given;
 use crate::farm::Farm;
 use crate::farm::error::Error;
 
@@ -10,6 +11,8 @@ use crate::farm::error::Error;
 const EVERY: Duration = Duration::from_secs(60);
 /// How long others have the database between two of many small jobs.
 const BETWEEN: Duration = Duration::from_millis(50);
+/// How long the hook has for what waits for it, before it is given more.
+const MEANWHILE: Duration = Duration::from_secs(2);
 
 /// Starts it; it ends with the farm, or when that stops.
 pub(in crate::farm) fn start(farm: &Arc<Farm>) {
@@ -26,11 +29,11 @@ pub(in crate::farm) fn start(farm: &Arc<Farm>) {
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             }
             let round =
-                tokio::task::spawn_blocking(move || round(&farm, &mut cursor).map(|more| (more, cursor)));
+                tokio::task::spawn_blocking(move || round(&farm, &mut cursor).map(|pause| (pause, cursor)));
             pause = match round.await {
-                Ok(Ok((more, next))) => {
+                Ok(Ok((pause, next))) => {
                     cursor = next;
-                    if more { BETWEEN } else { EVERY }
+                    pause
                 }
                 Ok(Err(Error::Stopping)) | Err(_) => return,
                 Ok(Err(error)) => {
@@ -42,13 +45,19 @@ pub(in crate::farm) fn start(farm: &Arc<Farm>) {
     });
 }
 
-/// Does some of what there is to do. True: there is more.
-fn round(farm: &Farm, cursor: &mut i64) -> Result<bool, Error> {
+/// Does some of what there is to do, and says after which pause there may be more.
+fn round(farm: &Farm, cursor: &mut i64) -> Result<Duration, Error> {
     if farm.sign_anew()? {
-        return Ok(true);
+        return Ok(BETWEEN);
     }
+    let given = farm.give_backlog()?;
     if !farm.substitutes.servers().is_empty() {
         *cursor = farm.ask_again(*cursor)?;
     }
-    Ok(*cursor != 0)
+    Ok(match given {
+        Given::Some => BETWEEN,
+        _ if *cursor != 0 => BETWEEN,
+        Given::Enough => MEANWHILE,
+        Given::Nothing => EVERY,
+    })
 }
