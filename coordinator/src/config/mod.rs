@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 pub use hooks::{Hook, HookConfig, Task};
 pub use options::{Config, Options};
 pub use places::{BucketConfig, Gib, Location, PlaceConfig, Placement, STATE_PLACE, is_place_name, location};
-pub use retention::{Ages, Pattern, RetentionConfig, Rule, SetRule};
+pub use retention::{Ages, ElsewhereConfig, Pattern, RetentionConfig, Rule, SetRule};
 pub use tls::TlsListener;
 
 /// What `drover serve` reads from its command line.
@@ -53,6 +53,14 @@ pub enum ConfigError {
         /// Its name.
         hook: String,
         /// Why not, and what can be.
+        reason: String,
+    },
+    /// A file with keys of others.
+    #[error("cannot use the keys in {}, which retention.elsewhere.keys names: {reason}", path.display())]
+    Keys {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
         reason: String,
     },
     /// A value that cannot be used.

@@ -1,8 +1,10 @@
 //! The table `[retention]`: what is kept for how long.
 
 mod ages;
+mod elsewhere;
 
 pub use ages::Ages;
+pub use elsewhere::ElsewhereConfig;
 use serde::Deserialize;
 
 use super::ConfigError;
@@ -25,6 +27,8 @@ pub struct RetentionConfig {
     pub others: Rule,
     /// How many hours pass between two looks at what may go.
     pub sweep_hours: u64,
+    /// Servers that may have things in our stead.
+    pub elsewhere: ElsewhereConfig,
     /// What was noted: logs, history and so on.
     pub ages: Ages,
 }
@@ -33,9 +37,10 @@ impl Default for RetentionConfig {
     fn default() -> Self {
         Self {
             sets: Vec::new(),
-            sources: Rule { days: 365 },
-            others: Rule { days: 30 },
+            sources: Rule { days: 365, unless_elsewhere: false },
+            others: Rule { days: 30, unless_elsewhere: false },
             sweep_hours: 24,
+            elsewhere: ElsewhereConfig::default(),
             ages: Ages::default(),
         }
     }
@@ -56,6 +61,9 @@ pub struct SetRule {
     /// Whether what was needed to build the outputs is kept, too, all the way down.
     #[serde(default)]
     pub build_inputs: bool,
+    /// Whether what only such rules keep goes when another server has it: see [`ElsewhereConfig`].
+    #[serde(default)]
+    pub unless_elsewhere: bool,
 }
 
 impl Default for SetRule {
@@ -65,6 +73,7 @@ impl Default for SetRule {
             keep_revisions: keep_revisions(),
             keep_days: keep_days(),
             build_inputs: false,
+            unless_elsewhere: false,
         }
     }
 }
@@ -84,6 +93,9 @@ pub struct Rule {
     /// For how many days: of fixed outputs since something that is kept last needed them, of others since they came or
     /// were asked for.
     pub days: u64,
+    /// As in [`SetRule`].
+    #[serde(default)]
+    pub unless_elsewhere: bool,
 }
 
 /// A pattern of names: `*` stands for any letters, `?` for one.
@@ -135,6 +147,18 @@ impl RetentionConfig {
         !self.sets.is_empty()
     }
 
+    /// The first option that has things go when another server has them.
+    fn first_elsewhere(&self) -> Option<&'static str> {
+        let sets = self.sets.iter().any(|rule| rule.unless_elsewhere);
+        [
+            ("retention.sets.unless-elsewhere", sets),
+            ("retention.sources.unless-elsewhere", self.sources.unless_elsewhere),
+            ("retention.others.unless-elsewhere", self.others.unless_elsewhere),
+        ]
+        .into_iter()
+        .find_map(|(option, is_on)| is_on.then_some(option))
+    }
+
     /// # Errors
     /// The first value that cannot be.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
@@ -168,6 +192,12 @@ impl RetentionConfig {
             if days > DAYS {
                 return bad(option, days.to_string(), "it must be at most 365000, which is a thousand years");
             }
+        }
+        self.elsewhere.check()?;
+        if let Some(option) = self.first_elsewhere().filter(|_| self.elsewhere.servers.is_empty()) {
+            let reason =
+                "nobody is named who may have it: it needs servers and keys in [retention.elsewhere]";
+            return bad(option, "true".to_owned(), reason);
         }
         Ok(())
     }
@@ -226,6 +256,14 @@ mod tests {
             ("[[sets]]\nnames = 'a'\nkeep-revisions = 0\n", "retention.sets.keep-revisions"),
             ("[[sets]]\nnames = 'a'\nkeep-days = 999999999\n", "retention.sets.keep-days"),
             ("sweep-hours = 0\n", "retention.sweep-hours"),
+            ("[others]\ndays = 1\nunless-elsewhere = true\n", "retention.others.unless-elsewhere"),
+            ("[[sets]]\nnames = 'a'\nunless-elsewhere = true\n", "retention.sets.unless-elsewhere"),
+            ("[elsewhere]\nservers = ['bordeaux']\nkeys = ['k']\n", "retention.elsewhere.servers"),
+            ("[elsewhere]\nservers = ['http://']\nkeys = ['k']\n", "retention.elsewhere.servers"),
+            ("[elsewhere]\nservers = ['https://a?b']\nkeys = ['k']\n", "retention.elsewhere.servers"),
+            ("[elsewhere]\nservers = ['https://a']\n", "retention.elsewhere.keys"),
+            ("[elsewhere]\nafter-days = 999999999\n", "retention.elsewhere.after-days"),
+            ("[elsewhere]\ncheck-days = 0\n", "retention.elsewhere.check-days"),
         ] {
             let error = read(text).check().unwrap_err().to_string();
             assert!(error.contains(option), "{text}: {error}");

@@ -104,12 +104,14 @@ CREATE TABLE keys (
 
 -- What the public listener shows: the narinfo as it is sent. key: who signed it; none for one that was imported with its
 -- signature. until: when it is to be withdrawn, if that was announced: nobody may be told to keep it for longer.
+-- elsewhere: the nars that it names are those of another server (see redirects), not those in files.
 CREATE TABLE published (
     path         INTEGER PRIMARY KEY,
     narinfo      BLOB NOT NULL,
     key          INTEGER,
     published_at INTEGER NOT NULL,
-    until        INTEGER
+    until        INTEGER,
+    elsewhere    INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX published_by_key ON published (key) WHERE key IS NOT NULL;
 
@@ -215,7 +217,39 @@ CREATE TABLE hook_cursor (
 ) STRICT;
 INSERT INTO hook_cursor VALUES (0);
 
--- What retention takes away. step: announced (served with a shorter time to live until due), withdrawn (not served any
+-- What another server verifiably has, to which requests for its nar are redirected as far as it is not here. It is no
+-- item any more, but for one that is being removed for the sake of it (whose row in removals says 'elsewhere'), and one
+-- that is held again (until: how long somebody may come for a nar of the other server's). checked_at: when it was found
+-- there last. added_at: when the item came. file: whether the server has the contents of a fixed output by their hash.
+-- narinfo, key: as they were published, while they are not.
+CREATE TABLE redirects (
+    path       INTEGER PRIMARY KEY,
+    server     TEXT NOT NULL,
+    checked_at INTEGER NOT NULL,
+    added_at   INTEGER NOT NULL,
+    file       INTEGER NOT NULL DEFAULT 0,
+    until      INTEGER,
+    narinfo    BLOB,
+    key        INTEGER
+) STRICT;
+CREATE INDEX redirects_by_check ON redirects (checked_at) WHERE until IS NULL;
+CREATE INDEX redirects_by_end ON redirects (until) WHERE until IS NOT NULL;
+
+-- Where the nars of these are there; compression as in files, url: whole.
+CREATE TABLE redirect_nars (
+    path        INTEGER NOT NULL,
+    compression INTEGER NOT NULL CHECK (compression BETWEEN 0 AND 3),
+    url         TEXT NOT NULL,
+    PRIMARY KEY (path, compression)
+) STRICT, WITHOUT ROWID;
+
+-- What no server had when they were all asked, and when that was.
+CREATE TABLE elsewhere_misses (
+    path       INTEGER PRIMARY KEY,
+    checked_at INTEGER NOT NULL
+) STRICT;
+
+-- What retention takes away. reason: 'not kept', or 'elsewhere': another server has it (see redirects). step: announced (served with a shorter time to live until due), withdrawn (not served any
 -- more; its files go when it is due).
 CREATE TABLE removals (
     path   INTEGER PRIMARY KEY,
