@@ -1,7 +1,8 @@
 //! Waiting for what a test cannot be told of: asked again and again, but never for ever.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use drover_os::Deadline;
 
 /// How long anything may take before a test gives up: long, for machines that are busy.
 pub const LONG: Duration = Duration::from_secs(120);
@@ -21,15 +22,6 @@ pub fn until<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
 /// When there is no answer within that time.
 #[track_caller]
 #[expect(clippy::panic, reason = "this is how a test fails")]
-pub fn until_within<T>(time: Duration, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + time;
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        if Instant::now() >= deadline {
-            panic!("waited {} s in vain: {what}", time.as_secs());
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
+pub fn until_within<T>(time: Duration, what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    Deadline::after(time).ask(ask).unwrap_or_else(|| panic!("waited {} s in vain: {what}", time.as_secs()))
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use drover_wire::hook::{Event, HookKind, HookName};
 use serde::Deserialize;
 
-use super::places::{BucketConfig, Location, location};
+use super::location::{Location, LocationConfig};
 use super::{Config, ConfigError, MOST};
 
 /// The most runs that all hooks together may have under way: each has a thread.
@@ -39,18 +39,9 @@ pub struct HookConfig {
     pub timeouts: Option<bool>,
     /// `retry`: how long it is left to agents that did not fail it.
     pub other_agents_seconds: Option<u64>,
-    /// `push`: the folder that it copies to.
-    pub folder: Option<PathBuf>,
-    /// `push`: the bucket that it copies to.
-    pub bucket: Option<String>,
-    /// `push`: the bucket's server.
-    pub endpoint: Option<String>,
-    /// `push`: the bucket's region.
-    pub region: Option<String>,
-    /// `push`: a file with the bucket's access key.
-    pub access_key_file: Option<PathBuf>,
-    /// `push`: a file with the bucket's secret key.
-    pub secret_key_file: Option<PathBuf>,
+    /// `push`: where it copies to.
+    #[serde(flatten)]
+    pub to: LocationConfig,
     /// `command`: the program, by its path from the root on or its name on PATH.
     pub program: Option<PathBuf>,
     /// `command`: its arguments.
@@ -107,6 +98,14 @@ pub enum Task {
     },
 }
 
+impl Hook {
+    /// Whether it pushes to where this is, or within it, or it is within where it pushes to.
+    #[must_use]
+    pub fn pushes_into(&self, at: &Location) -> bool {
+        self.enabled && matches!(&self.task, Task::Push(to) if to.overlaps(at))
+    }
+}
+
 impl Task {
     /// The word for it.
     #[must_use]
@@ -145,7 +144,34 @@ impl Config {
             );
             return Err(refused(most, reason));
         }
+        self.check_pushes(&hooks)?;
         Ok(hooks)
+    }
+
+    /// What one hook pushes is nobody else's: another would write over it, a place would remove it, and a web server
+    /// that serves it would serve what is theirs.
+    fn check_pushes(&self, hooks: &[Hook]) -> Result<(), ConfigError> {
+        let mut others = vec![("is the state folder".to_owned(), Location::Folder(self.state.clone()))];
+        for place in &self.places {
+            // One that cannot be is refused with the places.
+            if let Ok(Some(at)) = place.location() {
+                others.push((format!("is the place “{}”", place.name), at));
+            }
+        }
+        for hook in hooks.iter().filter(|hook| hook.enabled) {
+            let Task::Push(to) = &hook.task else { continue };
+            if let Some((whose, other)) = others.iter().find(|(_, other)| to.overlaps(other)) {
+                let reason = format!(
+                    "it pushes to {}, and at {} {whose}: give it a folder or bucket, or a prefix in one, of its own \
+                     that is not within another's",
+                    to.shown(),
+                    other.shown()
+                );
+                return Err(ConfigError::Hook { hook: hook.name.to_string(), reason });
+            }
+            others.push((format!("is what the hook “{}” pushes to", hook.name), to.clone()));
+        }
+        Ok(())
     }
 }
 
@@ -200,16 +226,12 @@ impl HookConfig {
             ("times", self.times.is_some(), &[Retry]),
             ("timeouts", self.timeouts.is_some(), &[Retry]),
             ("other-agents-seconds", self.other_agents_seconds.is_some(), &[Retry]),
-            ("folder", self.folder.is_some(), &[Push]),
-            ("bucket", self.bucket.is_some(), &[Push]),
-            ("endpoint", self.endpoint.is_some(), &[Push]),
-            ("region", self.region.is_some(), &[Push]),
-            ("access-key-file", self.access_key_file.is_some(), &[Push]),
-            ("secret-key-file", self.secret_key_file.is_some(), &[Push]),
             ("program", self.program.is_some(), &[Command]),
             ("arguments", self.arguments.is_some(), &[Command]),
         ];
-        if let Some((option, ..)) = given.iter().find(|(_, given, kinds)| *given && !kinds.contains(&kind)) {
+        let of_others = given.iter().filter(|(_, given, kinds)| *given && !kinds.contains(&kind));
+        let of_push = self.to.given().filter(|_| kind != Push);
+        if let Some(option) = of_others.map(|(option, ..)| *option).chain(of_push).next() {
             return Err(format!("the option {option} means nothing to a hook of the kind {kind}"));
         }
         for single in [Publish, HookKind::SubmitMissingInputs, Retry] {
@@ -234,16 +256,7 @@ impl HookConfig {
                 timeouts: self.timeouts.unwrap_or(false),
                 other_agents: Duration::from_secs(self.other_agents_seconds.unwrap_or(3600).min(MOST)),
             },
-            HookKind::Push => {
-                let parts = BucketConfig {
-                    endpoint: self.endpoint.clone(),
-                    region: self.region.clone(),
-                    access_key_file: self.access_key_file.clone(),
-                    secret_key_file: self.secret_key_file.clone(),
-                    ..BucketConfig::default()
-                };
-                Task::Push(location(self.folder.as_deref(), self.bucket.as_deref(), &parts)?)
-            }
+            HookKind::Push => Task::Push(self.to.location()?),
             HookKind::Command => {
                 let program = self.program.clone().ok_or("say which program it runs, with program = …")?;
                 find_program(&program)?;
@@ -299,6 +312,7 @@ fn find_program(program: &Path) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::PlaceConfig;
 
     fn read(text: &str) -> Result<Vec<Hook>, String> {
         #[derive(Deserialize)]
@@ -333,6 +347,42 @@ mod tests {
     }
 
     #[test]
+    fn what_a_hook_pushes_to_is_nobody_elses() {
+        let base = tempfile::tempdir().unwrap();
+        let at = |name: &str| base.path().join(name);
+        std::os::unix::fs::symlink(at("mirror"), at("link")).unwrap();
+        std::fs::create_dir(at("mirror")).unwrap();
+        let try_with = |folders: [&str; 2], place: &str| {
+            let push = |folder: &str, enabled| HookConfig {
+                kind: Some(HookKind::Push),
+                enabled: Some(enabled),
+                to: LocationConfig { folder: Some(at(folder)), ..LocationConfig::default() },
+                ..HookConfig::default()
+            };
+            let [one, two] = folders.map(|folder| push(folder.trim_end_matches('!'), !folder.ends_with('!')));
+            let to = LocationConfig { folder: Some(at(place)), ..LocationConfig::default() };
+            let place = PlaceConfig { name: "near".to_owned(), at: to, ..PlaceConfig::default() };
+            let hooks = BTreeMap::from([("one".to_owned(), one), ("two".to_owned(), two)]);
+            let config = Config { hooks, places: vec![place], state: at("state"), ..Config::default() };
+            config.all_hooks().map(|_| ()).map_err(|error| error.to_string())
+        };
+        assert_eq!(try_with(["mirror", "mirror-2"], "near"), Ok(()));
+        assert_eq!(try_with(["mirror", "link!"], "near"), Ok(()), "what is switched off pushes nothing");
+        for (folders, place, names) in [
+            (["mirror", "mirror"], "near", ["“two”", "“one”"]),
+            (["mirror", "link"], "near", ["“two”", "“one”"]),
+            (["mirror", "link/within"], "near", ["“two”", "“one”"]),
+            (["a", "near/mirror"], "near", ["“two”", "“near”"]),
+            (["mirror", "b"], "link/nars", ["“one”", "“near”"]),
+            (["state/mirror", "b"], "near", ["“one”", "the state folder"]),
+            (["a", "."], "../near", ["“two”", "the state folder"]),
+        ] {
+            let error = try_with(folders, place).unwrap_err();
+            assert!(names.iter().all(|name| error.contains(name)), "{folders:?} {place}: {error}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_with_the_name_of_the_hook_and_what_to_write() {
         for (hook, said) in [
             ("[hooks.tell]", "kind = one of"),
@@ -354,6 +404,9 @@ mod tests {
             ("[hooks.push]", "either a folder or a bucket"),
             ("[hooks.push]\nfolder = 'here'", "from the root"),
             ("[hooks.push]\nfolder = '/srv'\nprogram = '/bin/sh'", "program means nothing"),
+            ("[hooks.push]\nfolder = '/srv'\nregion = 'eu'", "belong to a bucket"),
+            ("[hooks.push]\nfolders = '/srv'", "unknown field `folders`"),
+            ("[hooks.retry]\nbucket = 's3://nars'", "bucket means nothing"),
             ("[hooks.push]\nfolder = '/srv'\nparallel = 0", "parallel must be more than 0"),
             ("[hooks.push]\nfolder = '/srv'\nparallel = 300", "runs under way"),
             ("[hooks.push]\nfolder = '/srv'\ntries = 0", "tries must be more than 0"),

@@ -4,6 +4,7 @@
 //! before the file, the file before the default. An unknown name or a bad value is refused at start.
 
 mod hooks;
+mod location;
 mod options;
 mod places;
 mod retention;
@@ -12,8 +13,9 @@ mod tls;
 use std::path::{Path, PathBuf};
 
 pub use hooks::{Hook, HookConfig, Task};
+pub use location::{BucketConfig, Location, LocationConfig};
 pub use options::{Config, Options};
-pub use places::{BucketConfig, Gib, Location, PlaceConfig, Placement, STATE_PLACE, is_place_name, location};
+pub use places::{Gib, PlaceConfig, Placement, STATE_PLACE, is_place_name};
 pub use retention::{Ages, ElsewhereConfig, Pattern, RetentionConfig, Rule, SetRule};
 pub use tls::TlsListener;
 

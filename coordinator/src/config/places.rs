@@ -1,11 +1,11 @@
 //! A table `[[places]]`: a folder or a bucket for nars.
 
-use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
 
 use super::ConfigError;
+use super::location::{Location, LocationConfig};
 
 /// The name of the place in the state folder.
 pub const STATE_PLACE: &str = "state";
@@ -17,59 +17,13 @@ pub const STATE_PLACE: &str = "state";
 pub struct PlaceConfig {
     /// What it is called, for ever: the database knows it by its name.
     pub name: String,
-    /// The folder.
-    pub folder: Option<PathBuf>,
-    /// The bucket, as `s3://BUCKET/PREFIX`; the prefix may be absent.
-    pub bucket: Option<String>,
-    /// Where the bucket's server is, such as `https://s3.example.org`; by default, Amazon's of that region.
-    pub endpoint: Option<String>,
-    /// The bucket's region; by default that of the environment.
-    pub region: Option<String>,
-    /// A file with the bucket's access key; by default that of the environment (`AWS_ACCESS_KEY_ID`).
-    pub access_key_file: Option<PathBuf>,
-    /// A file with the bucket's secret key; by default that of the environment (`AWS_SECRET_ACCESS_KEY`).
-    pub secret_key_file: Option<PathBuf>,
+    /// Where it is.
+    #[serde(flatten)]
+    pub at: LocationConfig,
     /// How much may lie there; as much as there is, by default.
     pub capacity_gib: Option<Gib>,
     /// How much of a folder's disk stays free.
     pub reserve_gib: Option<Gib>,
-}
-
-/// Where files can be put: what a place and a hook that pushes have in common.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Location {
-    /// A folder.
-    Folder(PathBuf),
-    /// A bucket.
-    Bucket(BucketConfig),
-}
-
-/// A bucket of an S3-compatible store.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct BucketConfig {
-    /// Its name.
-    pub bucket: String,
-    /// What comes before the names of all files in it, without a slash at either end; may be empty.
-    pub prefix: String,
-    /// Its server.
-    pub endpoint: Option<String>,
-    /// Its region.
-    pub region: Option<String>,
-    /// A file with the access key.
-    pub access_key_file: Option<PathBuf>,
-    /// A file with the secret key.
-    pub secret_key_file: Option<PathBuf>,
-}
-
-impl BucketConfig {
-    /// Its address, as it was given.
-    #[must_use]
-    pub fn address(&self) -> String {
-        match self.prefix.as_str() {
-            "" => format!("s3://{}", self.bucket),
-            prefix => format!("s3://{}/{prefix}", self.bucket),
-        }
-    }
 }
 
 /// An amount of storage, in the file a number of GiB, which may be a fraction.
@@ -124,82 +78,16 @@ impl FromStr for Placement {
     }
 }
 
-/// Reads what says where files can be put.
-///
-/// # Errors
-/// What is wrong, and what to write.
-pub fn location(
-    folder: Option<&Path>,
-    bucket: Option<&str>,
-    parts: &BucketConfig,
-) -> Result<Location, &'static str> {
-    match (folder, bucket) {
-        (Some(folder), None) => {
-            let nothing_else = BucketConfig::default();
-            if *parts != nothing_else {
-                return Err("endpoint, region and keys belong to a bucket, and it has a folder");
-            }
-            if !folder.is_absolute() || folder.parent().is_none() {
-                return Err("its folder must be named from the root on, such as /srv/nars");
-            }
-            Ok(Location::Folder(folder.to_owned()))
-        }
-        (None, Some(bucket)) => {
-            let named = bucket.strip_prefix("s3://").unwrap_or_default();
-            let (bucket, prefix) = named.split_once('/').unwrap_or((named, ""));
-            let prefix = prefix.trim_end_matches('/');
-            let fits = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
-            if bucket.is_empty() || !bucket.chars().all(fits) {
-                return Err("its bucket must be written as s3://BUCKET/PREFIX");
-            }
-            let strange =
-                |part: &str| part.is_empty() || part == "." || part == ".." || !part.chars().all(fits);
-            if !prefix.is_empty() && prefix.split('/').any(strange) {
-                return Err(
-                    "the prefix of its bucket may have letters, digits, dots, dashes and single slashes",
-                );
-            }
-            if parts.endpoint.as_deref().is_some_and(|endpoint| !is_address(endpoint)) {
-                return Err("its endpoint must be an address such as https://s3.example.org");
-            }
-            if parts.access_key_file.is_some() != parts.secret_key_file.is_some() {
-                return Err("access-key-file and secret-key-file belong together");
-            }
-            if cfg!(not(feature = "s3")) {
-                return Err("this drover was made without buckets (the cargo feature s3)");
-            }
-            Ok(Location::Bucket(BucketConfig {
-                bucket: bucket.to_owned(),
-                prefix: prefix.to_owned(),
-                ..parts.clone()
-            }))
-        }
-        _ => Err("it must have either a folder or a bucket"),
-    }
-}
-
-fn is_address(text: &str) -> bool {
-    let known = text.starts_with("http://") || text.starts_with("https://");
-    known && text.parse::<axum::http::Uri>().is_ok_and(|address| address.host().is_some())
-}
-
 impl PlaceConfig {
     /// Where it is; none for that in the state folder.
     ///
     /// # Errors
     /// What is wrong, and what to write.
     pub fn location(&self) -> Result<Option<Location>, &'static str> {
-        let parts = BucketConfig {
-            endpoint: self.endpoint.clone(),
-            region: self.region.clone(),
-            access_key_file: self.access_key_file.clone(),
-            secret_key_file: self.secret_key_file.clone(),
-            ..BucketConfig::default()
-        };
         if self.name != STATE_PLACE {
-            return location(self.folder.as_deref(), self.bucket.as_deref(), &parts).map(Some);
+            return self.at.location().map(Some);
         }
-        if self.folder.is_some() || self.bucket.is_some() || parts != BucketConfig::default() {
+        if self.at.given().next().is_some() {
             return Err("it is the place in the state folder, which has no other folder and no bucket");
         }
         if self.reserve_gib.is_some() {
@@ -230,8 +118,10 @@ pub(super) fn check(places: &[PlaceConfig]) -> Result<(), ConfigError> {
             if other.name == place.name {
                 return Err(bad(named, "there is another one of that name"));
             }
-            if at.is_some() && other.location() == Ok(at.clone()) {
-                return Err(bad(named, "another one is in the same folder or bucket"));
+            if let (Some(at), Ok(Some(other))) = (&at, other.location()) {
+                if at.is_same(&other) {
+                    return Err(bad(named, "another one is in the same folder or bucket"));
+                }
             }
         }
         if matches!(at, Some(Location::Bucket(_))) && place.reserve_gib.is_some() {
@@ -295,7 +185,7 @@ mod tests {
             ("name = 'x'\nfolder = '/srv'\ncapacity-gib = -1", "GiB"),
             ("name = 'x'\nfolder = '/srv'\ncapacity-gib = nan", "GiB"),
             ("name = 'x'\nfolder = '/srv'\ncapacity-gib = 'much'", "GiB"),
-            ("name = 'x'\nfolder = '/srv'\nfolders = 1", "folders"),
+            ("name = 'x'\nfolder = '/srv'\nfolders = 1", "unknown field `folders`"),
             ("name = 'state'\nfolder = '/srv'", "state folder"),
             ("name = 'state'\nreserve-gib = 1", "disk-reserve-mib"),
             ("name = 'x'\nfolder = '/srv'\n[[places]]\nname = 'x'\nfolder = '/a'", "of that name"),

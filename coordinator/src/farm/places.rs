@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use drover_os::file::{Access, Lock, LockError, replace};
 use drover_store::{Compression, StorePath};
+use drover_wire::hook::HookName;
 use rusqlite::Connection;
 
 use super::change::Change;
@@ -70,6 +71,19 @@ pub enum PlaceError {
         /// Why not.
         source: LockError,
     },
+    /// It was taken over by an import, and a hook pushes there.
+    #[error(
+        "the hook “{hook}” pushes to {folder}, where files lie that an import took over (the place “{name}”): give the \
+         hook a folder of its own"
+    )]
+    Pushed {
+        /// Its name.
+        name: String,
+        /// Its folder.
+        folder: String,
+        /// The hook.
+        hook: HookName,
+    },
     /// It cannot be used.
     #[error("cannot use the place “{name}”: {source}")]
     Store {
@@ -119,9 +133,17 @@ pub(super) fn load(
         let row = note(database, place, location.as_ref(), rows.remove(&place.name))?;
         all.push(Arc::new(open(place, location, row, storage, &mut disks)?));
     }
+    let hooks = config.all_hooks()?;
     for (_, row) in rows {
         match row.kind.as_str() {
-            "adopted" => all.push(Arc::new(adopted(row.id, &row.name, Path::new(&row.location)))),
+            "adopted" => {
+                let at = Location::Folder(row.location.clone().into());
+                if let Some(hook) = hooks.iter().find(|hook| hook.pushes_into(&at)) {
+                    let Row { name, location: folder, .. } = row;
+                    return Err(PlaceError::Pushed { name, folder, hook: hook.name.clone() }.into());
+                }
+                all.push(Arc::new(adopted(row.id, &row.name, Path::new(&row.location))));
+            }
             _ if row.files > 0 => {
                 let Row { name, location, files, .. } = row;
                 return Err(PlaceError::Unknown { name, location, files }.into());
@@ -159,11 +181,8 @@ fn note(
     location: Option<&Location>,
     row: Option<Row>,
 ) -> Result<Row, Error> {
-    let (kind, at) = match location {
-        None => (Kind::Folder, String::new()),
-        Some(Location::Folder(path)) => (Kind::Folder, path.display().to_string()),
-        Some(Location::Bucket(bucket)) => (Kind::Bucket, bucket.address()),
-    };
+    let at = location.map(Location::shown).unwrap_or_default();
+    let kind = if matches!(location, Some(Location::Bucket(_))) { Kind::Bucket } else { Kind::Folder };
     if let Some(row) = row {
         if row.kind == kind.as_str() && row.location == at {
             return Ok(row);

@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use drover_os::Deadline;
 use drover_wire::agent::Report;
 use drover_wire::hook::{Event, FailedRuns, HookInput, HookRetried, HookSummary};
+use drover_wire::import::{ImportDetails, ImportState, ImportSummary, NewImport};
 use drover_wire::route::{Route, clients};
 use drover_wire::{BuildId, BuildState, Code};
 use tempfile::TempDir;
@@ -71,15 +72,8 @@ impl Hooked {
 
 /// Looks again and again, for a minute at most.
 #[track_caller]
-fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(start.elapsed() < Duration::from_secs(60), "{what}");
-        thread::sleep(Duration::from_millis(20));
-    }
+fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    Deadline::after(Duration::from_secs(60)).ask(look).unwrap_or_else(|| panic!("in vain: {what}"))
 }
 
 fn build_one(agent: &Agent, made: &Made) {
@@ -124,18 +118,26 @@ fn a_program_is_told_of_a_build_as_it_is_shown() {
 
 #[test]
 fn what_was_under_way_or_waited_at_a_crash_is_done_after_it() {
-    // The first hangs until nobody reads from it any more, which is when the coordinator is dead.
+    // The first hangs, deaf to everything, with another process in a session of its own.
     let mut hooked = Hooked::start(
-        "[hooks.tell]\nkind = 'command'\non = ['build-submitted']\nprogram = '/bin/sh'\n\
-         arguments = ['-c', 'if mkdir NOTES/first; then exec yes; else echo done >> NOTES/done; fi']",
+        "[hooks.tell]\nkind = 'command'\non = ['build-submitted']\nprogram = '/bin/sh'\nparallel = 1\narguments = ['-c', '''\n\
+         if mkdir NOTES/first; then trap '' TERM HUP PIPE; setsid sleep 1000 & echo $$ $! > NOTES/pids; wait; \
+         else echo done >> NOTES/done; fi''']",
     );
     for name in ["a", "b", "c", "d", "e"] {
         hooked.submit(name);
     }
-    eventually("the first run should hang", || hooked.note("first").exists().then_some(()));
+    let hung = eventually("the first run should hang", || {
+        let pids = hooked.lines("pids").pop()?;
+        let pids: Vec<u32> = pids.split(' ').map(|pid| pid.parse().unwrap()).collect();
+        (pids.len() == 2).then_some(pids)
+    });
+    let alive = |pid: &&u32| Path::new(&format!("/proc/{pid}")).exists();
+    assert_eq!(hung.iter().filter(alive).count(), 2);
     let before = hooked.until("tell", "all are queued", |hook| hook.waiting == 5);
     assert_eq!(before.running, 1);
     hooked.house.crash_and_restart();
+    eventually("what hung should be gone", || (hung.iter().filter(alive).count() == 0).then_some(()));
     hooked.until_done("tell");
     assert_eq!(hooked.lines("done").len(), 5);
     assert_eq!(hooked.hook("tell").failed, 0);
@@ -143,7 +145,6 @@ fn what_was_under_way_or_waited_at_a_crash_is_done_after_it() {
 
 #[test]
 fn a_hook_that_hangs_delays_no_other_and_ends_at_its_time() {
-    // What hangs writes, and so ends when the coordinator does.
     let hooked = Hooked::start(
         "[hooks.hangs]\nkind = 'command'\non = ['build-submitted']\nprogram = 'yes'\n\
          [hooks.late]\nkind = 'command'\non = ['build-submitted']\nprogram = '/bin/sleep'\narguments = ['1000']\n\
@@ -330,6 +331,41 @@ fn what_is_published_is_pushed_as_a_web_server_can_serve_it() {
 }
 
 #[test]
+fn what_is_pushed_to_and_what_an_import_uses_where_it_lies_are_never_the_same() {
+    let mut hooked = Hooked::start("[hooks.mirror]\nkind = 'push'\nfolder = 'NOTES/mirror'");
+    let client = hooked.house.client();
+    let notes = hooked.notes.path().to_owned();
+    let import = |folder: &str| -> ImportDetails {
+        let source = notes.join(folder);
+        fs::create_dir_all(&source).unwrap();
+        let new =
+            NewImport { source: source.to_str().unwrap().to_owned(), in_place: true, ..NewImport::default() };
+        let begun: ImportSummary = client.0.post(&clients::START_IMPORT.path(&[]), &new).value();
+        eventually("it should end", || {
+            let details: ImportDetails = client.0.get(&clients::IMPORT.path(&[&begun.import])).value();
+            (details.summary.state != ImportState::Running).then_some(details)
+        })
+    };
+    let refused = import("mirror").summary;
+    assert_eq!(refused.state, ImportState::Failed);
+    assert!(refused.error.unwrap().contains("“mirror” pushes to"));
+    assert_eq!(import("taken").summary.state, ImportState::Done);
+
+    // The other way round, the coordinator does not start.
+    let file = hooked.note("config.toml");
+    let config = fs::read_to_string(&file).unwrap();
+    fs::write(&file, config.replace("/mirror'", "/taken/mirror'")).unwrap();
+    let folder = hooked.house.end();
+    let ended = Command::new(env!("CARGO_BIN_EXE_drover"))
+        .args(["serve", "--state", folder.to_str().unwrap(), "--config", file.to_str().unwrap()])
+        .output()
+        .unwrap();
+    let words = String::from_utf8(ended.stderr).unwrap();
+    assert!(!ended.status.success() && words.contains("“mirror” pushes to"), "{words}");
+    assert!(words.contains("/taken") && words.contains("that an import took over"), "{words}");
+}
+
+#[test]
 fn a_mirror_that_cannot_be_written_is_tried_again_and_does_not_hold_up_publishing() {
     let hooked = Hooked::start(
         "[hooks.mirror]\nkind = 'push'\nfolder = 'NOTES/file/mirror'\nfirst-wait-seconds = 1\nlongest-wait-seconds = 1",
@@ -359,6 +395,14 @@ fn a_configuration_with_a_hook_that_cannot_be_does_not_start() {
         ("[hooks.tell]\nkind = 'command'\non = ['build-failed']\nprogram = '/bin/sh'", "build-failed"),
         ("[hooks.tell]\nkind = 'whisper'", "whisper"),
         ("[hooks.tell]", "“tell”"),
+        (
+            "[hooks.one]\nkind = 'push'\nfolder = '/srv/mirror'\n[hooks.two]\nkind = 'push'\nfolder = '/srv/mirror/'",
+            "“one”",
+        ),
+        (
+            "[hooks.one]\nkind = 'push'\nfolder = '/srv/nars/mirror'\n[[places]]\nname = 'large'\nfolder = '/srv/nars'",
+            "“large”",
+        ),
     ] {
         fs::write(&file, config).unwrap();
         let ended = Command::new(env!("CARGO_BIN_EXE_drover"))

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use drover_wire::client::{AgentSummary, NewAgent, Secret};
@@ -37,9 +38,15 @@ impl House {
 
     /// Ends it as if the power had failed, and starts it again, at other ports.
     pub(crate) fn crash_and_restart(&mut self) {
+        self.end();
+        (self.child, [self.agents, self.clients, self.public]) = spawn(&self.folder, &self.flags);
+    }
+
+    /// Ends it, and leaves its folder.
+    pub(crate) fn end(&mut self) -> PathBuf {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        (self.child, [self.agents, self.clients, self.public]) = spawn(&self.folder, &self.flags);
+        self.folder.path().to_owned()
     }
 
     /// Asks it to stop.

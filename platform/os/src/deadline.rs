@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+/// Between two questions of [`Deadline::ask`].
+const AGAIN: Duration = Duration::from_millis(20);
+
 /// The moment at which a wait gives up; a duration says how long a step may take, a deadline how long all of
 /// the steps together may.
 ///
@@ -33,6 +36,19 @@ impl Deadline {
     /// Whether the moment has passed.
     pub fn is_over(self) -> bool {
         self.0.is_some_and(|moment| moment <= Instant::now())
+    }
+
+    /// Asks again and again until there is an answer; `None` when the deadline comes first. For what nothing can wake us
+    /// for, such as what another program does in its own time.
+    pub fn ask<T>(self, mut question: impl FnMut() -> Option<T>) -> Option<T> {
+        loop {
+            // In this order: there is one more question after the deadline.
+            let last = self.is_over();
+            match question() {
+                None if !last => std::thread::sleep(self.remaining().unwrap_or(AGAIN).min(AGAIN)),
+                answer => return answer,
+            }
+        }
     }
 
     /// The moment, or `None` for [`Deadline::never`].
@@ -83,6 +99,19 @@ mod tests {
         let past = Deadline::at(Instant::now());
         assert!(past.is_over());
         assert_eq!(past.remaining(), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_question_is_asked_until_there_is_an_answer_and_once_at_least() {
+        let mut asked = 0;
+        let answer = Deadline::never().ask(|| {
+            asked += 1;
+            (asked == 3).then_some(asked)
+        });
+        assert_eq!(answer, Some(3));
+        let past = Deadline::at(Instant::now());
+        assert_eq!(past.ask(|| Some(1)), Some(1));
+        assert_eq!(past.ask(|| None::<u8>), None);
     }
 
     #[test]

@@ -129,6 +129,132 @@ pub(crate) fn close_all_but(keep: RawFd) {
     }
 }
 
+extern "C" fn woken(_signal: c_int) {}
+
+/// Has the end of a child wake the calling process in [`wait_for_child_or_reader_gone`] and [`wait_for_child`], and
+/// nowhere else, so that none is missed.
+///
+/// Safe to call between fork and exec: system calls only.
+pub(crate) fn wake_for_children() {
+    // SAFETY: both sets are ours, on the stack, and filled before they are used; the handler does nothing.
+    unsafe {
+        let mut children: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut children);
+        libc::sigaddset(&raw mut children, libc::SIGCHLD);
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const children, std::ptr::null_mut());
+        libc::signal(libc::SIGCHLD, woken as extern "C" fn(c_int) as libc::sighandler_t);
+    }
+}
+
+/// Waits until a child ends, or nobody can read any more what is written to this pipe; whether it is the latter.
+///
+/// Safe to call between fork and exec: one system call.
+pub(crate) fn wait_for_child_or_reader_gone(pipe: RawFd) -> bool {
+    // That its other end is closed is told without being asked for.
+    let mut entry = libc::pollfd { fd: pipe, events: 0, revents: 0 };
+    wait_for_children(&raw mut entry, 1, std::ptr::null()) && entry.revents != 0
+}
+
+/// Waits until a child ends, but no longer than this.
+///
+/// Safe to call between fork and exec: one system call.
+pub(crate) fn wait_for_child(longest: Duration) {
+    #[allow(clippy::cast_possible_wrap)] // below a thousand million
+    let nanoseconds = longest.subsec_nanos() as libc::c_long;
+    let seconds = libc::time_t::try_from(longest.as_secs()).unwrap_or(libc::time_t::MAX);
+    let time = libc::timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+    wait_for_children(std::ptr::null_mut(), 0, &raw const time);
+}
+
+/// Waits with all signals let in: whether it is about the descriptors.
+fn wait_for_children(
+    entries: *mut libc::pollfd,
+    count: libc::nfds_t,
+    longest: *const libc::timespec,
+) -> bool {
+    // SAFETY: the set is ours and filled before it is used; the callers own the entries, as many as they say, and the
+    // time, during the call.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::ppoll(entries, count, longest, &raw const none) > 0
+    }
+}
+
+/// Sends SIGKILL to every child of the calling process.
+///
+/// Safe to call between fork and exec: system calls only, and nothing but the stack. That is why it reads /proc by hand.
+pub(crate) fn kill_children() {
+    // SAFETY: takes nothing and cannot fail.
+    let own = unsafe { libc::getpid() };
+    let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    // SAFETY: the name ends with a zero.
+    let proc = unsafe { libc::open(c"/proc".as_ptr(), flags) };
+    if proc < 0 {
+        return;
+    }
+    let mut entries = [0_u8; 4096];
+    loop {
+        // SAFETY: `entries` is ours, and as long as said. The call fills it with whole entries.
+        let filled =
+            unsafe { libc::syscall(libc::SYS_getdents64, proc, entries.as_mut_ptr(), entries.len()) };
+        let Some(mut left) = usize::try_from(filled).ok().and_then(|filled| entries.get(..filled)) else {
+            break;
+        };
+        if left.is_empty() {
+            break;
+        }
+        while let Some((name, rest)) = next_entry(left) {
+            left = rest;
+            if parent_of(proc, name) == Some(own) {
+                if let Some(child) = number(name) {
+                    // SAFETY: a child of ours that nobody has waited for: its number is nobody else's.
+                    unsafe { libc::kill(child, libc::SIGKILL) };
+                }
+            }
+        }
+    }
+    // SAFETY: opened above, and used by nobody else.
+    unsafe { libc::close(proc) };
+}
+
+/// The name of the first entry that `getdents64` gave, and what is behind it. An entry is a number and an offset of eight
+/// bytes each, its length of two, a kind of one, and a name that ends with a zero.
+fn next_entry(entries: &[u8]) -> Option<(&[u8], &[u8])> {
+    let length = usize::from(u16::from_ne_bytes([*entries.get(16)?, *entries.get(17)?]));
+    let name = entries.get(19..length)?;
+    let end = name.iter().position(|byte| *byte == 0)?;
+    Some((&name[..end], entries.get(length..)?))
+}
+
+/// A process id in digits.
+fn number(digits: &[u8]) -> Option<libc::pid_t> {
+    std::str::from_utf8(digits).ok()?.parse().ok().filter(|pid| *pid > 0)
+}
+
+/// The parent of the process whose folder in /proc has this name. Allocates nothing.
+fn parent_of(proc: RawFd, name: &[u8]) -> Option<libc::pid_t> {
+    number(name)?;
+    let mut path = [0_u8; 32];
+    path.get_mut(..name.len())?.copy_from_slice(name);
+    path.get_mut(name.len()..)?.get_mut(..5)?.copy_from_slice(b"/stat");
+    // Its first fields are far shorter, whatever the program is called.
+    let mut stat = [0_u8; 512];
+    // SAFETY: the path ends with a zero, for there is room for more; the buffer is ours and as long as said; the
+    // descriptor is closed once.
+    let read = unsafe {
+        let file = libc::openat(proc, path.as_ptr().cast(), libc::O_RDONLY | libc::O_CLOEXEC);
+        if file < 0 {
+            return None;
+        }
+        let read = libc::read(file, stat.as_mut_ptr().cast(), stat.len());
+        libc::close(file);
+        read
+    };
+    let (_, parent) = state_and_parent(stat.get(..usize::try_from(read).ok()?)?)?;
+    libc::pid_t::try_from(parent).ok()
+}
+
 /// The living descendants of a process, itself not included. Zombies do not live.
 pub(crate) fn descendants(root: u32) -> io::Result<Vec<u32>> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
@@ -212,6 +338,23 @@ mod tests {
         assert_eq!(state_and_parent(b"12 (a) R 9 (b) S 7 12 12 0"), Some((b'S', 7)));
         assert_eq!(state_and_parent(b"12 (unfinished"), None);
         assert_eq!(state_and_parent(b"12 (x) S"), None);
+    }
+
+    #[test]
+    fn entries_of_a_folder_are_read_one_by_one_and_broken_ones_not_at_all() {
+        let entry = |name: &[u8], length: u16| {
+            let mut entry = vec![0; usize::from(length)];
+            entry[16..18].copy_from_slice(&length.to_ne_bytes());
+            entry[19..19 + name.len()].copy_from_slice(name);
+            entry
+        };
+        let both = [entry(b"self", 24), entry(b"1234", 32)].concat();
+        let (first, rest) = next_entry(&both).unwrap();
+        let (second, rest) = next_entry(rest).unwrap();
+        assert_eq!((first, second, rest), (&b"self"[..], &b"1234"[..], &b""[..]));
+        assert_eq!(next_entry(rest), None);
+        assert_eq!(next_entry(&both[..23]), None);
+        assert_eq!((number(b"self"), number(b"1234"), number(b"0")), (None, Some(1234), None));
     }
 
     #[test]

@@ -17,7 +17,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::config::{Config, ConfigError, Hook, Task};
+use drover_wire::hook::HookName;
+
+use crate::config::{Config, ConfigError, Hook, Location, Task};
 
 pub(super) use manager::start;
 pub(super) use queue::{enqueue, waiting};
@@ -55,6 +57,11 @@ impl Hooks {
     /// Whether there is a hook of this name that is switched on.
     pub(super) fn has(&self, name: &str) -> bool {
         self.queued().any(|lane| lane.hook.name.as_str() == name)
+    }
+
+    /// A hook that pushes to where this is.
+    pub(super) fn pusher(&self, at: &Location) -> Option<&HookName> {
+        self.all.iter().map(|lane| &lane.hook).find(|hook| hook.pushes_into(at)).map(|hook| &hook.name)
     }
 
     /// Those that are run from the queue and are switched on.

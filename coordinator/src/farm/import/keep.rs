@@ -11,6 +11,7 @@ use super::run::Trouble;
 use super::said::Said;
 use super::source::{Source, SourceError};
 use super::take::Taken;
+use crate::config::Location;
 use crate::database::fixed;
 use crate::farm::depend::{self, Provided};
 use crate::farm::error::Error;
@@ -137,6 +138,13 @@ pub(super) fn adopted_place(farm: &Farm, folder: &Path) -> Result<i64, Trouble> 
     let all = farm.storage.places().all();
     if let Some(place) = all.iter().find(|place| place.target.folder() == Some(folder)) {
         return Ok(place.id);
+    }
+    if let Some(hook) = farm.hooks.pusher(&Location::Folder(folder.to_owned())) {
+        let why = format!(
+            "the hook “{hook}” pushes to the folder {}, which cannot be used where it lies",
+            folder.display()
+        );
+        return Err(SourceError::Refused(why).into());
     }
     let wanted = location.clone();
     let (id, name) = farm.database.write_blocking::<_, Error>(move |tx| {

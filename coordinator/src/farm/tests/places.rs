@@ -7,7 +7,7 @@ use drover_store::Compression;
 use drover_wire::storage::PlaceSummary;
 
 use super::*;
-use crate::config::{Gib, PlaceConfig, Placement};
+use crate::config::{Gib, LocationConfig, PlaceConfig, Placement};
 use crate::farm::places::Placed;
 use crate::farm::{OpenError, PlaceError, files, now, sql};
 use crate::storage::NarFile;
@@ -28,7 +28,7 @@ impl Two {
         let folder = tempfile::tempdir().unwrap();
         let place = |name: &str, capacity: Option<u64>| PlaceConfig {
             name: name.to_owned(),
-            folder: Some(folder.path().join(name)),
+            at: LocationConfig { folder: Some(folder.path().join(name)), ..LocationConfig::default() },
             capacity_gib: capacity.map(Gib),
             ..PlaceConfig::default()
         };
@@ -316,18 +316,18 @@ fn a_place_with_nars_cannot_be_left_out_nor_be_another_folder() {
 
     two.config = config.clone();
     // A disk that is not mounted.
-    two.config.places[0].folder = Some(two.folder.path().join("elsewhere"));
+    two.config.places[0].at.folder = Some(two.folder.path().join("elsewhere"));
     let error = two.open().unwrap_err();
     assert!(matches!(&error, OpenError::Place(PlaceError::NotMounted { .. })), "{error}");
-    two.config.places[0].folder = Some(two.folder.path().join("two"));
-    two.config.places[1].folder = Some(two.folder.path().join("three"));
+    two.config.places[0].at.folder = Some(two.folder.path().join("two"));
+    two.config.places[1].at.folder = Some(two.folder.path().join("three"));
     let error = two.open().unwrap_err();
     assert!(matches!(&error, OpenError::Place(PlaceError::Other { other, .. }) if other == "two"), "{error}");
     // Moved as a whole, it is the same place.
     two.config = config;
     let at = |name: &str| -> PathBuf { Path::new(two.folder.path()).join(name) };
     std::fs::rename(at("one"), at("moved")).unwrap();
-    two.config.places[0].folder = Some(at("moved"));
+    two.config.places[0].at.folder = Some(at("moved"));
     two.open().unwrap();
     // And an empty one can be left out.
     two.config.places.remove(1);

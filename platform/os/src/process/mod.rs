@@ -2,7 +2,8 @@
 //!
 //! A program runs below a small supervisor, a fork of ours that inherits every descendant whose own parent ends
 //! (on Linux; elsewhere the process group is what there is). So nothing escapes by forking twice or by making a
-//! session of its own: as long as a descendant lives, it is found below the supervisor.
+//! session of its own: as long as a descendant lives, it is found below the supervisor. And when we are killed, so that
+//! nobody hears its reports any more, the supervisor ends what is below it.
 
 mod supervisor;
 
@@ -48,7 +49,8 @@ impl Exit {
     }
 }
 
-/// A running program with all of its descendants. Dropping it kills them.
+/// A running program with all of its descendants. Dropping it kills them, and so does the end of this process, whatever
+/// ended it.
 #[derive(Debug)]
 pub struct Tree {
     supervisor: Child,
@@ -367,6 +369,51 @@ mod tests {
         assert!(is_alive(grandchild));
         drop(tree);
         assert!(!is_alive(grandchild));
+    }
+
+    /// For [`what_a_program_started_ends_with_the_process_that_started_the_program_even_if_that_is_killed`], which runs
+    /// this as a process of its own, with a folder to write to.
+    #[test]
+    fn starts_trees_and_waits_to_be_killed() {
+        let Some(folder) = std::env::var_os("DROVER_TEST_TREES") else { return };
+        // Below one that ignores what it can, in a session of its own; and left by its parent.
+        let deep =
+            "trap '' TERM HUP PIPE INT; setsid sh -c 'echo $$ >deep; exec sleep 1000' & echo $$ >top; wait";
+        let left = "(sh -c 'echo $$ >left; exec sleep 1000' &) ; exit 0";
+        let folder = Path::new(&folder);
+        // Started by a thread that does not live as long as they do.
+        let start = |script: &'static str| {
+            let program = shell(script).folder(folder);
+            std::thread::spawn(move || program.spawn().unwrap()).join().unwrap()
+        };
+        let _trees = [deep, left].map(start);
+        std::thread::sleep(Duration::from_secs(600));
+    }
+
+    #[test]
+    fn what_a_program_started_ends_with_the_process_that_started_the_program_even_if_that_is_killed() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = "process::tests::starts_trees_and_waits_to_be_killed";
+        let mut starter = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env("DROVER_TEST_TREES", folder.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut read = |name: &str| {
+            let id = soon().ask(|| {
+                assert_eq!(starter.try_wait().unwrap(), None, "it should wait to be killed");
+                let text = std::fs::read_to_string(folder.path().join(name)).unwrap_or_default();
+                text.strip_suffix('\n')?.parse::<u32>().ok()
+            });
+            id.unwrap_or_else(|| panic!("{name} should be started"))
+        };
+        let all = ["deep", "top", "left"].map(&mut read);
+        assert!(all.iter().all(|id| is_alive(*id)));
+        starter.kill().unwrap();
+        starter.wait().unwrap();
+        let gone = soon().ask(|| all.iter().all(|id| !is_alive(*id)).then_some(()));
+        assert!(gone.is_some(), "{all:?} should be gone");
     }
 
     #[test]

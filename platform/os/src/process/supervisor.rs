@@ -1,10 +1,12 @@
-//! The process between us and a program: it outlives the program until nothing of it is left, and reports.
+//! The process between us and a program: it outlives the program until nothing of it is left, and reports. When nobody
+//! is left to report to, it ends the program: whoever started that was killed.
 //!
 //! It is a fork of ours that never runs a program of its own. Another thread may have held any lock at the fork,
 //! so everything here is system calls on its own stack, up to and including its end.
 
 use std::io;
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 use super::Exit;
 use crate::sys;
@@ -14,6 +16,8 @@ pub(super) const RECORD: usize = 8;
 const STARTED: i32 = 1;
 const CODE: i32 = 2;
 const SIGNAL: i32 = 3;
+/// Between two looks at a program that dies with those who started it.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What the supervisor reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,25 +61,45 @@ pub(super) fn split(report_to: RawFd) -> io::Result<()> {
 }
 
 fn supervise(program: libc::pid_t, report_to: RawFd) -> ! {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE] {
+        // SAFETY: installs no code of ours. Requests to stop are for those who started us: they end the tree. That they
+        // are gone is seen where it is looked for.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
     // Reported first: once the program runs, the spawning side asks.
     report(report_to, STARTED, program);
     // What we hold open here would never end for those who read from the program, nor for the spawning side, which
     // waits for the closing of a pipe of its own until the program runs.
     sys::close_all_but(report_to);
-    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
-        // SAFETY: installs no code of ours. Requests to stop are for those who started us: they end the tree.
-        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    sys::wake_for_children();
+    loop {
+        reap(program, report_to);
+        if sys::wait_for_child_or_reader_gone(report_to) {
+            break;
+        }
     }
     loop {
+        // One that forks while we look leaves us its child, which the next look finds.
+        sys::kill_children();
+        reap(program, report_to);
+        sys::wait_for_child(LOOK);
+    }
+}
+
+/// Takes note of those that ended; does not come back when none are left.
+fn reap(program: libc::pid_t, report_to: RawFd) {
+    loop {
         let mut status = 0;
-        // SAFETY: `status` is ours; the call waits for any child.
-        let ended = unsafe { libc::waitpid(-1, &raw mut status, 0) };
+        // SAFETY: `status` is ours; the call looks at any child.
+        let ended = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
         if ended == program {
             if libc::WIFSIGNALED(status) {
                 report(report_to, SIGNAL, libc::WTERMSIG(status));
             } else {
                 report(report_to, CODE, libc::WEXITSTATUS(status));
             }
+        } else if ended == 0 {
+            return;
         } else if ended < 0 && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
             // No children are left: no program, and no orphan of it.
             // SAFETY: ends this process without running anything that was registered for its end.
