@@ -50,9 +50,20 @@ pub(super) struct Sweeps {
     wanted: Notify,
     /// One at a time.
     turn: Mutex<()>,
-    /// After so many more jobs it ends as if the coordinator stopped.
     #[cfg(test)]
-    pub(super) jobs_left: Mutex<Option<u32>>,
+    pub(super) between_jobs: BetweenJobs,
+}
+
+/// What a test does between two jobs of a look; true: it ends as if the coordinator stopped.
+#[cfg(test)]
+#[derive(Default)]
+pub(super) struct BetweenJobs(pub(super) Mutex<Option<Box<dyn FnMut() -> bool + Send>>>);
+
+#[cfg(test)]
+impl std::fmt::Debug for BetweenJobs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BetweenJobs")
+    }
 }
 
 #[derive(Debug, Default)]
@@ -66,14 +77,8 @@ impl Sweeps {
     /// Whether a test wants it to end here.
     #[cfg(test)]
     fn is_over(&self) -> bool {
-        match &mut *self.jobs_left.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(0) => true,
-            Some(left) => {
-                *left -= 1;
-                false
-            }
-            None => false,
-        }
+        let mut between = self.between_jobs.0.lock().unwrap_or_else(PoisonError::into_inner);
+        between.as_mut().is_some_and(|between| between())
     }
 
     #[cfg(not(test))]

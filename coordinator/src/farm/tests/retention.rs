@@ -49,6 +49,11 @@ enum Step {
     Sweep,
     /// It ends after so many jobs, and the coordinator with it.
     Interrupted(u32),
+    /// After so many jobs of it a client asks for a build.
+    AskedMeanwhile {
+        jobs: u32,
+        made: usize,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -62,6 +67,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (1..4_i64).prop_map(Step::Days),
         6 => Just(Step::Sweep),
         2 => (0..12_u32).prop_map(Step::Interrupted),
+        4 => (0..12_u32, any::<usize>()).prop_map(|(jobs, made)| Step::AskedMeanwhile { jobs, made }),
     ]
 }
 
@@ -84,6 +90,17 @@ struct Here {
     came: i64,
     needed: i64,
     announced: Option<i64>,
+}
+
+impl Here {
+    /// It is gone, which it may be. True.
+    fn went(&self, path: &StorePath, keep: &BTreeSet<StorePath>, today: i64, ttl: i64) -> bool {
+        assert!(!keep.contains(path), "{path} was removed and is kept");
+        // Nobody can believe any more that it is here.
+        let announced = self.announced.unwrap_or(today);
+        assert!(announced + ttl <= today, "{path} went too soon: {self:?}");
+        true
+    }
 }
 
 struct Town {
@@ -145,6 +162,7 @@ impl Town {
             Step::Days(days) => self.days(*days),
             Step::Sweep => self.sweep(),
             Step::Interrupted(jobs) => self.interrupted(*jobs),
+            Step::AskedMeanwhile { jobs, made } => self.asked_meanwhile(*jobs, *made),
         }
         self.check_published(&format!("{step:?}"));
         self.check_kept(&format!("{step:?}"));
@@ -187,12 +205,16 @@ impl Town {
 
     fn ask(&mut self, made: usize) {
         let made = made % self.graph.made.len();
+        let submitted = self.world.farm().submit(self.submission(made));
+        self.world.runtime.block_on(submitted).unwrap();
+        self.asked.insert(made, self.today);
+    }
+
+    fn submission(&self, made: usize) -> Submission {
         let derivation = self.graph.made[made].path.clone();
         let wanted =
             Wanted { derivation, priority: 0, tags: [].into(), timeout: None, max_silent_time: None };
-        let submitted = self.world.farm().submit(Submission { builds: vec![wanted] });
-        self.world.runtime.block_on(submitted).unwrap();
-        self.asked.insert(made, self.today);
+        Submission { builds: vec![wanted] }
     }
 
     fn give(&mut self, accepting: u32) {
@@ -326,17 +348,18 @@ impl Town {
                 here.announced = removals.get(path).map(|_| here.announced.unwrap_or(today));
                 return true;
             }
-            assert!(!keep.contains(path), "{path} was removed and is kept");
-            // Nobody can believe any more that it is here.
-            let announced = here.announced.unwrap_or(today);
-            assert!(announced + ttl <= today, "{path} went too soon: {here:?}");
-            false
+            !here.went(path, keep, today, ttl)
         });
     }
 
     fn interrupted(&mut self, jobs: u32) {
         let keep = self.kept(true);
-        *self.world.farm().sweeps.jobs_left.lock().unwrap() = Some(jobs);
+        let mut left = jobs;
+        self.between_jobs(move || {
+            let over = left == 0;
+            left = left.saturating_sub(1);
+            over
+        });
         let swept = self.world.farm().sweep_items();
         assert!(matches!(swept, Ok(_) | Err(Error::Stopping)), "{swept:?}");
         let removals = self.removals();
@@ -345,13 +368,46 @@ impl Town {
         self.hello();
     }
 
-    fn held_items(&self) -> BTreeSet<StorePath> {
-        let farm = self.world.farm();
-        let held = farm.database.read_blocking::<_, Error>(|sql| {
-            let select = "SELECT p.base FROM items i JOIN paths p ON p.id = i.path WHERE i.path > ?1";
-            paths::bases(sql, select, 0)
+    fn between_jobs(&self, what: impl FnMut() -> bool + Send + 'static) {
+        *self.world.farm().sweeps.between_jobs.0.lock().unwrap() = Some(Box::new(what));
+    }
+
+    /// What is here when a client asks for a build, and is needed for it or by what is built, stays, however far its
+    /// removal was.
+    fn asked_meanwhile(&mut self, jobs: u32, made: usize) {
+        let made = made % self.graph.made.len();
+        let keep = self.kept(true);
+        let farm = Arc::clone(self.world.farm());
+        let (runtime, submission) = (self.world.runtime.handle().clone(), self.submission(made));
+        let mut left = jobs;
+        let (tell, told) = std::sync::mpsc::channel();
+        self.between_jobs(move || {
+            if left == 0 {
+                runtime.block_on(farm.submit(submission.clone())).unwrap();
+                tell.send(held_items(&farm)).unwrap();
+            }
+            left = left.wrapping_sub(1);
+            false
         });
-        held.unwrap().into_iter().collect()
+        self.world.farm().sweep_items().unwrap();
+        *self.world.farm().sweeps.between_jobs.0.lock().unwrap() = None;
+        let removals = self.removals();
+        let Ok(held) = told.try_recv() else {
+            // It was over before.
+            self.note(&keep, &removals);
+            return self.publish();
+        };
+        self.asked.insert(made, self.today);
+        // What went before that may be missed now: it will be built again.
+        let (today, ttl) = (self.today, self.ttl);
+        self.here.retain(|path, here| held.contains(path) || !here.went(path, &keep, today, ttl));
+        let keep = self.kept(true);
+        self.note(&keep, &removals);
+        self.publish();
+    }
+
+    fn held_items(&self) -> BTreeSet<StorePath> {
+        held_items(self.world.farm())
     }
 
     /// What is to go, and whether it is withdrawn.
@@ -491,6 +547,14 @@ impl Town {
         });
         assert_eq!(bad.unwrap(), [], "after {after}");
     }
+}
+
+fn held_items(farm: &Farm) -> BTreeSet<StorePath> {
+    let held = farm.database.read_blocking::<_, Error>(|sql| {
+        let select = "SELECT p.base FROM items i JOIN paths p ON p.id = i.path WHERE i.path > ?1";
+        paths::bases(sql, select, 0)
+    });
+    held.unwrap().into_iter().collect()
 }
 
 proptest! {
