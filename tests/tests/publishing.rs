@@ -207,7 +207,7 @@ fn an_old_key_goes_when_nothing_that_it_signed_is_about() {
     });
     let early = world.farm.drover(["key", "retire", "1"]);
     assert_eq!(early.status.code(), Some(4), "{}", words(&early));
-    let valid = |world: &World| world.public.peer.get("/signing-key.pub").text().lines().count();
+    let valid = |world: &World| world.public.peer.get("/signing-keys").text().lines().count();
     assert_eq!(valid(&world), 2);
     success(&world.farm.drover(["key", "retire", "1", "--now"]));
     assert_eq!(valid(&world), 1);

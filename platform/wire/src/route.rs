@@ -155,7 +155,8 @@ pub mod public {
         FILE Get "/file/{name}/sha256/{hash}" "→ the contents of a published fixed output that is one file, by their SHA-256 in base32";
         LOG Get "/log/{item}" "→ the log of the newest build of a published output, or of its derivation";
         PUBLISHED Get "/drover/published" "`PublishedQuestion` as the query → `PublishedPage`: what was published, for mirrors";
-        KEY Get "/signing-key.pub" "→ the public Guix keys, s-expressions, that what is served here may be signed by";
+        KEY Get "/signing-key.pub" "→ the public Guix key that signs, an s-expression, as `guix archive --authorize` reads it";
+        KEYS Get "/signing-keys" "→ all public Guix keys that what is served here may be signed by, a line each";
     });
 }
 

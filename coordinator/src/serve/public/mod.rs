@@ -19,7 +19,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use drover_store::{Compression, STORE_DIR, StorePath};
 use drover_wire::route::Route;
-use drover_wire::route::public::{CACHE_INFO, FILE, KEY, LOG, NAR, NARINFO, PUBLISHED};
+use drover_wire::route::public::{CACHE_INFO, FILE, KEY, KEYS, LOG, NAR, NARINFO, PUBLISHED};
 
 use super::call::Answer;
 use super::content::Content;
@@ -35,7 +35,8 @@ pub(super) fn handler(route: &Route) -> Option<Mounted> {
         NAR => at(route, nar),
         FILE => at(route, contents::file),
         LOG => at(route, log::log),
-        KEY => at(route, keys),
+        KEY => at(route, key),
+        KEYS => at(route, keys),
         PUBLISHED => at(route, imports::published),
         _ => return None,
     })
@@ -97,12 +98,20 @@ async fn nar(State(farm): Core, parts: Parts<(String, String)>, headers: HeaderM
     }
 }
 
+/// The key that signs, and it alone: Guix authorizes one at a time, and stumbles over a file with two.
+async fn key(State(farm): Core) -> Answer {
+    Ok(keys_answer(&farm, format!("{}\n", farm.public_key().trim_end())))
+}
+
 /// All keys that signatures here may be made with.
 async fn keys(State(farm): Core) -> Answer {
-    let keys = farm.valid_keys()?;
+    Ok(keys_answer(&farm, farm.valid_keys()?))
+}
+
+fn keys_answer(farm: &Farm, keys: String) -> Response {
     // A new key is to be seen soon.
     let cache = cache(Duration::from_secs(farm.config().narinfo_miss_seconds));
-    Ok(([(CONTENT_TYPE, TEXT), (CACHE_CONTROL, &cache)], keys).into_response())
+    ([(CONTENT_TYPE, TEXT), (CACHE_CONTROL, &cache)], keys).into_response()
 }
 
 /// The answer to whoever asks for what the public cannot have: whether it exists is not said.
