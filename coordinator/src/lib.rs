@@ -9,3 +9,4 @@ pub mod key;
 pub mod serve;
 pub mod storage;
 mod substitutes;
+mod web;

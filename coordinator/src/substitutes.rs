@@ -7,6 +7,7 @@ use drover_store::StorePath;
 use drover_tls::Trust;
 
 use crate::config::Config;
+use crate::web;
 
 /// The most bytes of a narinfo that are looked at.
 const NARINFO_LIMIT: u64 = 1 << 20;
@@ -32,12 +33,7 @@ impl Substitutes {
         // For clients that have no trust of their own. An error when somebody has installed one already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let limit = Duration::from_secs(config.substitute_seconds.max(1));
-        let agent = ureq::config::Config::builder()
-            .timeout_global(Some(limit))
-            .http_status_as_error(false)
-            .user_agent(concat!("drover/", env!("CARGO_PKG_VERSION")))
-            .build();
-        let agent = drover_tls::agent(agent, Trust::System);
+        let agent = web::client(web::settings().timeout_global(Some(limit)), Trust::System);
         Self {
             servers: config.substitute_servers.iter().map(|s| s.trim_end_matches('/').to_owned()).collect(),
             agent,
@@ -53,7 +49,7 @@ impl Substitutes {
     pub(crate) fn has(&self, server: &str, path: &StorePath) -> Result<bool, AskError> {
         let failed = |reason: String| AskError { server: server.to_owned(), path: path.clone(), reason };
         let url = format!("{server}/{}.narinfo", path.hash_part());
-        let mut answer = self.agent.get(&url).call().map_err(|error| failed(words(&error)))?;
+        let mut answer = self.agent.get(&url).call().map_err(|error| failed(web::words(&error)))?;
         match answer.status().as_u16() {
             200 => {}
             404 | 410 => return Ok(false),
@@ -64,11 +60,6 @@ impl Substitutes {
         let said = format!("StorePath: {path}");
         Ok(body.split(|byte| *byte == b'\n').any(|line| line == said.as_bytes()))
     }
-}
-
-fn words(error: &ureq::Error) -> String {
-    let tls = if let ureq::Error::Io(error) = error { drover_tls::reason(error) } else { None };
-    tls.unwrap_or_else(|| error.to_string())
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use ureq::http::{Request, Response, Uri, header};
 use ureq::{Agent, AsSendBody, Body, BodyReader, SendBody};
 
 use super::{ClientError, Token};
+use crate::web;
 
 const CONNECT_TIME: Duration = Duration::from_secs(20);
 /// How long a peer may be silent: longer than any question is held open (60 s).
@@ -70,11 +71,9 @@ impl Coordinator {
         if matches!(trust, Trust::Keys(_)) && uri.scheme_str() != Some("https") {
             return Err(bad("a pinned key is of use with https:// only"));
         }
-        let mut config = Agent::config_builder()
-            .http_status_as_error(false)
+        let mut config = web::settings()
             .max_redirects(0)
             .max_redirects_will_error(false)
-            .user_agent(concat!("drover/", env!("CARGO_PKG_VERSION")))
             .timeout_connect(Some(CONNECT_TIME))
             .timeout_per_read(Some(SILENCE))
             .timeout_per_write(Some(SILENCE));
@@ -83,7 +82,7 @@ impl Coordinator {
             config = config.proxy(None);
         }
         Ok(Self {
-            agent: drover_tls::agent(config.build(), trust),
+            agent: web::client(config, trust),
             url: url.trim_end_matches('/').to_owned(),
             authorization: token.header(),
             private: is_loopback(host) || uri.scheme_str() == Some("https"),

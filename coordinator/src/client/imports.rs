@@ -60,10 +60,11 @@ pub fn wait(
             Ok(details) if details.summary.state != ImportState::Running => return Ok(details),
             Ok(details) => {
                 patience = Patience::some();
-                let ImportSummary { taken, known, refused, .. } = details.summary;
+                let ImportSummary { taken, known, refused, waits_for, .. } = details.summary;
                 let now = taken + known + refused;
                 watch.advance(now.saturating_sub(seen));
-                watch.note(&format!("{taken} taken, {known} known, {refused} refused"));
+                let waits = waits_for.map(|what| format!("; it waits: {what}")).unwrap_or_default();
+                watch.note(&format!("{taken} taken, {known} known, {refused} refused{waits}"));
                 seen = now;
                 std::thread::sleep(LOOK_EVERY);
             }

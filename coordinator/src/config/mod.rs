@@ -108,6 +108,7 @@ impl Config {
             ("poll-seconds", self.poll_seconds),
             ("max-nar-mib", self.max_nar_mib),
             ("max-log-mib", self.max_log_mib),
+            ("import-silence-seconds", self.import_silence_seconds),
         ];
         for (option, value) in positive {
             if value == 0 || value > MOST {
@@ -117,6 +118,13 @@ impl Config {
                     reason: "it must be more than 0 and less than a thousand million",
                 });
             }
+        }
+        if !(1..=64).contains(&self.import_parallel) {
+            return Err(ConfigError::Value {
+                option: "import-parallel",
+                value: self.import_parallel.to_string(),
+                reason: "it must be 1 to 64",
+            });
         }
         if self.heartbeat_seconds >= self.lease_seconds {
             return Err(ConfigError::Value {
@@ -191,6 +199,17 @@ mod tests {
     fn heartbeats_rarer_than_leases_are_refused() {
         let error = resolve(&["--lease-seconds", "10", "--heartbeat-seconds", "10"]).unwrap_err().to_string();
         assert!(error.contains("heartbeat-seconds"), "{error}");
+    }
+
+    #[test]
+    fn an_import_takes_at_least_one_item_at_a_time_and_not_hundreds() {
+        for (option, value) in
+            [("import-parallel", "0"), ("import-parallel", "65"), ("import-silence-seconds", "0")]
+        {
+            let error = resolve(&[&format!("--{option}"), value]).unwrap_err().to_string();
+            assert!(error.contains(option), "{error}");
+        }
+        assert_eq!(resolve(&["--import-parallel", "64"]).unwrap().import_parallel, 64);
     }
 
     #[test]

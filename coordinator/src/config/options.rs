@@ -107,6 +107,9 @@ options! {
     #[arg(value_name = "DAYS")]
     sources_check_days: u64 = 90, "90",
         "How many days it takes to see for every source that was fetched whether it is still there; 0 for never";
+    #[arg(value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    sources_check_private: bool = false, "false",
+        "Whether sources are looked for in private networks, too: derivations that clients submit say where";
     #[arg(value_name = "SECONDS")]
     lease_seconds: u64 = 900, "900",
         "How long an agent that is not heard of keeps its builds";
@@ -146,6 +149,12 @@ options! {
     #[arg(value_name = "MIB")]
     check_mib_per_second: u64 = 20, "20",
         "How fast files that an import uses where they lie are read to check them; 0: only when an agent needs them";
+    #[arg(value_name = "COUNT")]
+    import_parallel: u32 = 4, "4",
+        "How many items an import takes at a time";
+    #[arg(value_name = "SECONDS")]
+    import_silence_seconds: u64 = 60, "60",
+        "How long a server that something is imported from may be silent before it is asked again";
     #[arg(value_name = "LEVELS")]
     log: String = "info".to_owned(), "info",
         "What is logged: error, warn, info, debug or trace, also by part as in info,drover=debug";

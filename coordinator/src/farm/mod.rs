@@ -166,7 +166,7 @@ impl Farm {
             keys,
             hooks,
             substitutes,
-            upstreams: upstreams::Upstreams::default(),
+            upstreams: upstreams::Upstreams::new(&config),
             imports: import::Imports::default(),
             moves,
             sweeps: Arc::default(),

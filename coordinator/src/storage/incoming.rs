@@ -8,10 +8,9 @@ use drover_store::derivation::Fixed;
 use drover_store::nar::{self, Limits, Parser, Visitor};
 use drover_store::references::Scanner;
 use drover_store::{Sha256, Sha256Hash, StorePath};
-use sha2::Digest;
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
-use super::WINDOW_LOG_MAX;
+use super::{Algorithm, WINDOW_LOG_MAX};
 
 /// What an output is said to be.
 #[derive(Debug, Clone)]
@@ -204,12 +203,6 @@ fn truncated(came: u64, said: u64) -> String {
 }
 
 /// The hash that fixes an output, over the contents of its one file or over its nar.
-enum Algorithm {
-    Sha1(Box<sha1::Sha1>),
-    Sha256(Box<sha2::Sha256>),
-    Sha512(Box<sha2::Sha512>),
-}
-
 struct FixedHash {
     algorithm: Algorithm,
     recursive: bool,
@@ -220,29 +213,16 @@ struct FixedHash {
 impl FixedHash {
     /// None for an algorithm that is not known here: guix-daemon has checked it on the agent.
     fn new(fixed: &Fixed) -> Option<Self> {
-        let algorithm = match fixed.algorithm.as_str() {
-            "sha1" => Algorithm::Sha1(Box::default()),
-            "sha256" => Algorithm::Sha256(Box::default()),
-            "sha512" => Algorithm::Sha512(Box::default()),
-            other => {
-                tracing::warn!(algorithm = other, "the hash of a fixed output cannot be checked here");
-                return None;
-            }
+        let Some(algorithm) = Algorithm::named(&fixed.algorithm) else {
+            tracing::warn!(algorithm = fixed.algorithm, "the hash of a fixed output cannot be checked here");
+            return None;
         };
         Some(Self { algorithm, recursive: fixed.recursive, other_than_file: false })
     }
 
     fn nar(&mut self, bytes: &[u8]) {
         if self.recursive {
-            self.update(bytes);
-        }
-    }
-
-    fn update(&mut self, bytes: &[u8]) {
-        match &mut self.algorithm {
-            Algorithm::Sha1(hash) => hash.update(bytes),
-            Algorithm::Sha256(hash) => hash.update(bytes),
-            Algorithm::Sha512(hash) => hash.update(bytes),
+            self.algorithm.update(bytes);
         }
     }
 
@@ -250,11 +230,7 @@ impl FixedHash {
         if !self.recursive && self.other_than_file {
             return refused("is not that of a plain file, as its derivation says");
         }
-        let found = match self.algorithm {
-            Algorithm::Sha1(hash) => hash.finalize().to_vec(),
-            Algorithm::Sha256(hash) => hash.finalize().to_vec(),
-            Algorithm::Sha512(hash) => hash.finalize().to_vec(),
-        };
+        let found = self.algorithm.finish();
         if found == fixed.hash {
             return Ok(());
         }
@@ -275,7 +251,7 @@ impl Visitor for FixedHash {
 
     fn contents(&mut self, bytes: &[u8]) -> Result<(), nar::Error> {
         if !self.recursive {
-            self.update(bytes);
+            self.algorithm.update(bytes);
         }
         Ok(())
     }

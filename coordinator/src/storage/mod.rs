@@ -1,5 +1,6 @@
 //! The state folder: where nars, logs and uploads lie, and who may use it.
 
+mod algorithm;
 #[cfg(feature = "s3")]
 mod bucket;
 #[cfg(not(feature = "s3"))]
@@ -21,6 +22,7 @@ use drover_os::file::{self, Lock, LockError};
 use drover_store::{Compression, StorePath};
 use drover_wire::{BuildId, LeaseId};
 
+pub(crate) use algorithm::Algorithm;
 pub use bucket::Bucket;
 pub use decode::Plain;
 pub use folder::Folder;

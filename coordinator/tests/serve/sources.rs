@@ -65,7 +65,7 @@ fn listed(client: &Client, query: &str) -> Vec<(String, SourceState)> {
 
 #[test]
 fn an_upstream_that_changes_or_vanishes_is_listed_as_such() {
-    let house = House::start();
+    let house = House::with(&["--sources-check-private"]);
     let client = house.client();
     let (url, answer) = upstream();
     let made = fetches("x.tar", &url, true);

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use ureq::config::Config;
-use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::resolver::Resolver;
 use ureq::unversioned::transport::{
     Buffers, ConnectProxyConnector, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout,
     TcpConnector, Transport, TransportAdapter,
@@ -16,11 +16,11 @@ use ureq::{Agent, Error};
 
 use crate::Trust;
 
-/// ureq as it comes, with this trust.
+/// ureq as it comes, with this trust, and addresses from there.
 #[must_use]
-pub fn agent(config: Config, trust: Trust) -> Agent {
+pub fn agent(config: Config, trust: Trust, resolver: impl Resolver) -> Agent {
     let connector = ConnectProxyConnector::default().chain(TcpConnector::default());
-    Agent::with_parts(config, connector.chain(TlsConnector::new(trust)), DefaultResolver::default())
+    Agent::with_parts(config, connector.chain(TlsConnector::new(trust)), resolver)
 }
 
 /// Wraps connections in TLS where an address is https, and checks who is there. Comes after those that connect.

@@ -28,6 +28,10 @@ pub struct NewImport {
     /// Whether the coordinator signs it anew, in its own name.
     #[serde(default)]
     pub sign: bool,
+    /// The names of the keys (`sha256/…`) of which the server's certificate must have one, whoever vouches for it; none: the
+    /// system's authorities do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub server_keys: Vec<String>,
     /// Whether the files of a folder are used where they lie.
     #[serde(default)]
     pub in_place: bool,
@@ -91,6 +95,9 @@ pub struct ImportSummary {
     pub known: u64,
     /// The items that were refused.
     pub refused: u64,
+    /// What it waits for, in words, if it does: room for what comes next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
     /// Why it could not go on; of a mirror, the last time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use drover_store::path::StorePath;
+use drover_tls::Pin;
 use drover_wire::import::ImportId;
 
 use super::{Connection, Format, parse_item};
@@ -46,6 +47,9 @@ pub struct TermsArgs {
     /// Take what no known key signed, too; without --sign it is for the farm's own builds alone
     #[arg(long)]
     pub unsigned: bool,
+    /// Trust the server whose certificate has this key, and no other; may be repeated
+    #[arg(long = "server-key", value_name = "PIN")]
+    pub server_keys: Vec<Pin>,
     /// Publish it signed by the coordinator, and not with the signature that it has
     #[arg(long)]
     pub sign: bool,

@@ -97,6 +97,7 @@ fn start(source: &str, terms: &TermsArgs) -> Result<NewImport, ClientError> {
         source,
         keys: keys.collect::<Result<_, _>>()?,
         unsigned: terms.unsigned,
+        server_keys: terms.server_keys.iter().map(ToString::to_string).collect(),
         sign: terms.sign,
         ..NewImport::default()
     })
@@ -178,6 +179,9 @@ fn show(details: &ImportDetails, out: &mut Out) -> Result<(), ClientError> {
         thousands(import.known),
         thousands(import.refused)
     ))?;
+    if let Some(what) = &import.waits_for {
+        out.line(format!("  it waits: {}", clean(what)))?;
+    }
     if let Some(error) = &import.error {
         out.line(format!("  {}", clean(error)))?;
     }
@@ -220,6 +224,7 @@ mod tests {
             bytes: 1,
             known: 0,
             refused,
+            waits_for: None,
             error: None,
             started_at: 0,
             ended_at: None,

@@ -12,6 +12,8 @@ use super::source::SourceError;
 #[derive(Debug, Clone)]
 pub(super) struct Halt {
     own: Arc<watch::Sender<bool>>,
+    /// Whether one pass of it is given up.
+    pass: Arc<watch::Sender<bool>>,
     coordinator: watch::Receiver<bool>,
     runtime: Handle,
 }
@@ -19,7 +21,18 @@ pub(super) struct Halt {
 impl Halt {
     /// Not stopped yet. Called within the runtime.
     pub(super) fn new(coordinator: watch::Receiver<bool>) -> Self {
-        Self { own: Arc::new(watch::channel(false).0), coordinator, runtime: Handle::current() }
+        let no = || Arc::new(watch::channel(false).0);
+        Self { own: no(), pass: no(), coordinator, runtime: Handle::current() }
+    }
+
+    /// The same for one pass, which may be given up alone.
+    pub(super) fn of_pass(&self) -> Self {
+        Self { pass: Arc::new(watch::channel(false).0), ..self.clone() }
+    }
+
+    /// Gives the pass up.
+    pub(super) fn give_up(&self) {
+        self.pass.send_replace(true);
     }
 
     /// Stops the import.
@@ -35,7 +48,8 @@ impl Halt {
     /// # Errors
     /// When it is to stop.
     pub(super) fn check(&self) -> Result<(), SourceError> {
-        if self.by_order() || *self.coordinator.borrow() { Err(SourceError::Stopped) } else { Ok(()) }
+        let stopped = self.by_order() || *self.pass.borrow() || *self.coordinator.borrow();
+        if stopped { Err(SourceError::Stopped) } else { Ok(()) }
     }
 
     /// Waits.
@@ -43,11 +57,13 @@ impl Halt {
     /// # Errors
     /// As soon as it is to stop.
     pub(super) fn rest(&self, time: Duration) -> Result<(), SourceError> {
-        let (mut own, mut coordinator) = (self.own.subscribe(), self.coordinator.clone());
+        let (mut own, mut pass) = (self.own.subscribe(), self.pass.subscribe());
+        let mut coordinator = self.coordinator.clone();
         self.runtime.block_on(async {
             tokio::select! {
                 () = tokio::time::sleep(time) => {}
                 _ = own.wait_for(|stopped| *stopped) => {}
+                _ = pass.wait_for(|stopped| *stopped) => {}
                 _ = coordinator.wait_for(|stopped| *stopped) => {}
             }
         });

@@ -2,12 +2,16 @@
 //!
 //! An import is a row, and a thread while it is under way. It goes through its roots ([`run`]): what it was told, what a
 //! drover published, what sets here want, or what lies in a folder; below each of them what is referred to comes first.
-//! It may be killed at any time: what is here is not taken again, and numbered roots go on after the last one.
+//! Several items are taken at a time ([`flight`]), and none before what it refers to. It may be killed at any time: what
+//! is here is not taken again, and numbered roots go on after the last one before which all are over ([`roots`]).
 
 mod check;
+mod flight;
 mod folder;
 mod halt;
 mod keep;
+mod room;
+mod roots;
 mod rows;
 mod run;
 mod said;
@@ -20,6 +24,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use drover_store::key::PublicKey;
+use drover_tls::Pin;
 use drover_wire::import::{
     ImportDetails, ImportId, ImportState, ImportSummary, NewImport, PUBLISHED_LIMIT, PublishedItem,
     PublishedPage, PublishedQuestion,
@@ -29,6 +34,7 @@ use super::error::Error;
 use super::{Farm, Tx, paths, sql, unsql};
 pub(super) use check::unread_among;
 use halt::Halt;
+use room::Waits;
 
 /// How many imports may be under way at a time.
 const AT_ONCE: usize = 16;
@@ -39,6 +45,7 @@ const EVERY_MOST: u64 = 366 * 24 * 60;
 #[derive(Debug, Default)]
 pub(super) struct Imports {
     halts: Mutex<HashMap<i64, Halt>>,
+    waits: Waits,
 }
 
 impl Imports {
@@ -89,7 +96,9 @@ impl Farm {
     /// # Errors
     /// When the database cannot be read, here and below.
     pub async fn all_imports(self: &Arc<Self>) -> Result<Vec<ImportSummary>, Error> {
-        self.database.read(rows::list).await
+        let mut all = self.database.read(rows::list).await?;
+        all.iter_mut().for_each(|import| self.note_wait(import));
+        Ok(all)
     }
 
     /// One import.
@@ -97,7 +106,15 @@ impl Farm {
     /// # Errors
     /// When there is none with this number.
     pub async fn import(self: &Arc<Self>, import: ImportId) -> Result<ImportDetails, Error> {
-        self.database.read(move |sql| rows::show(sql, import)).await
+        let mut details = self.database.read(move |sql| rows::show(sql, import)).await?;
+        self.note_wait(&mut details.summary);
+        Ok(details)
+    }
+
+    fn note_wait(&self, import: &mut ImportSummary) {
+        if import.state == ImportState::Running {
+            import.waits_for = self.imports.waits.of(sql(import.import));
+        }
     }
 
     /// Stops an import, for good.
@@ -215,12 +232,25 @@ fn check(mut new: NewImport) -> Result<NewImport, Error> {
         }
         _ => {}
     }
+    if !new.server_keys.is_empty() && !new.source.starts_with("https://") {
+        return bad(
+            "the key of a certificate is of use with an address that begins with https:// only".to_owned()
+        );
+    }
+    if let Err(error) = pins(&new) {
+        return bad(error);
+    }
     for key in &new.keys {
         if let Err(error) = PublicKey::parse(key) {
             return bad(format!("a key that was given cannot be used: {error}"));
         }
     }
     Ok(new)
+}
+
+/// The keys by which the server's certificate is trusted.
+fn pins(new: &NewImport) -> Result<Vec<Pin>, String> {
+    new.server_keys.iter().map(|key| key.parse()).collect()
 }
 
 /// Whether a source is a server's address and not a folder.

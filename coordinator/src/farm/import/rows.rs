@@ -64,6 +64,7 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<ImportSummary> {
         bytes: unsql(row.get(5)?),
         known: unsql(row.get(6)?),
         refused: unsql(row.get(7)?),
+        waits_for: None,
         error: row.get(8)?,
         started_at: unsql(row.get(9)?),
         ended_at: row.get::<_, Option<i64>>(10)?.map(unsql),

@@ -7,17 +7,20 @@ use std::time::Duration;
 
 use drover_store::StorePath;
 use drover_store::key::{Acl, PublicKey};
+use drover_tls::Trust;
 use drover_wire::import::{ImportState, PublishedQuestion};
 use rusqlite::Connection;
 
+use super::flight::{Flight, Item};
 use super::folder::{Folder, Narinfos};
 use super::halt::Halt;
 use super::keep::{self, Here, New};
+use super::room::Taker;
+use super::roots::Roots;
 use super::rows::{self, Cursor, Job};
 use super::said::{Said, Terms, Wanted};
 use super::server::Server;
 use super::source::{Source, SourceError};
-use super::take::Taking;
 use crate::farm::error::Error;
 use crate::farm::{Farm, Tx};
 
@@ -101,10 +104,15 @@ pub(super) fn whole(farm: &Arc<Farm>, job: &Job, halt: &Halt) {
 struct Run<'a> {
     farm: &'a Arc<Farm>,
     job: &'a Job,
-    halt: &'a Halt,
-    source: Source,
+    halt: Halt,
+    source: Arc<Source>,
     terms: Terms,
+    /// After which root the import goes on if it ends now.
     cursor: Cursor,
+    roots: Roots,
+    /// The root that is looked at.
+    root: u64,
+    flight: Flight,
     /// The place whose files are used where they lie.
     adopted: Option<i64>,
     /// Roots that are here already and were not noted yet.
@@ -134,10 +142,16 @@ enum Step {
 }
 
 impl<'a> Run<'a> {
-    fn new(farm: &'a Arc<Farm>, job: &'a Job, halt: &'a Halt, cursor: Cursor) -> Result<Self, Trouble> {
+    fn new(farm: &'a Arc<Farm>, job: &'a Job, halt: &Halt, cursor: Cursor) -> Result<Self, Trouble> {
         let options = &job.options;
+        let halt = halt.of_pass();
         let source = if super::is_address(&options.source) {
-            Source::Server(Server::new(&options.source, halt.clone()))
+            let trust = match super::pins(options).map_err(Error::BadRequest)? {
+                pins if pins.is_empty() => Trust::System,
+                pins => Trust::Keys(pins),
+            };
+            let silence = Duration::from_secs(farm.config.import_silence_seconds);
+            Source::Server(Server::new(&options.source, trust, silence, halt.clone()))
         } else {
             Source::Folder(Folder::at(Path::new(&options.source))?)
         };
@@ -158,9 +172,12 @@ impl<'a> Run<'a> {
             farm,
             job,
             halt,
-            source,
+            source: Arc::new(source),
             terms,
             cursor,
+            roots: Roots::default(),
+            root: 0,
+            flight: Flight::new(farm.config.import_parallel),
             adopted,
             known: 0,
             unnoted: 0,
@@ -172,7 +189,15 @@ impl<'a> Run<'a> {
     /// Goes through all roots. The answer: where the next pass is to begin.
     fn pass(mut self) -> Result<Cursor, Trouble> {
         let passed = self.all_roots();
-        // What is here stays, however it ended.
+        if passed.is_err() {
+            self.halt.give_up();
+        }
+        // What is here stays, however it ended; what was given up is met again, and its root is not over.
+        while let Some(landed) = self.flight.landed(true) {
+            if landed.outcome.is_ok() {
+                self.end(&landed.path);
+            }
+        }
         self.flush()?;
         passed
     }
@@ -180,16 +205,18 @@ impl<'a> Run<'a> {
     fn all_roots(&mut self) -> Result<Cursor, Trouble> {
         let id = self.job.id;
         if self.farm.database.read_blocking(|sql| rows::was_told(sql, id))? {
-            self.numbered(Root::Told, move |run| {
-                Ok(run.farm.database.read_blocking(|sql| rows::told(sql, id, run.cursor))?)
+            self.numbered(Root::Told, move |run, after| {
+                Ok(run.farm.database.read_blocking(|sql| rows::told(sql, id, after))?)
             })?;
             return Ok(Cursor::default());
         }
-        if let Source::Folder(folder) = &self.source {
+        let source = Arc::clone(&self.source);
+        if let Source::Folder(folder) = &*source {
             let mut narinfos = Narinfos::new(folder)?;
             while let Some(file) = narinfos.next()? {
-                self.root(Root::Narinfo(file))?;
+                self.root(Root::Narinfo(file), self.cursor)?;
             }
+            self.go_on(true)?;
             return Ok(Cursor::default());
         }
         if self.is_drover()? {
@@ -198,14 +225,14 @@ impl<'a> Run<'a> {
             return Ok(self.cursor);
         }
         self.cursor = Cursor::default();
-        self.numbered(Root::Likely, |run| {
-            Ok(run.farm.database.read_blocking(|sql| rows::wanted(sql, run.cursor))?)
+        self.numbered(Root::Likely, |run, after| {
+            Ok(run.farm.database.read_blocking(|sql| rows::wanted(sql, after))?)
         })?;
         Ok(Cursor::default())
     }
 
     fn is_drover(&self) -> Result<bool, Trouble> {
-        let Source::Server(server) = &self.source else { return Ok(false) };
+        let Source::Server(server) = &*self.source else { return Ok(false) };
         let question = PublishedQuestion { after: self.cursor.0, limit: Some(1) };
         match server.published(question) {
             Ok(page) => Ok(page.is_some()),
@@ -215,9 +242,9 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn published(&mut self) -> Result<Vec<(u64, StorePath)>, Trouble> {
-        let Source::Server(server) = &self.source else { return Ok(Vec::new()) };
-        let question = PublishedQuestion { after: self.cursor.0, limit: None };
+    fn published(&mut self, after: Cursor) -> Result<Vec<(u64, StorePath)>, Trouble> {
+        let Source::Server(server) = &*self.source else { return Ok(Vec::new()) };
+        let question = PublishedQuestion { after: after.0, limit: None };
         let page = server.published(question)?.unwrap_or_default();
         Ok(page.items.into_iter().map(|item| (item.number, item.path)).collect())
     }
@@ -226,26 +253,28 @@ impl<'a> Run<'a> {
     fn numbered(
         &mut self,
         root: impl Fn(StorePath) -> Root,
-        next: impl Fn(&mut Self) -> Result<Vec<(u64, StorePath)>, Trouble>,
+        next: impl Fn(&mut Self, Cursor) -> Result<Vec<(u64, StorePath)>, Trouble>,
     ) -> Result<(), Trouble> {
+        let mut reached = self.cursor;
         loop {
-            let some = next(self)?;
+            let some = next(self, reached)?;
             let Some((last, _)) = some.last() else { break };
-            if *last <= self.cursor.0 {
+            if *last <= reached.0 {
                 return Err(
                     SourceError::Failed("its list of what was published goes in circles".to_owned()).into()
                 );
             }
             for (number, path) in some {
-                self.root(root(path))?;
-                self.cursor = Cursor(number);
+                reached = Cursor(number);
+                self.root(root(path), reached)?;
             }
         }
+        self.go_on(true)?;
         self.note()
     }
 
-    /// Takes a root and what is below it. An error: the import cannot go on.
-    fn root(&mut self, root: Root) -> Result<(), Trouble> {
+    /// Takes a root and what is below it, after which it goes on there. An error: the import cannot go on.
+    fn root(&mut self, root: Root, cursor: Cursor) -> Result<(), Trouble> {
         self.halt.check()?;
         self.unnoted += 1;
         if self.unnoted >= NOTE_EVERY {
@@ -255,10 +284,12 @@ impl<'a> Run<'a> {
             Root::Told(path) | Root::Likely(path) => path.base_name().to_owned(),
             Root::Narinfo(file) => file.display().to_string(),
         };
-        match self.below(root) {
-            Ok(()) => Ok(()),
-            Err(trouble) => self.refuse(&name, trouble),
+        self.root = self.roots.begin(cursor);
+        if let Err(trouble) = self.below(root) {
+            self.refuse(&name, trouble)?;
         }
+        self.roots.less(self.root);
+        self.go_on(false)
     }
 
     fn below(&mut self, root: Root) -> Result<(), Trouble> {
@@ -275,7 +306,8 @@ impl<'a> Run<'a> {
                 vec![Step::Open(path, None)]
             }
             Root::Narinfo(file) => {
-                let Source::Folder(folder) = &self.source else { return Ok(()) };
+                let source = Arc::clone(&self.source);
+                let Source::Folder(folder) = &*source else { return Ok(()) };
                 if let Some(path) = keep::named_by(self.farm, &file)? {
                     if self.is_settled(&path)? {
                         self.known += 1;
@@ -324,10 +356,16 @@ impl<'a> Run<'a> {
                 }
                 Step::Close(said, file) => {
                     held = held.saturating_sub(weight(&said));
-                    let path = said.info.store_path.clone();
-                    if let Err(trouble) = self.take(*said, file.as_deref()) {
-                        self.refuse(path.base_name(), trouble)?;
+                    if self.adopted.is_some() {
+                        let path = said.info.store_path.clone();
+                        if let Err(trouble) = self.adopt(*said, file.as_deref()) {
+                            self.refuse(path.base_name(), trouble)?;
+                        }
+                        continue;
                     }
+                    self.roots.more(self.root);
+                    self.flight.add(Item { said: *said, file, root: self.root });
+                    self.go_on(false)?;
                 }
             }
         }
@@ -354,7 +392,8 @@ impl<'a> Run<'a> {
 
     /// Whether nothing is to be done about an item.
     fn is_settled(&self, path: &StorePath) -> Result<bool, Trouble> {
-        if self.waiting.iter().any(|new| new.said.info.store_path == *path) {
+        let is_waiting = self.waiting.iter().any(|new| new.said.info.store_path == *path);
+        if is_waiting || self.flight.has(path) {
             return Ok(true);
         }
         let here = self.farm.database.read_blocking(|sql| keep::here(sql, path))?;
@@ -362,14 +401,78 @@ impl<'a> Run<'a> {
         Ok(here.is_some_and(|here| here.is_settled))
     }
 
-    /// Takes an item below which everything was seen to.
-    fn take(&mut self, said: Said, file: Option<&Path>) -> Result<(), Trouble> {
-        let path = said.info.store_path.clone();
-        let here = self.farm.database.read_blocking(|sql| keep::here(sql, &path))?;
+    /// Has items taken whose turn it is, and sees to those that were taken; waits for them while there are many, or for
+    /// all of them.
+    fn go_on(&mut self, to_the_end: bool) -> Result<(), Trouble> {
+        loop {
+            while let Some(item) = self.flight.next() {
+                self.begin(item)?;
+            }
+            let patience = to_the_end || self.flight.is_full() || self.roots.are_many();
+            let Some(landed) = self.flight.landed(patience) else { return Ok(()) };
+            match landed.outcome {
+                Ok(()) => self.failures = 0,
+                Err(trouble) => self.refuse(landed.path.base_name(), trouble)?,
+            }
+            self.end(&landed.path);
+        }
+    }
+
+    /// Takes an item, all of whose references were seen to, on a thread of its own.
+    fn begin(&mut self, item: Item) -> Result<(), Trouble> {
+        let path = item.said.info.store_path.clone();
+        match self.is_to_be_taken(&item.said) {
+            Ok(true) => {}
+            Ok(false) => {
+                self.end(&path);
+                return Ok(());
+            }
+            Err(trouble) => {
+                self.refuse(path.base_name(), trouble)?;
+                self.end(&path);
+                return Ok(());
+            }
+        }
+        let taker = Taker {
+            farm: Arc::clone(self.farm),
+            source: Arc::clone(&self.source),
+            halt: self.halt.clone(),
+            import: self.job.id,
+            sign: self.terms.sign,
+        };
+        let launched = self.flight.launch(path, move || taker.take(&item));
+        Ok(launched.map_err(|error| Error::io("start a thread for an item of an import", error))?)
+    }
+
+    /// An item is on its way no more.
+    fn end(&mut self, path: &StorePath) {
+        if let Some(root) = self.flight.done(path) {
+            self.roots.less(root);
+        }
+    }
+
+    /// Uses an item where it lies, below which everything was seen to.
+    fn adopt(&mut self, said: Said, file: Option<&Path>) -> Result<(), Trouble> {
+        let Some(place) = self.adopted else { return Ok(()) };
+        if !self.is_to_be_taken(&said)? {
+            return Ok(());
+        }
+        let files = keep::as_they_lie(&self.source, &said, file, place)?;
+        self.waiting.push(New::in_place(said, files));
+        if self.waiting.len() >= keep::AT_ONCE {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Whether an item is not here and can be taken, with all that it refers to; one that is here is published.
+    fn is_to_be_taken(&mut self, said: &Said) -> Result<bool, Trouble> {
+        let here = self.farm.database.read_blocking(|sql| keep::here(sql, &said.info.store_path))?;
         if let Some(here) = here {
             self.flush()?;
             self.known += 1;
-            return self.publish_held(&here, said);
+            self.publish_held(&here, said.clone())?;
+            return Ok(false);
         }
         for other in said.others() {
             if !self.can_be_had(other)? {
@@ -381,18 +484,7 @@ impl<'a> Run<'a> {
                 return Err(SourceError::Refused(why).into());
             }
         }
-        if let Some(place) = self.adopted {
-            let files = keep::as_they_lie(&self.source, &said, file, place)?;
-            self.waiting.push(New::in_place(said, files));
-            if self.waiting.len() >= keep::AT_ONCE {
-                self.flush()?;
-            }
-            return Ok(());
-        }
-        let taken = Taking { farm: self.farm, source: &self.source, halt: self.halt }.take(&said, file)?;
-        self.failures = 0;
-        keep::all(self.farm, self.job.id, vec![New::taken(said, taken)], self.terms.sign)?;
-        Ok(())
+        Ok(true)
     }
 
     /// It is held already: as it is said now, or not.
@@ -453,6 +545,7 @@ impl<'a> Run<'a> {
 
     fn note(&mut self) -> Result<(), Trouble> {
         self.unnoted = 0;
+        self.cursor = self.roots.passed().unwrap_or(self.cursor);
         let (id, cursor, known) = (self.job.id, self.cursor, std::mem::take(&mut self.known));
         let advance = move |tx: &mut Tx<'_>| rows::advance(tx, id, cursor, known);
         Ok(self.farm.database.write_blocking::<_, Error>(advance)?)
@@ -460,7 +553,7 @@ impl<'a> Run<'a> {
 }
 
 /// The bytes that a narinfo takes in memory, about.
-fn weight(said: &Said) -> usize {
+pub(super) fn weight(said: &Said) -> usize {
     let signed = said.info.signature.as_ref().map_or(0, |signed| signed.text.len());
     500 + signed + 100 * said.info.references.len()
 }

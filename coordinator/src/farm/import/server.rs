@@ -1,21 +1,20 @@
 //! A substitute server as what is taken from.
 
 use std::io::Read;
-use std::sync::Arc;
 use std::time::Duration;
 
 use drover_store::StorePath;
+use drover_tls::Trust;
 use drover_wire::import::{PublishedPage, PublishedQuestion};
 use drover_wire::route::public;
-use ureq::tls::{TlsConfig, TlsProvider};
 
 use super::halt::Halt;
 use super::said::NARINFO_LIMIT;
 use super::source::SourceError;
+use crate::web;
 
-/// How long a connection may take to come about, and how long a server may be silent.
+/// How long a connection may take to come about.
 const CONNECT_TIME: Duration = Duration::from_secs(20);
-const SILENCE: Duration = Duration::from_secs(60);
 /// How long the whole of a small answer may take.
 const ANSWER_TIME: Duration = Duration::from_secs(120);
 /// How often something is asked for before it is given up, and the first wait in between; the next are twice as long
@@ -41,22 +40,14 @@ enum Asked {
 }
 
 impl Server {
-    /// The one at this address, which was checked.
-    pub(super) fn new(base: &str, halt: Halt) -> Self {
-        let tls = TlsConfig::builder()
-            .provider(TlsProvider::Rustls)
-            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .build();
-        let agent = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .user_agent(concat!("drover/", env!("CARGO_PKG_VERSION")))
-            .timeout_connect(Some(CONNECT_TIME))
-            .timeout_recv_response(Some(SILENCE))
-            .timeout_per_read(Some(SILENCE))
-            .timeout_per_write(Some(SILENCE))
-            .tls_config(tls)
-            .build()
-            .new_agent();
+    /// The one at this address, which was checked. `silence`: how long it may say nothing.
+    pub(super) fn new(base: &str, trust: Trust, silence: Duration, halt: Halt) -> Self {
+        let settings = web::settings()
+            .timeout_connect(Some(CONNECT_TIME.min(silence)))
+            .timeout_recv_response(Some(silence))
+            .timeout_per_read(Some(silence))
+            .timeout_per_write(Some(silence));
+        let agent = web::client(settings, trust);
         Self { base: base.trim_end_matches('/').to_owned(), agent, halt }
     }
 
@@ -136,7 +127,7 @@ impl Server {
                             let why = format!("{url} has more than {limit} bytes");
                             return Err(SourceError::Refused(why));
                         }
-                        Err(error) => SourceError::Failed(format!("{url} broke off: {error}")),
+                        Err(error) => SourceError::Failed(format!("{url} broke off: {}", web::words(&error))),
                     }
                 }
                 Err(error) => error,
@@ -147,8 +138,8 @@ impl Server {
 
     fn ask(&self, url: &str, within: Option<Duration>) -> Result<Asked, SourceError> {
         let request = self.agent.get(url).config().timeout_global(within).build();
-        let answer =
-            request.call().map_err(|error| SourceError::Failed(format!("{url} was not had: {error}")))?;
+        let failed = |error| SourceError::Failed(format!("{url} was not had: {}", web::words(&error)));
+        let answer = request.call().map_err(failed)?;
         match answer.status().as_u16() {
             200 => Ok(Asked::Answer(answer)),
             404 | 410 => Ok(Asked::Absent),
@@ -232,7 +223,7 @@ mod tests {
     #[tokio::test]
     async fn a_whole_address_is_below_the_server_s_own() {
         let halt = Halt::new(tokio::sync::watch::channel(false).1);
-        let server = Server::new("http://farm:8080/guix/", halt);
+        let server = Server::new("http://farm:8080/guix/", Trust::System, CONNECT_TIME, halt);
         assert_eq!(server.address("nar/x"), Ok("http://farm:8080/guix/nar/x".to_owned()));
         assert_eq!(server.address("http://farm:8080/guix/nar/x"), server.address("nar/x"));
         assert!(server.address("http://farm:8080/other/nar/x").is_err());

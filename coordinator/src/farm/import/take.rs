@@ -18,6 +18,7 @@ use crate::farm::places::Placed;
 use crate::farm::sources::{TemporaryFile, references_of};
 use crate::farm::{Farm, intake, paths, upload};
 use crate::storage::{Expected, Judge, Plain};
+use crate::web;
 
 const BUFFER: usize = 256 * 1024;
 
@@ -61,9 +62,13 @@ impl Taking<'_> {
             let why = "its nar is said to be much larger compressed than it is plain".to_owned();
             return Err(SourceError::Refused(why).into());
         }
-        if !self.farm.room_for(form.size.unwrap_or(said.info.nar_size))? {
-            return Err(Error::StorageFull(format!("the nar of {path}")).into());
+        let bytes = form.size.unwrap_or(said.info.nar_size);
+        let full = || Error::StorageFull(format!("the nar of {path}, {bytes} bytes"));
+        if !self.farm.room_for(bytes)? {
+            return Err(full().into());
         }
+        // For those that come at the same time.
+        let room = self.farm.storage.claim(bytes).ok_or_else(full)?;
         let mut tried = 0;
         let brought = loop {
             tried += 1;
@@ -73,6 +78,7 @@ impl Taking<'_> {
             }
         };
         let method = self.method(said, &form, &brought)?;
+        drop(room);
         let placed = self.farm.put(&brought.file.path, path, form.compression)?;
         Ok(Taken { placed, export_hash: brought.export_hash, method })
     }
@@ -101,7 +107,7 @@ impl Taking<'_> {
         let judged = match tee.end {
             Some(End::Written(error)) => return Err(failed(error).into()),
             Some(End::Cut(error)) => {
-                let why = format!("its nar broke off after {} bytes: {error}", tee.count);
+                let why = format!("its nar broke off after {} bytes: {}", tee.count, web::io_words(&error));
                 return Err(SourceError::Failed(why).into());
             }
             Some(End::TooLong) => {

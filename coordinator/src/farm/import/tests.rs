@@ -11,6 +11,8 @@ use super::*;
 use crate::config::Config;
 use crate::farm::{files, publish};
 
+mod servers;
+
 /// A farm, and a folder that is taken over.
 struct Ground {
     runtime: Runtime,
@@ -63,8 +65,12 @@ fn packed(compression: Compression, nar: &[u8]) -> Vec<u8> {
 
 impl Ground {
     fn new() -> Self {
+        Self::with(Config::default())
+    }
+
+    fn with(config: Config) -> Self {
         let (state, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let config = Config { state: state.path().to_owned(), disk_reserve_mib: 0, ..Config::default() };
+        let config = Config { state: state.path().to_owned(), disk_reserve_mib: 0, ..config };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         let farm = {
             let _within = runtime.enter();
@@ -104,16 +110,36 @@ impl Ground {
     }
 
     fn import(&self, new: NewImport) -> ImportDetails {
+        let id = self.begin(new);
+        self.go_on(id, &self.halt());
+        self.show(id)
+    }
+
+    /// An import that was not started yet.
+    fn begin(&self, new: NewImport) -> i64 {
         let checked = check(new).unwrap();
-        let id = self.farm.database.write_blocking::<_, Error>(move |tx| rows::insert(tx, &checked)).unwrap();
+        self.farm.database.write_blocking::<_, Error>(move |tx| rows::insert(tx, &checked)).unwrap()
+    }
+
+    /// Until it ends, or is stopped.
+    fn go_on(&self, id: i64, halt: &Halt) {
         let mut jobs = self.farm.database.read_blocking(rows::running).unwrap();
         jobs.retain(|job| job.id == id);
-        let halt = {
-            let _within = self.runtime.enter();
-            Halt::new(self.farm.stopping())
-        };
-        run::whole(&self.farm, &jobs[0], &halt);
+        run::whole(&self.farm, &jobs[0], halt);
+    }
+
+    fn halt(&self) -> Halt {
+        let _within = self.runtime.enter();
+        Halt::new(self.farm.stopping())
+    }
+
+    fn show(&self, id: i64) -> ImportDetails {
         self.farm.database.read_blocking(|sql| rows::show(sql, unsql(id))).unwrap()
+    }
+
+    /// What lies in the folder of what is on its way.
+    fn uploads(&self) -> usize {
+        std::fs::read_dir(self.farm.storage.uploads()).unwrap().count()
     }
 
     fn is_published(&self, made: &Made) -> bool {
@@ -438,73 +464,4 @@ fn a_folder_that_is_not_there_takes_nothing_from_the_public() {
     std::fs::rename(&moved, ground.folder.path()).unwrap();
     ground.read_all();
     assert!(ground.is_published(&one) && !ground.is_unread(&one));
-}
-
-/// A server that answers its questions one after the other with these, and then no more.
-fn server(answers: Vec<Vec<u8>>) -> String {
-    use std::io::{BufRead, BufReader};
-
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for answer in answers {
-            let (mut stream, _) = listener.accept().unwrap();
-            let lines = BufReader::new(stream.try_clone().unwrap()).lines();
-            // The head of a question ends with an empty line.
-            let _ = lines.take_while(|line| line.as_ref().is_ok_and(|line| !line.is_empty())).count();
-            let _ = stream.write_all(&answer);
-        }
-    });
-    format!("http://{address}")
-}
-
-fn answer(status: &str, length: usize, body: &[u8]) -> Vec<u8> {
-    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
-    [head.as_bytes(), body].concat()
-}
-
-#[test]
-fn a_server_that_fails_and_cuts_off_and_lies_about_lengths_is_asked_again() {
-    let ground = Ground::new();
-    let one = made("one", &[]);
-    let packed = packed(Compression::Zstd, &one.nar);
-    let mut info = one.info.clone();
-    info.urls =
-        vec![Url { url: "nar/x".into(), compression: "zstd".into(), file_size: Some(packed.len() as u64) }];
-    info.sign("elsewhere", &ground.key);
-    let narinfo = info.print().into_bytes();
-    let ok = |bytes: &[u8]| answer("200 OK", bytes.len(), bytes);
-    let source = server(vec![
-        answer("500 Oops", 0, b""),
-        answer("200 OK", narinfo.len() + 10, &narinfo),
-        ok(&narinfo),
-        answer("200 OK", packed.len(), &packed[..packed.len() / 2]),
-        ok(&packed[..packed.len() / 2]),
-        ok(&packed),
-    ]);
-    let import =
-        ground.import(NewImport { source, paths: vec![one.info.store_path.clone()], ..ground.terms() });
-    assert_eq!((import.summary.taken, import.summary.refused), (1, 0), "{import:?}");
-    assert!(ground.is_published(&one));
-    let left = std::fs::read_dir(ground.farm.storage.uploads()).unwrap().count();
-    assert_eq!(left, 0, "something was left of what broke off");
-}
-
-#[test]
-fn a_nar_of_a_server_that_is_too_long_is_not_read_to_its_end() {
-    let ground = Ground::new();
-    let one = made("one", &[]);
-    let mut info = one.info.clone();
-    info.urls = vec![Url { url: "nar/x".into(), compression: "none".into(), file_size: None }];
-    info.sign("elsewhere", &ground.key);
-    let narinfo = info.print().into_bytes();
-    let endless = [one.nar.clone(), vec![0; 1 << 20]].concat();
-    let source = server(vec![
-        answer("200 OK", narinfo.len(), &narinfo),
-        // It says that there is more than anybody could take.
-        answer("200 OK", usize::MAX >> 2, &endless),
-    ]);
-    let import =
-        ground.import(NewImport { source, paths: vec![one.info.store_path.clone()], ..ground.terms() });
-    assert!(why(&import.refusals, &one).contains("has more than"), "{import:?}");
 }

@@ -1,14 +1,16 @@
 //! A look at an upstream: what its addresses give now.
 
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
 use drover_store::derivation::Fixed;
-use drover_store::hash::HashingWriter;
 use drover_store::nar::{self, Visitor as _};
 use drover_tls::Trust;
 use drover_wire::source::SourceState;
 use ureq::Agent;
+
+use crate::storage::Algorithm;
+use crate::web;
 
 /// How long a server may be silent.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -36,15 +38,17 @@ enum Answer {
 pub(super) struct Looker(Agent);
 
 impl Looker {
-    pub(super) fn new() -> Self {
-        let config = ureq::config::Config::builder()
+    /// `everywhere`: in private networks, too.
+    pub(super) fn new(everywhere: bool) -> Self {
+        let settings = web::settings()
             .timeout_connect(Some(SILENCE))
             .timeout_recv_response(Some(SILENCE))
-            .timeout_per_read(Some(SILENCE))
-            .http_status_as_error(false)
-            .user_agent(concat!("drover/", env!("CARGO_PKG_VERSION")))
-            .build();
-        Self(drover_tls::agent(config, Trust::System))
+            .timeout_per_read(Some(SILENCE));
+        Self(if everywhere {
+            web::client(settings, Trust::System)
+        } else {
+            web::client_for_strangers(settings)
+        })
     }
 
     /// Looks at these addresses until one gives what it should. `elsewhere` is an address that has answered before:
@@ -103,7 +107,7 @@ impl Looker {
         let mut answer = match self.0.get(address).call() {
             Ok(answer) => answer,
             Err(error) if is_no_host(&error) => return Answer::NoHost,
-            Err(error) => return Answer::Trouble(words(&error)),
+            Err(error) => return Answer::Trouble(web::words(&error)),
         };
         match answer.status().as_u16() {
             200 => {}
@@ -116,25 +120,23 @@ impl Looker {
         }
         let body = answer.body_mut().with_config().limit(MOST).reader();
         match digest(body, fixed, executable, size, end) {
-            Ok(None) => Answer::Right,
-            Ok(Some(hash)) if hash == fixed.hash => Answer::Right,
-            Ok(Some(hash)) => Answer::Other(format!("its contents have the hash {}", hex(&hash))),
-            Err(error) => Answer::Trouble(error.to_string()),
+            Ok(hash) if hash == fixed.hash => Answer::Right,
+            Ok(hash) => Answer::Other(format!("its contents have the {} {}", fixed.algorithm, hex(&hash))),
+            Err(error) => Answer::Trouble(web::io_words(&error)),
         }
     }
 }
 
-/// The hash of a body as it fixes an output; none where it cannot be made here, so that it only counts that there is one.
+/// The hash of a body as it fixes an output.
 fn digest(
     mut body: impl Read,
     fixed: &Fixed,
     executable: bool,
     size: Option<u64>,
     end: Instant,
-) -> io::Result<Option<Vec<u8>>> {
-    if fixed.algorithm != "sha256" {
-        return Ok(None);
-    }
+) -> io::Result<Vec<u8>> {
+    let mut hash = Algorithm::named(&fixed.algorithm)
+        .ok_or_else(|| io::Error::other(format!("the hash {} is not known here", fixed.algorithm)))?;
     let mut buffer = vec![0; BUFFER];
     let mut next = |buffer: &mut [u8]| {
         if Instant::now() > end {
@@ -142,17 +144,16 @@ fn digest(
         }
         body.read(buffer)
     };
-    let mut hash = HashingWriter::new(io::sink());
     if !fixed.recursive {
         loop {
             match next(&mut buffer)? {
-                0 => return Ok(Some(hash.finish().1.as_bytes().to_vec())),
-                read => hash.write_all(buffer.get(..read).unwrap_or_default())?,
+                0 => return Ok(hash.finish()),
+                read => hash.update(buffer.get(..read).unwrap_or_default()),
             }
         }
     }
     // Before the contents a nar says how many there are.
-    let Some(size) = size else { return Ok(None) };
+    let size = size.ok_or_else(|| io::Error::other("its server does not say how long it is"))?;
     let mut nar = nar::Writer::new(hash);
     nar.regular(executable, size).map_err(io::Error::other)?;
     loop {
@@ -162,17 +163,11 @@ fn digest(
         }
     }
     nar.end_regular().map_err(io::Error::other)?;
-    let hash = nar.finish().map_err(io::Error::other)?;
-    Ok(Some(hash.finish().1.as_bytes().to_vec()))
+    Ok(nar.finish().map_err(io::Error::other)?.finish())
 }
 
 pub(super) fn hex(hash: &[u8]) -> String {
     data_encoding::HEXLOWER.encode(hash)
-}
-
-fn words(error: &ureq::Error) -> String {
-    let tls = if let ureq::Error::Io(error) = error { drover_tls::reason(error) } else { None };
-    tls.unwrap_or_else(|| error.to_string())
 }
 
 /// The system has no number for it that the standard library gives away, only words.
@@ -189,6 +184,7 @@ fn is_no_host(error: &ureq::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
     use std::net::TcpListener;
 
     use drover_store::Sha256Hash;
@@ -219,7 +215,7 @@ mod tests {
     fn state(addresses: &[&str], elsewhere: Option<&str>) -> SourceState {
         let addresses: Vec<String> = addresses.iter().map(|&address| address.to_owned()).collect();
         let fixed = fixed(false, Sha256Hash::of(b"right"));
-        Looker::new().look(&addresses, &fixed, false, elsewhere, Duration::from_secs(60)).0
+        Looker::new(true).look(&addresses, &fixed, false, elsewhere, Duration::from_secs(60)).0
     }
 
     #[test]
@@ -238,17 +234,46 @@ mod tests {
     fn a_host_that_is_nowhere_has_vanished_only_if_something_else_can_be_reached() {
         let right = server("200 OK", "right");
         let address = "http://none.invalid/x".to_owned();
-        let judge = |elsewhere| Looker::new().judge(&[(&address, Answer::NoHost)], elsewhere).0;
+        let judge = |elsewhere| Looker::new(true).judge(&[(&address, Answer::NoHost)], elsewhere).0;
         assert_eq!(judge(Some(right.as_str())), SourceState::Vanished);
         assert_eq!(judge(Some("http://127.0.0.1:9/")), SourceState::Unknown);
         assert_eq!(judge(None), SourceState::Unknown);
     }
 
     #[test]
+    fn other_hashes_are_made_too_and_what_cannot_be_hashed_is_not_said_to_be_there() {
+        let address = [server("200 OK", "right")];
+        let look = |algorithm: &str, hash: &str| {
+            let hash = data_encoding::HEXLOWER.decode(hash.as_bytes()).unwrap();
+            let fixed = Fixed { recursive: false, algorithm: algorithm.to_owned(), hash };
+            Looker::new(true).look(&address, &fixed, false, None, Duration::from_secs(60))
+        };
+        // By sha1sum and sha512sum.
+        assert_eq!(look("sha1", "d27a1f11771200949714b1af99f048a416f5d6f4").0, SourceState::There);
+        assert_eq!(look("sha512", "55c972106a0b3267b1e1fa7af7d584ddcf6051ee51630da49cce80d953992390cd6e4c718adc852beb7618a7221b7e3a03eeae6c6fb52d3a8805665c357f6b1f").0, SourceState::There);
+        assert_eq!(look("sha1", &"00".repeat(20)).0, SourceState::Changed);
+        let (state, detail) = look("md5", &"00".repeat(16));
+        assert_eq!(state, SourceState::Unknown);
+        assert!(detail.contains("md5"), "{detail}");
+    }
+
+    #[test]
+    fn nobody_in_a_private_network_is_asked_unless_that_is_allowed() {
+        let right = [server("200 OK", "right")];
+        let fixed = fixed(false, Sha256Hash::of(b"right"));
+        let look =
+            |everywhere| Looker::new(everywhere).look(&right, &fixed, false, None, Duration::from_secs(60));
+        let (state, detail) = look(false);
+        assert_eq!(state, SourceState::Unknown);
+        assert!(detail.contains("sources-check-private"), "{detail}");
+        assert_eq!(look(true).0, SourceState::There);
+    }
+
+    #[test]
     fn a_program_is_fixed_by_its_nar() {
         let hash = Sha256Hash::of(&Node::program(&b"right"[..]).to_nar());
         let address = [server("200 OK", "right")];
-        let looker = Looker::new();
+        let looker = Looker::new(true);
         let look = |executable| {
             looker.look(&address, &fixed(true, hash), executable, None, Duration::from_secs(60)).0
         };

@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 
 use super::error::Error;
 use super::{Farm, Tx, intake, now, paths, sql, unsql};
+use crate::config::Config;
 use look::{Looker, hex};
 use said::Said;
 
@@ -31,9 +32,9 @@ const DAY: u64 = 86_400;
 #[derive(Debug)]
 pub(super) struct Upstreams(Mutex<Arc<Looker>>);
 
-impl Default for Upstreams {
-    fn default() -> Self {
-        Self(Mutex::new(Arc::new(Looker::new())))
+impl Upstreams {
+    pub(super) fn new(config: &Config) -> Self {
+        Self(Mutex::new(Arc::new(Looker::new(config.sources_check_private))))
     }
 }
 

@@ -1,0 +1,97 @@
+//! An item is taken as soon as there is room for it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::flight::Item;
+use super::halt::Halt;
+use super::keep::{self, New};
+use super::run::Trouble;
+use super::source::Source;
+use super::take::Taking;
+use crate::farm::Farm;
+use crate::farm::error::Error;
+
+/// How soon it is looked again whether there is room: twice as late each time, up to this.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// The imports that wait for room: for what, and by how many items.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Waits(Arc<Mutex<HashMap<i64, (usize, String)>>>);
+
+/// An item of an import waits.
+#[derive(Debug)]
+struct Wait {
+    waits: Waits,
+    import: i64,
+}
+
+impl Waits {
+    fn all(&self) -> MutexGuard<'_, HashMap<i64, (usize, String)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What an import waits for, in words.
+    pub(super) fn of(&self, import: i64) -> Option<String> {
+        self.all().get(&import).map(|(_, why)| why.clone())
+    }
+
+    fn begin(&self, import: i64, why: &str) -> Wait {
+        self.all().entry(import).or_insert_with(|| (0, why.to_owned())).0 += 1;
+        Wait { waits: self.clone(), import }
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        let mut all = self.waits.all();
+        let Some((items, _)) = all.get_mut(&self.import) else { return };
+        *items -= 1;
+        if *items == 0 {
+            all.remove(&self.import);
+        }
+    }
+}
+
+/// What is needed to take items.
+#[derive(Debug, Clone)]
+pub(super) struct Taker {
+    pub(super) farm: Arc<Farm>,
+    pub(super) source: Arc<Source>,
+    pub(super) halt: Halt,
+    pub(super) import: i64,
+    pub(super) sign: bool,
+}
+
+impl Taker {
+    /// Takes an item, and keeps and publishes it. Where there is no room, waits until there is. Blocks.
+    ///
+    /// # Errors
+    /// When it is not what it must be, the source does not give it, or the import is to stop.
+    pub(super) fn take(&self, item: &Item) -> Result<(), Trouble> {
+        let mut pause = FIRST_WAIT;
+        let mut wait = None;
+        loop {
+            let what = match self.try_to(item) {
+                Err(Trouble::Farm(Error::StorageFull(what))) => what,
+                ended => return ended,
+            };
+            if wait.is_none() {
+                let why = format!("there is no room for {what}; `drover storage` says how full it is where");
+                tracing::warn!(import = self.import, why, "an import waits");
+                wait = Some(self.farm.imports.waits.begin(self.import, &why));
+            }
+            self.halt.rest(pause)?;
+            pause = (pause * 2).min(LONGEST_WAIT);
+        }
+    }
+
+    fn try_to(&self, item: &Item) -> Result<(), Trouble> {
+        let Self { farm, source, halt, .. } = self;
+        let taken = Taking { farm, source, halt }.take(&item.said, item.file.as_deref())?;
+        let new = vec![New::taken(item.said.clone(), taken)];
+        Ok(keep::all(farm, self.import, new, self.sign)?)
+    }
+}
