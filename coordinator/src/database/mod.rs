@@ -44,8 +44,11 @@ pub enum Error {
 
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
+        // The memory that readers and the writer share is a file, too.
+        let shared = Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE);
         match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DiskFull) => Self::Full,
+            _ if error.sqlite_error().map(|error| error.extended_code) == shared => Self::Full,
             _ => Self::Sqlite(Arc::new(error)),
         }
     }

@@ -179,3 +179,21 @@ fn a_full_disk_is_an_answer_and_the_next_job_works() {
     database.write_blocking(fill).unwrap();
     assert_eq!(names(&database), ["one"]);
 }
+
+#[test]
+fn who_comes_while_no_transaction_can_be_begun_hears_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let (database, noted) = open(folder.path());
+    database.write_blocking(|tx| -> Result<(), Error> { Ok(tx.busy_timeout(Duration::ZERO)?) }).unwrap();
+    // Another program holds the database.
+    let other = Connection::open(folder.path().join("test.sqlite")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let small = add(&database, "one", 1, false).unwrap_err();
+    let large = database.write_alone_blocking(|_| -> Result<(), Error> { Ok(()) }).unwrap_err();
+    for error in [small, large] {
+        assert!(matches!(error, Error::Sqlite(_)) && error.to_string().contains("locked"), "{error}");
+    }
+    other.execute_batch("ROLLBACK").unwrap();
+    add(&database, "two", 2, false).unwrap();
+    assert_eq!((names(&database), noted.lock().unwrap().clone()), (vec!["two".to_owned()], vec![2]));
+}

@@ -61,8 +61,9 @@ impl<C> fmt::Debug for Tx<'_, C> {
 
 /// Called with the outcome of the commit; answers whoever asked.
 type Reply = Box<dyn FnOnce(Result<(), Error>) + Send>;
-/// A job: whether it went well, and how to answer.
-type Job<C> = Box<dyn FnOnce(&mut Tx<'_, C>) -> (bool, Reply) + Send>;
+/// A job: whether it went well, and how to answer. Without a transaction it does nothing, and whoever asked hears why
+/// there is none.
+type Job<C> = Box<dyn FnOnce(Result<&mut Tx<'_, C>, Error>) -> (bool, Reply) + Send>;
 
 /// How much a job writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,7 +161,7 @@ where
 {
     let (reply, answer) = oneshot::channel();
     let job: Job<C> = Box::new(move |tx| {
-        let result = job(tx);
+        let result = tx.map_err(E::from).and_then(job);
         let went_well = result.is_ok();
         let reply: Reply = Box::new(move |committed| {
             // Whoever asked may be gone; what was committed stays.
@@ -189,14 +190,14 @@ fn batch<C>(
     let mut next = Some(first);
     let mut met = None;
     while let Some(job) = next {
-        if outcome.is_ok() {
-            let (job_outcome, reply, job_changes) = run(connection, job);
-            changes.extend(job_changes);
-            replies.extend(reply);
-            outcome = job_outcome;
-        } else {
-            // The transaction is lost: this job does not run, and its sender hears that from the dropped reply.
-            drop(job);
+        match &outcome {
+            Ok(()) => {
+                let (job_outcome, reply, job_changes) = run(connection, job);
+                changes.extend(job_changes);
+                replies.extend(reply);
+                outcome = job_outcome;
+            }
+            Err(error) => replies.push(refuse(job, error)),
         }
         let full = replies.len() >= BATCH || start.elapsed() >= BATCH_TIME || outcome.is_err();
         next = match if full { None } else { waiting.try_recv().ok() } {
@@ -248,12 +249,12 @@ fn set_cache(connection: &Connection, kib: i64) {
 /// Runs a job in a transaction of its own, which is undone when it fails.
 fn alone<C>(connection: &Connection, job: Job<C>, committed: &mut impl FnMut(Vec<C>)) {
     if let Err(error) = execute(connection, "BEGIN IMMEDIATE") {
-        // Its sender hears of it from the dropped reply.
         tracing::error!(%error, "a transaction could not be begun");
+        refuse(job, &error)(Err(error));
         return;
     }
     let mut tx = Tx { connection, changes: Vec::new() };
-    let result = catch_unwind(AssertUnwindSafe(|| job(&mut tx)));
+    let result = catch_unwind(AssertUnwindSafe(|| job(Ok(&mut tx))));
     let lost = connection.is_autocommit();
     let checkpoint = |pages: u32| connection.pragma_update(None, "wal_autocheckpoint", pages);
     if let Err(error) = checkpoint(LARGE_CHECKPOINT) {
@@ -275,14 +276,20 @@ fn alone<C>(connection: &Connection, job: Job<C>, committed: &mut impl FnMut(Vec
     }
 }
 
+/// Has the sender of a job for which there is no transaction hear why.
+fn refuse<C>(job: Job<C>, error: &Error) -> Reply {
+    job(Err(error.clone())).1
+}
+
 /// Runs one job in a savepoint, which is undone when it fails. The outcome is an error when the whole transaction
 /// is lost with it.
 fn run<C>(connection: &Connection, job: Job<C>) -> (Result<(), Error>, Option<Reply>, Vec<C>) {
     if let Err(error) = execute(connection, "SAVEPOINT job") {
-        return (Err(error), None, Vec::new());
+        let reply = refuse(job, &error);
+        return (Err(error), Some(reply), Vec::new());
     }
     let mut tx = Tx { connection, changes: Vec::new() };
-    let result = catch_unwind(AssertUnwindSafe(|| job(&mut tx)));
+    let result = catch_unwind(AssertUnwindSafe(|| job(Ok(&mut tx))));
     let (went_well, reply) = match result {
         Ok((went_well, reply)) => (went_well, Some(reply)),
         Err(_) => (false, None),
