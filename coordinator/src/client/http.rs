@@ -22,6 +22,10 @@ const CONNECT_TIME: Duration = Duration::from_secs(20);
 const SILENCE: Duration = Duration::from_secs(150);
 /// How long the coordinator may think after an upload: it hashes and records all of it before it answers.
 const UPLOAD_SILENCE: Duration = Duration::from_secs(900);
+/// What is longer waits for the coordinator's word before it is sent: who is refused hears why, and has sent nothing. One
+/// that says nothing is not waited for long.
+const SMALL: usize = 256 * 1024;
+const WAITS: (header::HeaderName, &str) = (header::EXPECT, "100-continue");
 /// The most bytes of an answer that is held in memory.
 const ANSWER_LIMIT: u64 = 64 << 20;
 /// The most bytes of a refusal.
@@ -210,11 +214,14 @@ impl Coordinator {
         match payload {
             Payload::None => self.run(doing, request.body(SendBody::none()), self.silence),
             Payload::Json(json) => {
-                let request = request.header(header::CONTENT_TYPE, "application/json");
+                let mut request = request.header(header::CONTENT_TYPE, "application/json");
+                if json.len() > SMALL {
+                    request = request.header(WAITS.0, WAITS.1);
+                }
                 self.run(doing, request.body(json), self.silence)
             }
             Payload::Stream(media_type, bytes) => {
-                let request = request.header(header::CONTENT_TYPE, media_type);
+                let request = request.header(header::CONTENT_TYPE, media_type).header(WAITS.0, WAITS.1);
                 self.run(doing, request.body(SendBody::from_reader(bytes)), UPLOAD_SILENCE)
             }
         }

@@ -1,6 +1,6 @@
 //! Bundles on their way in and out, on threads that may block.
 
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,12 +41,37 @@ pub(super) async fn upload(State(farm): State<Arc<Farm>>, call: Call) -> Answer 
     json(taken.await?)
 }
 
-pub(super) type Decompressed = zstd::stream::read::Decoder<'static, BufReader<BlockingBody>>;
+pub(super) type Decompressed = zstd::stream::read::Decoder<'static, BufReader<Packed>>;
 
 pub(super) fn decompressed(body: BlockingBody) -> io::Result<Decompressed> {
-    let mut bundle = zstd::stream::read::Decoder::new(body)?;
+    let mut bundle = zstd::stream::read::Decoder::new(Packed { body, first: [0; 4], seen: 0 })?;
     bundle.window_log_max(WINDOW_LOG_MAX)?;
     Ok(bundle)
+}
+
+/// A body that has to begin as what zstd makes does: else its sender hears what it should be.
+pub(super) struct Packed {
+    body: BlockingBody,
+    first: [u8; 4],
+    seen: usize,
+}
+
+impl Read for Packed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.body.read(buffer)?;
+        if self.seen < self.first.len() {
+            let some = n.min(self.first.len() - self.seen);
+            self.first[self.seen..self.seen + some].copy_from_slice(&buffer[..some]);
+            self.seen += some;
+            // A frame, or one that is skipped.
+            let known = matches!(self.first, [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18]);
+            if self.seen == self.first.len() && !known {
+                let said = "the body of the request should be compressed with zstd, and is not";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, said));
+            }
+        }
+        Ok(n)
+    }
 }
 
 /// Gives an agent the bundle that it asks for.

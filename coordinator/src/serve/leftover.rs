@@ -24,7 +24,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 const SILENCE: Duration = Duration::from_secs(120);
 /// What is thrown away at most, of those who are known and of others, and how long it may take.
 const LIMIT: u64 = 1 << 30;
-const STRANGERS_LIMIT: u64 = 1 << 20;
+const STRANGERS_LIMIT: u64 = 16 << 20;
 const TIME: Duration = Duration::from_secs(60);
 const SHORT_SILENCE: Duration = Duration::from_secs(5);
 

@@ -102,7 +102,8 @@ impl Double {
 
 fn serve(stream: TcpStream, answer: &(dyn Fn(&Request) -> Reply + Send + Sync), log: &Mutex<Vec<Request>>) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
-    let Some((request, authorized)) = read(&mut reader) else { return };
+    let go_on = || (&stream).write_all(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap();
+    let Some((request, authorized)) = read(&mut reader, go_on) else { return };
     let reply = if authorized {
         log.lock().unwrap().push(request.clone());
         answer(&request)
@@ -129,13 +130,14 @@ fn serve(stream: TcpStream, answer: &(dyn Fn(&Request) -> Reply + Send + Sync), 
     }
 }
 
-fn read(reader: &mut impl BufRead) -> Option<(Request, bool)> {
+fn read(reader: &mut impl BufRead, go_on: impl Fn()) -> Option<(Request, bool)> {
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;
     let mut words = line.split_whitespace();
     let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let (mut length, mut chunked, mut range, mut authorized) = (0, false, None, false);
+    let mut waits = false;
     loop {
         let mut line = String::new();
         reader.read_line(&mut line).ok()?;
@@ -143,10 +145,14 @@ fn read(reader: &mut impl BufRead) -> Option<(Request, bool)> {
         match name.to_ascii_lowercase().as_str() {
             "content-length" => length = value.parse().ok()?,
             "transfer-encoding" => chunked = true,
+            "expect" => waits = true,
             "range" => range = value.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok(),
             "authorization" => authorized = value == format!("Bearer {TOKEN}"),
             _ => {}
         }
+    }
+    if waits {
+        go_on();
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;

@@ -67,6 +67,23 @@ fn a_sender_that_does_not_look_up_before_it_has_sent_everything_reads_the_refusa
     let agent = house.agent("one");
     agent.log(drover_wire::LeaseId(7), 0, &noise).refused(Code::TooLarge);
     agent.upload(drover_wire::LeaseId(7), &made.out, 0, &noise).refused(Code::LeaseNotHeld);
+    for address in [house.clients, house.agents] {
+        let stranger = Peer::new(address, "Bearer of news");
+        stranger.post_bytes(&clients::UPLOAD.path(&[]), &noise).refused(Code::Unauthorized);
+    }
+}
+
+#[test]
+fn what_should_be_compressed_and_is_not_is_refused_with_what_it_should_be() {
+    let house = House::start();
+    let client = house.client();
+    let rows = format!("{}?rows=1", clients::SUBMIT_SET.path(&[&"master", &"r1"]));
+    for path in [clients::UPLOAD.path(&[]), rows] {
+        for body in [&b"{\"package\": 1}\n"[..], b"\x28\xb5\x2f\x1f, all but the last", b"none at all"] {
+            let problem = client.0.post_bytes(&path, body).refused(Code::BadRequest);
+            assert!(problem.message.contains("should be compressed with zstd, and is not"), "{problem}");
+        }
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use drover_wire::agent::Report;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::graph::{Made, derivation, output};
+use crate::graph::{Made, derivation, noise, output};
 use crate::house::House;
 
 /// An operator beside a folder with derivations.
@@ -45,10 +45,14 @@ impl<'a> Operator<'a> {
     }
 
     fn run(&self, words: &[&str]) -> Ran {
+        self.run_with(&self.house.token(), words)
+    }
+
+    fn run_with(&self, token: &str, words: &[&str]) -> Ran {
         let output = Command::new(env!("CARGO_BIN_EXE_drover"))
             .args(words)
             .env("DROVER_COORDINATOR", format!("http://{}", self.house.clients))
-            .env("DROVER_TOKEN", self.house.token())
+            .env("DROVER_TOKEN", token)
             .stdin(Stdio::null())
             .output()
             .unwrap();
@@ -224,4 +228,28 @@ fn what_a_patch_breaks_and_what_holds_it_up_is_named() {
     assert!(line.contains("failed") && line.ends_with(bad.path.as_str()), "{held}");
     let free = operator.run(&["set", "blockers", "master"]).ended(0).stdout;
     assert_eq!(free, "Nothing that failed or is missing holds up master@r1.\n");
+}
+
+#[test]
+fn who_has_a_wrong_token_and_much_to_say_hears_that_it_is_wrong() {
+    let house = House::start();
+    let operator = Operator::new(&house, &[]);
+    // Compressed, it is more than anybody reads of a stranger.
+    let mut noise = noise(40 << 20).into_iter();
+    let file = operator.folder.path().join("rows");
+    let mut rows = String::new();
+    for n in 0..10_000 {
+        let error: String = noise.by_ref().take(4000).map(|byte| char::from(b' ' + 1 + byte % 64)).collect();
+        let error = error.replace(['"', '\\'], "x");
+        rows.push_str(
+            &json!({"error": error, "package": format!("p{n}"), "version": "1", "system": "x86_64-linux"})
+                .to_string(),
+        );
+        rows.push('\n');
+    }
+    std::fs::write(&file, rows).unwrap();
+    let words = ["set", "submit", "master", "--revision", "r1", "--from", file.to_str().unwrap()];
+    let refused = operator.run_with("drover-wrong", &words);
+    assert!(refused.code != 0 && refused.stderr.contains("does not know this token"), "{}", refused.stderr);
+    operator.run(&words).ended(0);
 }
