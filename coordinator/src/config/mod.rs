@@ -109,6 +109,7 @@ impl Config {
             ("max-nar-mib", self.max_nar_mib),
             ("max-log-mib", self.max_log_mib),
             ("import-silence-seconds", self.import_silence_seconds),
+            ("public-connections", self.public_connections.into()),
         ];
         for (option, value) in positive {
             if value == 0 || value > MOST {

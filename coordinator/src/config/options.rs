@@ -86,6 +86,9 @@ options! {
     #[arg(value_name = "ADDRESS:PORT")]
     public_listen: SocketAddr = loopback(8747), "127.0.0.1:8747",
         "Where everybody is listened to who wants substitutes: read-only, without a token";
+    #[arg(value_name = "COUNT")]
+    public_connections: u32 = 4096, "4096",
+        "How many connections of everybody are open at once; others wait until one ends";
     #[arg(value_name = "FILE")]
     tls_certificate: PathBuf = PathBuf::new(), "none: no TLS",
         "Certificates (PEM) for TLS, the coordinator's own first; read again when the file changes";

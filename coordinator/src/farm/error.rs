@@ -151,6 +151,9 @@ pub enum Error {
         /// The agent's own version.
         agent_version: String,
     },
+    /// Too many ask for the same at once.
+    #[error("too many ask for {0} at the moment; try again in a few seconds")]
+    Busy(&'static str),
     /// The coordinator stops.
     #[error("the coordinator is stopping; try again in a moment")]
     Stopping,

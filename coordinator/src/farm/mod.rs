@@ -47,6 +47,7 @@ mod shown;
 mod sources;
 mod submit;
 mod sweep;
+mod turns;
 mod upload;
 mod upstreams;
 mod wants;
@@ -76,6 +77,7 @@ pub use publish::Publication;
 use secrets::Secrets;
 pub use sets::Coming;
 pub use shown::{HashPart, Shown};
+pub use turns::{Taken, Turn};
 pub use upload::UploadBody;
 
 /// A job's transaction.
@@ -127,6 +129,7 @@ pub struct Farm {
     imports: import::Imports,
     moves: moves::Wake,
     sweeps: Arc<retention::Sweeps>,
+    turns: turns::Turns,
     stopping: watch::Sender<bool>,
     /// Becomes another number whenever derivations or sources are about to go, in the job that does it.
     forgotten: Arc<AtomicU64>,
@@ -170,6 +173,7 @@ impl Farm {
             imports: import::Imports::default(),
             moves,
             sweeps: Arc::default(),
+            turns: turns::Turns::default(),
             stopping: watch::channel(false).0,
             forgotten: Arc::default(),
             config,
@@ -199,6 +203,11 @@ impl Farm {
     /// Who may speak.
     pub fn secrets(&self) -> &Secrets {
         &self.secrets
+    }
+
+    /// What only some may do at a time.
+    pub fn turns(&self) -> &turns::Turns {
+        &self.turns
     }
 
     /// Ends everything that is held open.

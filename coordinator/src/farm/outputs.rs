@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::error::Error;
 use super::{Farm, files, paths, unsql};
-use crate::storage::{NarFile, Opened};
+use crate::storage::{Kind, NarFile, Opened, Target};
 
 /// Where the compressed nar of an item is.
 #[derive(Debug, Clone)]
@@ -97,11 +97,21 @@ impl Farm {
     /// # Errors
     /// When it is not there (any more), or cannot be read.
     pub async fn open_nar(self: &Arc<Self>, file: &NarFile, range: Range<u64>) -> Result<Opened, Error> {
+        // No thread waits for a server that may be slow to answer.
+        let place = self.storage.places().get(file.place);
+        if let Some(Target::Bucket(bucket)) = place.as_deref().map(|place| &place.target) {
+            return Ok(bucket.open_soon(&file.name, file.size, range).await?);
+        }
         let (farm, file) = (Arc::clone(self), file.clone());
         let opened = tokio::task::spawn_blocking(move || farm.open_file(&file, range)).await;
         opened.unwrap_or_else(|_| {
             Err(Error::Damaged("reading a nar failed in a way that it must not".to_owned()))
         })
+    }
+
+    /// Whether a file is read over the network.
+    pub fn is_in_bucket(&self, file: &NarFile) -> bool {
+        self.storage.places().get(file.place).is_some_and(|place| place.kind == Kind::Bucket)
     }
 }
 

@@ -11,11 +11,12 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, response};
 use axum::response::{IntoResponse, Response};
 use drover_wire::{Code, Problem};
+use futures_util::StreamExt as _;
 
 use super::call::Answer;
 use super::file;
 use super::problem::Refusal;
-use crate::farm::{Farm, NarPlace};
+use crate::farm::{Farm, NarPlace, Turn};
 use crate::storage::Opened;
 
 /// What is sent, and what is said about it.
@@ -30,6 +31,8 @@ pub(super) struct Content<'a> {
     pub(super) cache: Option<String>,
     /// Where it is.
     pub(super) place: NarPlace,
+    /// Whose turn to read from a bucket has to come first.
+    pub(super) turn: Option<&'a Turn>,
 }
 
 impl Content<'_> {
@@ -61,10 +64,19 @@ impl Content<'_> {
         }
         let body = match self.place {
             NarPlace::Bytes(bytes) => Body::from(slice(&bytes, &range)),
-            NarPlace::File(file) => match farm.open_nar(&file, range.clone()).await? {
-                Opened::File(file) => file::part(file, range),
-                Opened::Stream(chunks) => Body::from_stream(chunks),
-            },
+            NarPlace::File(file) => {
+                let taken = match self.turn.filter(|_| farm.is_in_bucket(&file)) {
+                    Some(turn) => Some(turn.take().await?),
+                    None => None,
+                };
+                match farm.open_nar(&file, range.clone()).await? {
+                    Opened::File(file) => file::part(file, range),
+                    Opened::Stream(chunks) => Body::from_stream(chunks.inspect(move |_| {
+                        // Held as long as they come.
+                        let _ = &taken;
+                    })),
+                }
+            }
         };
         finish(builder, body)
     }

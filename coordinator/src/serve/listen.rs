@@ -34,12 +34,20 @@ const BACKLOG: u32 = 1024;
 pub(super) struct Listener {
     socket: TcpListener,
     tls: Option<Arc<Tls>>,
+    /// How many connections are open at once.
+    most: usize,
+    head_time: Duration,
 }
 
 impl Listener {
     /// Listens at an address, with TLS if there is any to be spoken.
     pub(super) fn bind(address: SocketAddr, tls: Option<Arc<Tls>>) -> io::Result<Self> {
-        Ok(Self { socket: bind(address)?, tls })
+        Ok(Self { socket: bind(address)?, tls, most: usize::MAX, head_time: HEAD_TIME })
+    }
+
+    /// With so many connections at once, and no more.
+    pub(super) fn of_at_most(self, most: usize) -> Self {
+        Self { most, ..self }
     }
 
     /// Where it listens.
@@ -58,20 +66,23 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves until the coordinator stops, and what is under way then a moment longer.
+/// Serves until the coordinator stops, and what is under way then a moment longer. While as many connections are open as
+/// the listener takes, others wait where the system keeps them.
 pub(super) async fn serve(listener: Listener, router: Router, mut stopping: watch::Receiver<bool>) {
-    let Listener { socket: listener, tls } = listener;
+    let Listener { socket: listener, tls, most, head_time } = listener;
     let mut connections = JoinSet::new();
     loop {
         let taken = tokio::select! {
-            taken = listener.accept() => taken,
+            taken = listener.accept(), if connections.len() < most => taken,
             // Those that have ended are forgotten.
             Some(_) = connections.join_next() => continue,
             () = stops(&mut stopping) => break,
         };
         match taken {
             Ok((stream, peer)) => {
-                connections.spawn(connection(stream, tls.clone(), peer, router.clone(), stopping.clone()));
+                let connection =
+                    Connection { peer, head_time, router: router.clone(), stopping: stopping.clone() };
+                connections.spawn(connection.serve(stream, tls.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be taken");
@@ -91,44 +102,86 @@ pub(super) async fn stops(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stopping| *stopping).await;
 }
 
-async fn connection(
-    stream: TcpStream,
-    tls: Option<Arc<Tls>>,
+/// A connection that was taken.
+struct Connection {
     peer: SocketAddr,
+    head_time: Duration,
     router: Router,
-    mut stopping: watch::Receiver<bool>,
-) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%peer, %error, "a connection may be slow");
+    stopping: watch::Receiver<bool>,
+}
+
+impl Connection {
+    async fn serve(mut self, stream: TcpStream, tls: Option<Arc<Tls>>) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(peer = %self.peer, %error, "a connection may be slow");
+        }
+        let Some(tls) = tls else { return self.speak(stream).await };
+        let greeted = tokio::select! {
+            greeted = tls.accept(stream) => greeted,
+            () = stops(&mut self.stopping) => None,
+        };
+        if let Some(stream) = greeted {
+            self.speak(stream).await;
+        }
     }
-    let Some(tls) = tls else { return speak(stream, peer, router, stopping).await };
-    let greeted = tokio::select! {
-        greeted = tls.accept(stream) => greeted,
-        () = stops(&mut stopping) => None,
-    };
-    if let Some(stream) = greeted {
-        speak(stream, peer, router, stopping).await;
+
+    /// Answers its requests, whatever its bytes come through.
+    async fn speak<S>(mut self, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(self.head_time).max_buf_size(HEAD_LIMIT);
+        let served = builder.serve_connection(
+            TokioIo::new(Patient::new(stream, PATIENCE)),
+            TowerToHyperService::new(self.router),
+        );
+        let mut served = pin!(served);
+        let ended = tokio::select! {
+            ended = served.as_mut() => ended,
+            () = stops(&mut self.stopping) => {
+                served.as_mut().graceful_shutdown();
+                served.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(peer = %self.peer, %error, "a connection ended");
+        }
     }
 }
 
-/// Answers the requests of one connection, whatever its bytes come through.
-async fn speak<S>(stream: S, peer: SocketAddr, router: Router, mut stopping: watch::Receiver<bool>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(HEAD_LIMIT);
-    let served = builder
-        .serve_connection(TokioIo::new(Patient::new(stream, PATIENCE)), TowerToHyperService::new(router));
-    let mut served = pin!(served);
-    let ended = tokio::select! {
-        ended = served.as_mut() => ended,
-        () = stops(&mut stopping) => {
-            served.as_mut().graceful_shutdown();
-            served.await
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_that_say_nothing_or_not_to_the_end_go_and_those_that_wait_are_served() {
+        const MOST: usize = 8;
+        let head_time = Duration::from_millis(20);
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), None).unwrap();
+        let listener = Listener { head_time, ..listener.of_at_most(MOST) };
+        let address = listener.local_addr().unwrap();
+        let (stop, stopping) = watch::channel(false);
+        let router = Router::new().route("/", get(async || "hello"));
+        let served = tokio::spawn(serve(listener, router, stopping));
+        let mut silent = Vec::new();
+        for n in 0..300 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            if n % 2 == 0 {
+                stream.write_all(b"GET / HTTP/1.1\r\nHost: slow\r\nX: ").await.unwrap();
+            }
+            silent.push(stream);
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%peer, %error, "a connection ended");
+        let mut asking = TcpStream::connect(address).await.unwrap();
+        asking.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        timeout(Duration::from_secs(60), asking.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("hello"), "{answer}");
+        drop(silent);
+        stop.send_replace(true);
+        served.await.unwrap();
     }
 }

@@ -35,6 +35,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use drover_os::machine;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -52,6 +53,13 @@ const THREADS_END: Duration = Duration::from_secs(5);
 const PUBLIC_THREADS: usize = 4;
 /// How many of its downloads wait for disks at a time.
 const PUBLIC_BLOCKING_THREADS: usize = 64;
+
+/// The files that a connection of the public has open at most, and those that are kept for all else: a few hundred agents
+/// with some connections each, the database, logs and hooks. Half of what there is, where that is less.
+const FILES_EACH: u64 = 2;
+const OTHER_FILES: u64 = 4096;
+/// So many connections are taken whatever the limit is.
+const FEWEST: u64 = 64;
 
 /// Why the coordinator could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +131,7 @@ fn public_runtime() -> io::Result<Runtime> {
 
 fn serve(runtime: &Runtime, for_public: &Runtime, config: Config) -> Result<(), ServeError> {
     let (agents, clients, public) = (config.agents_listen, config.clients_listen, config.public_listen);
+    let connections = connections(config.public_connections);
     let tls = open_tls(&config)?;
     let tls = [TlsListener::Agents, TlsListener::Clients, TlsListener::Public]
         .map(|listener| tls.clone().filter(|_| config.speaks_tls(listener)));
@@ -148,7 +157,7 @@ fn serve(runtime: &Runtime, for_public: &Runtime, config: Config) -> Result<(), 
         let clients = listen(clients, tls_of_clients, "clients", "clients-listen")?;
         let public = {
             let _within = for_public.enter();
-            listen(public, tls_of_public, "everybody", "public-listen")?
+            listen(public, tls_of_public, "everybody", "public-listen")?.of_at_most(connections)
         };
         farm.start_tasks();
         for (listener, whom) in [(&agents, "agents"), (&clients, "clients"), (&public, "everybody")] {
@@ -160,6 +169,23 @@ fn serve(runtime: &Runtime, for_public: &Runtime, config: Config) -> Result<(), 
         serve_all(&farm, agents, clients, public, stop).await;
         Ok(())
     })
+}
+
+/// How many connections of the public there can be at once: each may have a file open, and the rest of the coordinator
+/// needs some files, too.
+fn connections(wanted: u32) -> usize {
+    let files = machine::allow_open_files(u64::from(wanted) * FILES_EACH + OTHER_FILES);
+    let possible = ((files - OTHER_FILES.min(files / 2)) / FILES_EACH).max(FEWEST);
+    let most = u64::from(wanted).min(possible);
+    if most < u64::from(wanted) {
+        tracing::warn!(
+            wanted,
+            most,
+            files,
+            "this process may not open enough files for so many connections of the public; raise its limit (LimitNOFILE)"
+        );
+    }
+    usize::try_from(most).unwrap_or(usize::MAX)
 }
 
 /// The certificate of the configuration, if there is one.

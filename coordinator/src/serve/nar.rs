@@ -21,5 +21,7 @@ pub(super) async fn download(State(farm): State<Arc<Farm>>, call: Call) -> Answe
     // The size, too: the same nar could be compressed otherwise at another time.
     let tag = format!("{}-{}", info.nar_hash, place.size());
     let what = format!("the nar of {path}");
-    Content { what: &what, kind: NAR_TYPE, tag, cache: None, place }.answer(&farm, &call.parts.headers).await
+    Content { what: &what, kind: NAR_TYPE, tag, cache: None, place, turn: None }
+        .answer(&farm, &call.parts.headers)
+        .await
 }

@@ -3,7 +3,7 @@
 use std::io;
 
 use axum::Json;
-use axum::http::header::WWW_AUTHENTICATE;
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use drover_wire::bundle::BundleError;
@@ -14,6 +14,9 @@ use crate::storage::StoreError;
 
 /// The most store paths that a refusal names.
 const PATHS_LIMIT: usize = 100;
+
+/// After how many seconds who cannot be served now may try again.
+const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("10");
 
 /// A [`Problem`] on its way out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +67,7 @@ impl From<Error> for Refusal {
             Error::Bundle(_) => with(Code::BadRequest),
             Error::CutOff { received } => Problem { received: Some(received), ..with(Code::RequestTimeout) },
             Error::StorageFull(_) => with(Code::StorageFull),
-            Error::Stopping => with(Code::Unavailable),
+            Error::Busy(_) | Error::Stopping => with(Code::Unavailable),
             Error::Store(StoreError::Bucket { .. }) => {
                 tracing::error!(cause = message, "a place of nars does not do what it should");
                 let said = "one of the coordinator's places for nars does not answer as it should; its log has the \
@@ -80,8 +83,13 @@ impl From<Error> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.0.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (status, Json(self.0)).into_response()
+        let code = self.0.code;
+        let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(self.0)).into_response();
+        if code == Code::Unavailable {
+            response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
+        }
+        response
     }
 }
 

@@ -24,9 +24,11 @@ const LEVEL: i32 = 1;
 
 /// The nar in this file, zstd-compressed.
 pub(super) async fn answer(farm: &Arc<Farm>, file: NarFile) -> Answer {
+    let taken = farm.turns().repack.take().await?;
     let opened = farm.open_nar(&file, 0..file.size).await?;
     let (chunks, coming) = mpsc::channel(QUEUE);
     tokio::task::spawn_blocking(move || {
+        let _taken = taken;
         let plain = Plain::new(file.compression, opened.reader(file.size));
         let packed = plain.and_then(|plain| zstd::stream::read::Encoder::new(plain, LEVEL));
         if let Err(error) = packed.and_then(|packed| send(packed, &chunks)) {

@@ -15,7 +15,7 @@ use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::{BackoffConfig, ClientOptions, GetOptions, GetRange, ObjectStore, RetryConfig};
 use tokio::runtime::Runtime;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -43,8 +43,10 @@ const PARTS: u64 = 9_000;
 /// How many parts of a file are on their way at once, and how many files: they are in memory.
 const PARTS_AT_ONCE: usize = 3;
 const FILES_AT_ONCE: usize = 4;
-/// How many chunks of a stream wait for their reader.
-const QUEUE: usize = 16;
+/// How many chunks of a stream wait for their reader; each has less than half a MiB.
+const QUEUE: usize = 4;
+/// Whether something is being read.
+type Begun = oneshot::Receiver<Result<(), StoreError>>;
 
 /// A bucket that files are put into.
 #[derive(Debug)]
@@ -207,9 +209,32 @@ impl Bucket {
     }
 
     pub(super) fn open(&self, name: &str, size: u64, range: Range<u64>) -> Result<Opened, StoreError> {
+        let (begun, opened) = self.begin(name, size, range)?;
+        begun.blocking_recv().unwrap_or_else(|_| Err(self.ended(name)))?;
+        Ok(opened)
+    }
+
+    /// As [`super::Target::open`], without a thread that waits.
+    pub(crate) async fn open_soon(
+        &self,
+        name: &str,
+        size: u64,
+        range: Range<u64>,
+    ) -> Result<Opened, StoreError> {
+        let (begun, opened) = self.begin(name, size, range)?;
+        begun.await.unwrap_or_else(|_| Err(self.ended(name)))?;
+        Ok(opened)
+    }
+
+    /// Begins to read. Whether the file can be read is heard before its first bytes come.
+    fn begin(&self, name: &str, size: u64, range: Range<u64>) -> Result<(Begun, Opened), StoreError> {
         let (to, coming) = mpsc::channel(QUEUE);
+        let (tell, begun) = oneshot::channel();
+        let opened = Opened::Stream(Chunks::new(coming));
         if range.is_empty() {
-            return Ok(Opened::Stream(Chunks::new(coming)));
+            // Whoever waits for it has not begun yet.
+            let _ = tell.send(Ok(()));
+            return Ok((begun, opened));
         }
         let reading = Reading {
             store: Arc::clone(&self.store),
@@ -219,10 +244,26 @@ impl Bucket {
             asked: Asked { what: format!("read {name} in {}", self.address) },
             size,
         };
-        let first = self.run(reading.ask(range.clone()))?;
         let runtime = runtime().map_err(|error| StoreError::io(reading.asked.what.clone(), error))?;
-        runtime.spawn(reading.pass_on(first, range, to));
-        Ok(Opened::Stream(Chunks::new(coming)))
+        runtime.spawn(async move {
+            let first = match reading.ask(range.clone()).await {
+                Ok(first) => first,
+                Err(error) => {
+                    // Who asked may have gone.
+                    let _ = tell.send(Err(error));
+                    return;
+                }
+            };
+            if tell.send(Ok(())).is_ok() {
+                reading.pass_on(first, range, to).await;
+            }
+        });
+        Ok((begun, opened))
+    }
+
+    fn ended(&self, name: &str) -> StoreError {
+        let what = format!("read {name} in {}", self.address);
+        StoreError::Bucket { what, reason: "the thread that asks for it has ended".to_owned() }
     }
 
     pub(super) fn size(&self, name: &str) -> Result<Option<u64>, StoreError> {

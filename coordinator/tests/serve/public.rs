@@ -171,6 +171,51 @@ fn a_client_that_does_not_know_zstd_has_the_nar_uncompressed() {
 }
 
 #[test]
+fn only_so_many_nars_are_unpacked_at_once_and_nobody_else_waits_for_those_who_read_slowly() {
+    /// As many as `farm/turns.rs` lets.
+    const AT_ONCE: usize = 16;
+    let house = house();
+    let made = derivation("made", &[]);
+    // Much more than lies between the two ends of a connection.
+    let bytes = build(&house, &made, &vec![7; 64 << 20]);
+    let path = public::NAR.path(&[&"none", &made.out.base_name()]);
+    wait_published(&house, &made.out);
+    let stranger = house.stranger();
+    let mut slow: Vec<_> = (0..AT_ONCE).map(|_| stranger.open("GET", &path, "")).collect();
+    for connection in &mut slow {
+        assert_eq!(connection.head()[0], "HTTP/1.1 200 OK");
+    }
+    let refused = stranger.get(&path);
+    refused.refused(drover_wire::Code::Unavailable);
+    assert_eq!(refused.header("retry-after"), "10");
+    assert!(stranger.get(&nar_path(&made.out)).body == bytes);
+    // One of them goes, and another has its turn.
+    drop(slow.pop());
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let whole = loop {
+        let answer = stranger.get(&path);
+        if answer.status == 200 || std::time::Instant::now() >= deadline {
+            break answer;
+        }
+    };
+    assert_eq!((whole.status, whole.body.len()), (200, (64 << 20) + 112));
+}
+
+#[test]
+fn connections_beyond_those_that_are_taken_wait_and_the_other_listeners_do_not() {
+    let house = House::with(&["--public-connections", "32"]);
+    let stranger = house.stranger();
+    let mut idle: Vec<_> = (0..300).map(|_| stranger.raw()).collect();
+    // All that has to do with files goes on meanwhile.
+    house.client().0.get("/v1/builds").value::<serde_json::Value>();
+    let mut waiting = stranger.open("GET", &public::CACHE_INFO.path(&[]), "Connection: close\r\n");
+    let files = std::fs::read_dir(format!("/proc/{}/fd", house.id())).unwrap().count();
+    assert!(files < 200, "{files} files are open");
+    idle.clear();
+    assert_eq!(waiting.head()[0], "HTTP/1.1 200 OK");
+}
+
+#[test]
 fn what_is_not_published_looks_the_same_as_nothing_at_all() {
     let house = house();
     let made = private("made");

@@ -66,6 +66,15 @@ pub fn release_memory() {
     sys::release_memory();
 }
 
+/// Has this process open as many files at a time as it wants to, or as many as the system lets it; gives how many those
+/// are. What it starts from now on may open as many.
+pub fn allow_open_files(wanted: u64) -> u64 {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Ok((now, most)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 0 };
+    let possible = wanted.min(most);
+    if possible > now && setrlimit(Resource::RLIMIT_NOFILE, possible, most).is_ok() { possible } else { now }
+}
+
 /// The file system that holds `path`.
 pub fn disk(path: &Path) -> Option<Disk> {
     let stat = nix::sys::statvfs::statvfs(path).ok()?;
@@ -135,6 +144,15 @@ mod tests {
         assert!(host_name().is_some_and(|name| !name.is_empty() && !name.contains('\0')));
         assert!(system().is_some_and(|system| system.ends_with("-linux")));
         assert!(id().is_none_or(|id| id.len() == 32));
+    }
+
+    #[test]
+    fn files_are_allowed_up_to_what_the_system_lets_and_never_fewer_than_before() {
+        let before = allow_open_files(0);
+        assert!(before > 0);
+        let after = allow_open_files(before + 1);
+        assert!((before..=before + 1).contains(&after), "{before} {after}");
+        assert_eq!(allow_open_files(1), after);
     }
 
     #[test]

@@ -30,10 +30,12 @@ pub(super) async fn file(State(farm): Core, parts: Parts<(String, String)>, head
     if is_known(&headers, &IF_NONE_MATCH, &tag) {
         return Ok((StatusCode::NOT_MODIFIED, head).into_response());
     }
+    let taken = farm.turns().unpack.take().await?;
     let (out, chunks) = ToChannel::new();
     let (sized, size) = oneshot::channel();
     let nar = shown.what;
     let writing = tokio::spawn(blocking(move || {
+        let _taken = taken;
         let failed = |source| Error::io(format!("unpack the nar of {}", nar.path), source);
         let from: Box<dyn Read> = match nar.place {
             NarPlace::File(file) => farm.open_file(&file, 0..file.size)?.reader(file.size),

@@ -90,6 +90,7 @@ async fn nar(State(farm): Core, parts: Parts<(String, String)>, headers: HeaderM
             tag: format!("{}-{compression}-{size}", nar.nar_hash),
             cache: Some(cache(shown.fresh)),
             place: nar.place,
+            turn: Some(&farm.turns().read_bucket),
         };
         match content.answer(&farm, &headers).await {
             Err(_) if std::mem::take(&mut again) => {}

@@ -30,10 +30,12 @@ pub(super) async fn nar(farm: &Arc<Farm>, path: &StorePath, headers: &HeaderMap)
     if is_known(headers, &IF_NONE_MATCH, &tag) {
         return Ok((StatusCode::NOT_MODIFIED, head).into_response());
     }
+    let taken = farm.turns().unpack.take().await?;
     let size = nar.nar_size;
     let (mut out, chunks) = ToChannel::new();
     let of_thread = Arc::clone(farm);
     let writing = tokio::spawn(blocking(move || {
+        let _taken = taken;
         let failed = |source| Error::io(format!("unpack the nar of {}", nar.path), source);
         let from: Box<dyn Read> = match nar.place {
             NarPlace::File(file) => of_thread.open_file(&file, 0..file.size)?.reader(file.size),

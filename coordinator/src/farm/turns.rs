@@ -1,0 +1,67 @@
+//! What takes threads and memory for as long as its reader takes: so much of it at once, and no more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::error::Error;
+
+/// How many nars are unpacked for the public at once. Each has a thread, and takes at most the window of its compression
+/// (8 MiB of what agents send, and 128 MiB of the very largest that is taken) and 1 MiB.
+const UNPACKED: usize = 16;
+/// How many nars are packed anew for agents at once, each as the above.
+const REPACKED: usize = 32;
+/// How many parts of files in buckets the public reads at once: each takes at most 3 MiB.
+const FROM_BUCKETS: usize = 128;
+/// How long somebody waits for a turn.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Those that wait for a turn, and have one.
+#[derive(Debug)]
+pub struct Turns {
+    /// To unpack a nar for the public.
+    pub unpack: Turn,
+    /// To pack a nar anew for an agent.
+    pub repack: Turn,
+    /// To read from a bucket for the public.
+    pub read_bucket: Turn,
+}
+
+/// Something that few do at a time.
+#[derive(Debug)]
+pub struct Turn {
+    free: Arc<Semaphore>,
+    what: &'static str,
+}
+
+/// A turn that was given; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Taken {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        let turn = |most, what| Turn { free: Arc::new(Semaphore::new(most)), what };
+        Self {
+            unpack: turn(UNPACKED, "nars that are unpacked on their way out"),
+            repack: turn(REPACKED, "nars that are compressed anew on their way out"),
+            read_bucket: turn(FROM_BUCKETS, "nars that are read from buckets"),
+        }
+    }
+}
+
+impl Turn {
+    /// Waits for a turn, for a few seconds.
+    ///
+    /// # Errors
+    /// [`Error::Busy`], when there was none.
+    pub async fn take(&self) -> Result<Taken, Error> {
+        match timeout(PATIENCE, Arc::clone(&self.free).acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(Taken { _permit: permit }),
+            _ => Err(Error::Busy(self.what)),
+        }
+    }
+}
