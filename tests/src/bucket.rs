@@ -45,9 +45,31 @@ impl BucketServer {
         ]);
         let mut server = Service::start("moto_server", start);
         wait_listening(&mut server, &[address]);
-        let made = Peer::stranger(&format!("http://{address}")).send("PUT", &format!("/{BUCKET}"), b"");
-        assert_eq!(made.status, 200, "{}", made.text());
-        Some(Self { address, _server: server })
+        let server = Self { address, _server: server };
+        server.put("", b"");
+        Some(server)
+    }
+
+    /// Lets everybody read what is in the bucket, as somebody sets it up who has its server serve it.
+    ///
+    /// # Panics
+    /// When it refuses.
+    pub fn open_to_all(&self) {
+        let policy = serde_json::json!({
+            "Version": "2012-10-17",
+            "Statement": [{
+                "Effect": "Allow", "Principal": "*", "Action": ["s3:GetObject", "s3:HeadObject"],
+                "Resource": format!("arn:aws:s3:::{BUCKET}/*"),
+            }],
+        });
+        self.put("?policy", policy.to_string().as_bytes());
+    }
+
+    fn put(&self, what: &str, bytes: &[u8]) {
+        let length = bytes.len().to_string();
+        let peer = Peer::stranger(&format!("http://{}", self.address)).header("content-length", &length);
+        let answer = peer.send("PUT", &format!("/{BUCKET}{what}"), bytes);
+        assert!(answer.status < 300, "{what}: {} {}", answer.status, answer.text());
     }
 }
 
@@ -57,11 +79,21 @@ impl BucketServer {
 /// When they cannot be.
 #[must_use]
 pub fn bucket_place(name: &str, address: SocketAddr, folder: &Path) -> String {
+    format!("[[places]]\nname = '{name}'\n{}", bucket_options("farm", address, folder))
+}
+
+/// The options of a place, or a hook that pushes, in a bucket with this prefix that is reached at this address; keys are
+/// written beside.
+///
+/// # Panics
+/// When they cannot be.
+#[must_use]
+pub fn bucket_options(prefix: &str, address: SocketAddr, folder: &Path) -> String {
     let key = folder.join("key");
     std::fs::write(&key, "drover\n").unwrap();
     let key = key.display();
     format!(
-        "[[places]]\nname = '{name}'\nbucket = 's3://{BUCKET}/farm'\nendpoint = 'http://{address}'\n\
-         region = 'us-east-1'\naccess-key-file = '{key}'\nsecret-key-file = '{key}'\n"
+        "bucket = 's3://{BUCKET}/{prefix}'\nendpoint = 'http://{address}'\nregion = 'us-east-1'\n\
+         access-key-file = '{key}'\nsecret-key-file = '{key}'\n"
     )
 }
