@@ -52,9 +52,10 @@ pub(super) const HOOKS: &str = r#"Lines of JSON: {"hook", "kind" (null: not conf
   "running", "failed", "last_error"}; of failed {"failed", "runs"}, each of runs {"event", "build" or "item", "tries",
   "queued_at", "error"}; of retry {"runs"}"#;
 /// `drover retention`
-pub(super) const RETENTION: &str = r#"JSON: {"removes", "kept", "others", "fixed_outputs", "revisions", "why"}; each of kept is {"reason", "items", "bytes"};
-  each of why {"path", "fate" (kept, goes, not-held), "ground", "way", "row", "build", "due"}; of run and status
-  {"removes", "running", "runs", "last", "announced", "withdrawn", "next_due"}; of --estimate {"builds_a_day",
+pub(super) const RETENTION: &str = r#"JSON: {"removes", "kept", "others", "fixed_outputs", "unless_elsewhere", "leaving", "elsewhere", "revisions", "why"};
+  each of kept is {"reason", "items", "bytes"}; each of why {"path", "fate" (kept, goes, elsewhere, not-held), "ground",
+  "way", "row", "build", "due", "unless_elsewhere", "other_server": {"server", "found_at"}, "missed_at"}; of run and status
+  {"removes", "running", "runs", "last", "announced", "withdrawn", "leaving", "elsewhere", "next_due"}; of --estimate {"builds_a_day",
   "measured", "parts"}, each of parts {"what" (logs, failed-logs, history, events, hook-runs, derivations, paths),
   "days" (0: never goes), "now", "a_day", "bytes_each", "measured", "steady" (null: grows), "bytes" (of what grows: of
   a year)}"#;

@@ -130,6 +130,7 @@ pub struct Farm {
     moves: moves::Wake,
     sweeps: Arc<retention::Sweeps>,
     turns: turns::Turns,
+    elsewhere: retention::Elsewhere,
     stopping: watch::Sender<bool>,
     /// Becomes another number whenever derivations or sources are about to go, in the job that does it.
     forgotten: Arc<AtomicU64>,
@@ -157,6 +158,8 @@ impl Farm {
             }
         })?;
         let keys = keys::open(&database, &storage, &config)?;
+        // After the keys: ours may be among those that are named.
+        let elsewhere = retention::Elsewhere::new(&config)?;
         let places = places::load(&config, &storage, &database, wake)?;
         let (moves, to_move) = std::sync::mpsc::sync_channel(1);
         storage.furnish(places);
@@ -174,6 +177,7 @@ impl Farm {
             moves,
             sweeps: Arc::default(),
             turns: turns::Turns::default(),
+            elsewhere,
             stopping: watch::channel(false).0,
             forgotten: Arc::default(),
             config,

@@ -12,7 +12,7 @@ use drover_wire::BuildId;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::error::Error;
-use super::{Farm, LogPlace, NarPlace, now, paths, publish, unsql};
+use super::{Farm, LogPlace, NarPlace, now, paths, publish, retention, unsql};
 
 /// The first part of a base name, by which a narinfo is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +63,8 @@ pub struct ShownNar {
     pub compression: Compression,
     /// Where it is.
     pub place: NarPlace,
+    /// Whether it is being removed.
+    pub is_leaving: bool,
 }
 
 /// The logs of an item that are looked for: older ones have nothing new to say.
@@ -76,15 +78,17 @@ impl Farm {
     pub fn shown_narinfo(&self, part: HashPart) -> Result<Option<Shown<Bytes>>, Error> {
         // All names with this first part lie between these two: "." comes right after "-".
         let (from, to) = (format!("{}-", part.as_str()), format!("{}.", part.as_str()));
-        let found: Option<(Vec<u8>, Option<i64>)> = self.database.look::<_, Error>(|sql| {
+        let found: Option<(Vec<u8>, Option<i64>, bool)> = self.database.look::<_, Error>(|sql| {
             let mut select = sql.prepare_cached(
-                "SELECT u.narinfo, u.until FROM paths p CROSS JOIN published u ON u.path = p.id \
+                "SELECT u.narinfo, u.until, u.elsewhere FROM paths p CROSS JOIN published u ON u.path = p.id \
                  WHERE p.base >= ?1 AND p.base < ?2",
             )?;
-            Ok(select.query_row((&from, &to), |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
+            Ok(select
+                .query_row((&from, &to), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                .optional()?)
         })?;
-        let Some((narinfo, until)) = found else { return Ok(None) };
-        Ok(Some(self.shown(publish::served(narinfo)?.into(), until)))
+        let Some((narinfo, until, elsewhere)) = found else { return Ok(None) };
+        Ok(Some(self.shown(publish::served(narinfo, elsewhere)?.into(), until)))
     }
 
     /// Where the nar of a published item is, compressed like this.
@@ -124,6 +128,47 @@ impl Farm {
                 }
             }
             Ok(None)
+        })
+    }
+
+    /// The address of another server's nar of a published item, compressed like this, where requests are sent for it.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn shown_elsewhere(
+        &self,
+        path: &StorePath,
+        compression: Compression,
+    ) -> Result<Option<Shown<String>>, Error> {
+        self.database.look(|sql| {
+            let Some(id) = paths::find(sql, path)? else { return Ok(None) };
+            let select = "SELECT n.url, u.until FROM published u CROSS JOIN redirect_nars n \
+                          ON n.path = u.path AND n.compression = ?2 WHERE u.path = ?1";
+            let found = sql
+                .prepare_cached(select)?
+                .query_row([id, compression as i64], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            Ok(found.map(|(url, until)| self.shown(url, until)))
+        })
+    }
+
+    /// The address at another server of a published fixed output that is one file with this SHA-256.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn shown_file_elsewhere(&self, hash: &Sha256Hash) -> Result<Option<Shown<String>>, Error> {
+        self.database.look(|sql| {
+            let select = "SELECT r.server, f.path, u.until FROM fixed_outputs f \
+                          CROSS JOIN published u ON u.path = f.path \
+                          CROSS JOIN redirects r ON r.path = f.path AND r.file = 1 \
+                          WHERE f.hash = ?1 AND f.algorithm = 'sha256' AND f.recursive = 0 LIMIT 1";
+            let found: Option<(String, i64, Option<i64>)> = sql
+                .prepare_cached(select)?
+                .query_row([hash.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                .optional()?;
+            let Some((server, id, until)) = found else { return Ok(None) };
+            let url = retention::file_url(&server, &paths::path(sql, id)?, hash);
+            Ok(Some(self.shown(url, until)))
         })
     }
 
@@ -193,17 +238,21 @@ impl Farm {
         path: &StorePath,
         compression: Compression,
     ) -> Result<Option<Shown<ShownNar>>, Error> {
-        let found: Option<(Sha256Hash, Option<i64>, i64)> = sql
+        type Columns = (Sha256Hash, Option<i64>, i64, bool);
+        let found: Option<Columns> = sql
             .prepare_cached(
-                "SELECT i.nar_hash, u.until, i.nar_size FROM published u CROSS JOIN items i ON i.path = u.path \
+                "SELECT i.nar_hash, u.until, i.nar_size, EXISTS (SELECT 1 FROM removals r WHERE r.path = u.path) \
+                 FROM published u CROSS JOIN items i ON i.path = u.path \
                  WHERE u.path = ?1",
             )?
-            .query_row([id], |row| Ok((paths::hash(row, 0)?, row.get(1)?, row.get(2)?)))
+            .query_row([id], |row| Ok((paths::hash(row, 0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
             .optional()?;
-        let Some((nar_hash, until, nar_size)) = found else { return Ok(None) };
+        let Some((nar_hash, until, nar_size, is_leaving)) = found else { return Ok(None) };
         let nar_size = unsql(nar_size);
         let Some(place) = Self::nar_place(sql, id, compression)? else { return Ok(None) };
-        Ok(Some(self.shown(ShownNar { path: path.clone(), nar_hash, nar_size, compression, place }, until)))
+        let path = path.clone();
+        let nar = ShownNar { path, nar_hash, nar_size, compression, place, is_leaving };
+        Ok(Some(self.shown(nar, until)))
     }
 
     /// Nobody may believe in it for longer than was promised, or after it is withdrawn, if that was announced.

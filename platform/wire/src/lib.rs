@@ -34,6 +34,9 @@ pub const PROTOCOL: u32 = 1;
 /// The header in which an agent that uses a dynamic token says its name.
 pub const AGENT_NAME_HEADER: &str = "drover-agent-name";
 
+/// The header of a nar that is about to go from where it is: who looks whether it is there should not count on it.
+pub const LEAVING_HEADER: &str = "drover-leaving";
+
 /// The media type of a [`bundle`], which is always zstd-compressed as a whole.
 pub const BUNDLE_TYPE: &str = "application/x-drover-bundle+zstd";
 

@@ -73,6 +73,15 @@ pub struct RetentionPlan {
     pub fixed_outputs: Amount,
     /// Everything else that goes.
     pub others: Amount,
+    /// What of that which stays is here only as long as no other server is found to have it.
+    #[serde(default)]
+    pub unless_elsewhere: Amount,
+    /// What of that is announced to go: another server has it.
+    #[serde(default)]
+    pub leaving: Amount,
+    /// Items that are not here because another server has them.
+    #[serde(default)]
+    pub elsewhere: u64,
     /// Revisions of sets that would be forgotten.
     pub revisions: u64,
     /// What was asked about, in the order of the question.
@@ -89,6 +98,17 @@ pub enum Fate {
     Kept,
     /// It goes: nothing keeps it.
     Goes,
+    /// It is not here: another server has it, and requests are sent there.
+    Elsewhere,
+}
+
+/// Where else something is, and since when that is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherServer {
+    /// The server's address.
+    pub server: String,
+    /// When it was last found to have it.
+    pub found_at: Timestamp,
 }
 
 /// Why something stays or goes.
@@ -108,6 +128,15 @@ pub struct Why {
     pub build: Option<BuildId>,
     /// When it is removed, if that was announced.
     pub due: Option<Timestamp>,
+    /// Whether it is kept only as long as no other server is found to have it.
+    #[serde(default)]
+    pub unless_elsewhere: bool,
+    /// The other server that was found to have it.
+    #[serde(default)]
+    pub other_server: Option<OtherServer>,
+    /// When other servers were asked for it last, and none had it.
+    #[serde(default)]
+    pub missed_at: Option<Timestamp>,
 }
 
 /// A row of a set.
@@ -144,6 +173,18 @@ pub struct RetentionRun {
     pub withdrawn: u64,
     /// Items that were removed.
     pub removed: Amount,
+    /// Items that other servers were asked for.
+    #[serde(default)]
+    pub asked: u64,
+    /// Items that another server has, and whose removal was announced for the sake of that.
+    #[serde(default)]
+    pub announced_elsewhere: u64,
+    /// Items that were removed because another server has them: requests are sent there.
+    #[serde(default)]
+    pub redirected: Amount,
+    /// Items that were not here, and that the other server does not have any more, either.
+    #[serde(default)]
+    pub lost: u64,
     /// Why it did not get to its end.
     pub error: Option<String>,
 }
@@ -163,6 +204,12 @@ pub struct RetentionStatus {
     pub announced: Amount,
     /// What is not served any more and goes soon.
     pub withdrawn: Amount,
+    /// What is to go because another server has it.
+    #[serde(default)]
+    pub leaving: Amount,
+    /// Items that are not here because another server has them: requests are sent there.
+    #[serde(default)]
+    pub elsewhere: u64,
     /// When the next of them is due.
     pub next_due: Option<Timestamp>,
 }

@@ -57,10 +57,30 @@ fn show(plan: &RetentionPlan, out: &mut Out) -> Result<(), ClientError> {
     if !plan.removes {
         out.line(NO_RULES)?;
     }
+    if plan.unless_elsewhere.items > 0 {
+        let amount = amount(plan.unless_elsewhere);
+        out.line(format!("Of what stays, {amount} would go if another server had it (unless-elsewhere)."))?;
+    }
+    elsewhere(plan.leaving, plan.elsewhere, out)?;
     if plan.revisions > 0 {
         out.line(format!("{} would be forgotten.", count(plan.revisions, "revision", "revisions")))?;
     }
     plan.why.iter().try_for_each(|why| explain(why, out))
+}
+
+fn amount(amount: Amount) -> String {
+    format!("{}, {}", count(amount.items, "item", "items"), size(amount.bytes))
+}
+
+/// What other servers have in our stead, if there is anything.
+fn elsewhere(leaving: Amount, elsewhere: u64, out: &mut Out) -> Result<(), ClientError> {
+    if leaving.items > 0 {
+        out.line(format!("leaving, because another server has it: {}", amount(leaving)))?;
+    }
+    if elsewhere > 0 {
+        out.line(format!("elsewhere, and not here: {}", count(elsewhere, "item", "items")))?;
+    }
+    Ok(())
 }
 
 fn words(ground: &Ground) -> String {
@@ -82,12 +102,30 @@ fn explain(why: &Why, out: &mut Out) -> Result<(), ClientError> {
         left => format!(", announced and due in {}", span(left)),
     });
     let going = going.unwrap_or_default();
+    let found = why.other_server.as_ref().map(|other| {
+        format!("{} has it, as was found {} ago", clean(&other.server), age(other.found_at, now()))
+    });
     match (why.fate, &why.ground) {
         (Fate::NotHeld, _) => return out.line(format!("{}: it is not here", why.path)),
         (Fate::Goes, _) => return out.line(format!("{}: goes, nothing keeps it{going}", why.path)),
+        (Fate::Elsewhere, ground) => {
+            let words = ground.as_ref().map(words).unwrap_or_default();
+            let found = found.as_deref().unwrap_or("another server has it");
+            out.line(format!("{}: it is not here: {found}; kept for: {words}{going}", why.path))?;
+        }
         (Fate::Kept, ground) => {
             let words = ground.as_ref().map(words).unwrap_or_default();
             out.line(format!("{}: stays: {words}{going}", why.path))?;
+            match (found, why.missed_at) {
+                (Some(found), _) => out.line(format!("  {found}: it need not be here"))?,
+                (None, Some(at)) => {
+                    out.line(format!("  no other server had it {} ago", age(at, now())))?;
+                }
+                (None, None) if why.unless_elsewhere => {
+                    out.line("  unless another server has it, which is not known yet")?;
+                }
+                (None, None) => {}
+            }
         }
     }
     for step in why.way.iter().take(STEPS) {
@@ -117,9 +155,9 @@ fn stands(status: &RetentionStatus, out: &mut Out) -> Result<(), ClientError> {
     if !status.removes {
         out.line(NO_RULES)?;
     }
-    let amount = |amount: Amount| format!("{}, {}", count(amount.items, "item", "items"), size(amount.bytes));
     out.line(format!("announced: {}", amount(status.announced)))?;
     out.line(format!("withdrawn: {}", amount(status.withdrawn)))?;
+    elsewhere(status.leaving, status.elsewhere, out)?;
     if let Some(due) = status.next_due {
         let left = due.saturating_sub(now());
         out.line(if left == 0 { "due: now".to_owned() } else { format!("due: in {}", span(left)) })?;
@@ -143,6 +181,16 @@ fn ended(last: &RetentionRun, out: &mut Out) -> Result<(), ClientError> {
         thousands(last.rescued),
         count(last.revisions, "revision", "revisions"),
     ))?;
+    if last.asked > 0 {
+        out.line(format!(
+            "other servers were asked for {}: {} announced to go, {} ({}) gone, {} lost there",
+            count(last.asked, "item", "items"),
+            thousands(last.announced_elsewhere),
+            thousands(last.redirected.items),
+            size(last.redirected.bytes),
+            thousands(last.lost),
+        ))?;
+    }
     match &last.error {
         Some(error) => out.line(format!("it did not get to its end: {}", clean(error))),
         None => Ok(()),

@@ -219,20 +219,21 @@ INSERT INTO hook_cursor VALUES (0);
 
 -- What another server verifiably has, to which requests for its nar are redirected as far as it is not here. It is no
 -- item any more, but for one that is being removed for the sake of it (whose row in removals says 'elsewhere'), and one
--- that is held again (until: how long somebody may come for a nar of the other server's). checked_at: when it was found
--- there last. added_at: when the item came. file: whether the server has the contents of a fixed output by their hash.
--- narinfo, key: as they were published, while they are not.
+-- that is held again (until: how long somebody may come for a nar of the other server's). found_at: when it was found there
+-- last, asked_at: when it was looked for there last. added_at: when the item came. file: whether the server has the
+-- contents of a fixed output by their hash. narinfo, key: as they were published, while they are not.
 CREATE TABLE redirects (
     path       INTEGER PRIMARY KEY,
     server     TEXT NOT NULL,
-    checked_at INTEGER NOT NULL,
+    found_at   INTEGER NOT NULL,
+    asked_at   INTEGER NOT NULL,
     added_at   INTEGER NOT NULL,
     file       INTEGER NOT NULL DEFAULT 0,
     until      INTEGER,
     narinfo    BLOB,
     key        INTEGER
 ) STRICT;
-CREATE INDEX redirects_by_check ON redirects (checked_at) WHERE until IS NULL;
+CREATE INDEX redirects_by_question ON redirects (asked_at) WHERE until IS NULL;
 CREATE INDEX redirects_by_end ON redirects (until) WHERE until IS NOT NULL;
 
 -- Where the nars of these are there; compression as in files, url: whole.

@@ -54,7 +54,9 @@ fn published(farm: &Farm, item: i64) -> Result<Option<Published>, Error> {
     farm.database.read_blocking(|sql| {
         use rusqlite::OptionalExtension;
         let narinfo: Option<Vec<u8>> = sql
-            .prepare_cached("SELECT narinfo FROM published WHERE path = ?1 AND until IS NULL")?
+            .prepare_cached(
+                "SELECT narinfo FROM published WHERE path = ?1 AND until IS NULL AND elsewhere = 0",
+            )?
             .query_row([item], |row| row.get(0))
             .optional()?;
         let Some(narinfo) = narinfo else { return Ok(None) };

@@ -18,7 +18,7 @@ use super::source::SourceError;
 use super::take::{expected, judge_all};
 use crate::farm::depend::{self, Provided};
 use crate::farm::error::Error;
-use crate::farm::{Farm, Tx, files, now, outputs, paths, publish, sources, sql, unsql};
+use crate::farm::{Farm, Tx, files, now, outputs, paths, publish, retention, sources, sql, unsql};
 use crate::storage::{Judge, NarFile, Plain, StoreError};
 
 /// How often it is looked whether there is something to read.
@@ -278,7 +278,7 @@ fn bad(tx: &mut Tx<'_>, item: i64, path: &StorePath, file: &NarFile, why: &str) 
         return publish::later(tx, item);
     }
     tx.prepare_cached("DELETE FROM items WHERE path = ?1")?.execute([item])?;
-    tx.prepare_cached("DELETE FROM item_references WHERE item = ?1")?.execute([item])?;
+    retention::forget(tx, item)?;
     tx.prepare_cached("DELETE FROM fixed_outputs WHERE path = ?1")?.execute([item])?;
     tx.prepare_cached("DELETE FROM withheld WHERE path = ?1")?.execute([item])?;
     depend::provide(tx, item, Provided::No)

@@ -97,7 +97,8 @@ pub(super) fn named_by(farm: &Farm, file: &Path) -> Result<Option<StorePath>, Er
 /// Whether something is held here, or was found on a server.
 pub(super) fn can_be_had(sql: &Connection, path: &StorePath) -> Result<bool, Error> {
     let Some(id) = paths::find(sql, path)? else { return Ok(false) };
-    let held = "SELECT 1 FROM items WHERE path = ?1 UNION ALL SELECT 1 FROM substitutes WHERE path = ?1 AND found = 1";
+    let held = "SELECT 1 FROM items WHERE path = ?1 UNION ALL SELECT 1 FROM redirects WHERE path = ?1 \
+                UNION ALL SELECT 1 FROM substitutes WHERE path = ?1 AND found = 1";
     Ok(sql.prepare_cached(held)?.exists([id])?)
 }
 

@@ -54,6 +54,11 @@ impl Imports {
     }
 }
 
+/// Whether an address in a narinfo is relative and stays below the narinfo's server.
+pub(super) fn stays_below(url: &str) -> bool {
+    server::check_relative(url).is_ok()
+}
+
 /// Goes on with the imports that were under way when the coordinator ended.
 pub(super) fn start(farm: &Arc<Farm>) {
     check::start(farm);

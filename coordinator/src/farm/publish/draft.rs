@@ -23,12 +23,17 @@ pub(in crate::farm) fn text(packed: Vec<u8>) -> Result<String, Error> {
 
 /// The text of a narinfo as it is sent. Not every Guix knows zstd: those that do not can have the nar uncompressed, which
 /// is done on its way out. Every one knows the others.
-pub(in crate::farm) fn served(packed: Vec<u8>) -> Result<String, Error> {
+/// `elsewhere`: what it names is another server's, and cannot be unpacked here.
+pub(in crate::farm) fn served(packed: Vec<u8>, elsewhere: bool) -> Result<String, Error> {
     let mut text = text(packed)?;
+    if elsewhere {
+        return Ok(text);
+    }
     let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
     let mut compressions = text.lines().filter_map(|line| line.strip_prefix("Compression: "));
     let plain = match (value("StorePath: /gnu/store/"), value("NarSize: ")) {
         (Some(base), Some(size)) if compressions.all(|word| word == Compression::Zstd.word()) => {
+            let base = base.replace('?', "%3F");
             format!("URL: nar/none/{base}\nCompression: none\nFileSize: {size}\n")
         }
         _ => return Ok(text),
@@ -157,23 +162,29 @@ impl Draft {
     }
 }
 
+/// Where a nar of an item is, relative to the narinfo.
+pub(super) fn nar_url(compression: Compression, path: &StorePath) -> String {
+    // All other letters that a name may have stand for themselves.
+    format!("nar/{}/{}", compression.word(), path.base_name().replace('?', "%3F"))
+}
+
 /// Where the nar of an item can be had, relative to the narinfo.
-fn urls(sql: &Connection, item: i64, path: &StorePath) -> Result<Vec<Url>, Error> {
-    let url = |compression: &str, size: u64| Url {
-        url: format!("nar/{compression}/{}", path.base_name()),
-        compression: compression.to_owned(),
+pub(super) fn urls(sql: &Connection, item: i64, path: &StorePath) -> Result<Vec<Url>, Error> {
+    let url = |compression: Compression, size: u64| Url {
+        url: nar_url(compression, path),
+        compression: compression.word().to_owned(),
         file_size: Some(size),
     };
     let files = files::of(sql, item)?;
     if !files.is_empty() {
-        return Ok(files.iter().map(|file| url(file.compression.word(), file.size)).collect());
+        return Ok(files.iter().map(|file| url(file.compression, file.size)).collect());
     }
     let small: Option<i64> = sql
         .prepare_cached("SELECT length(bytes) FROM contents WHERE path = ?1")?
         .query_row([item], |row| row.get(0))
         .optional()?;
     match small {
-        Some(size) => Ok(vec![url("zstd", unsql(size))]),
+        Some(size) => Ok(vec![url(Compression::Zstd, unsql(size))]),
         None => Err(Error::Damaged(format!("the nar of {path} is nowhere"))),
     }
 }

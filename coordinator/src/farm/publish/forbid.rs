@@ -59,8 +59,10 @@ pub(in crate::farm) fn reconsider(
 ) -> Result<(), Error> {
     // Of a target that no row forbids or has forbidden there is nothing to think about.
     const DOUBTFUL: &str = "SELECT o.path FROM derivation_outputs t \
-         JOIN derivation_outputs o ON o.derivation = t.derivation JOIN items i ON i.path = o.path \
-         WHERE t.path = ?1 AND (EXISTS (SELECT 1 FROM set_rows r WHERE r.target = ?1 AND r.publish = 0) \
+         JOIN derivation_outputs o ON o.derivation = t.derivation \
+         WHERE t.path = ?1 AND (EXISTS (SELECT 1 FROM items i WHERE i.path = o.path) \
+             OR EXISTS (SELECT 1 FROM redirects r WHERE r.path = o.path)) \
+         AND (EXISTS (SELECT 1 FROM set_rows r WHERE r.target = ?1 AND r.publish = 0) \
              OR EXISTS (SELECT 1 FROM unpublishable u WHERE u.path = o.path)) GROUP BY o.path";
     for target in targets {
         for item in paths::numbers(tx, DOUBTFUL, target)? {

@@ -10,6 +10,7 @@ mod elsewhere;
 mod forbid;
 mod hold;
 mod resign;
+mod shown_there;
 mod tasks;
 mod view;
 
@@ -27,6 +28,7 @@ use draft::{Draft, packed};
 pub(super) use draft::{served, text};
 pub(super) use forbid::{reconsider, reconsider_set, take_back};
 pub(super) use hold::run_later as later;
+pub(super) use shown_there::{info, show_elsewhere, show_own};
 pub(super) use tasks::start;
 pub(super) use view::view;
 
@@ -127,6 +129,7 @@ pub(super) fn adopt(tx: &mut Tx<'_>, item: i64, narinfo: &str) -> Result<Publica
 
 /// The public cannot have an item any more. Whoever calls this has seen to what refers to it.
 pub(super) fn withdraw(tx: &Tx<'_>, item: i64) -> Result<bool, Error> {
+    shown_there::remember(tx, item)?;
     Ok(tx.prepare_cached("DELETE FROM published WHERE path = ?1")?.execute([item])? == 1)
 }
 
@@ -141,14 +144,19 @@ fn attempt(tx: &mut Tx<'_>, item: i64, drafts: &HashMap<i64, Draft>) -> Result<A
         return Ok(if more { Attempt::Again } else { Attempt::Done(Publication::Already) });
     }
     // What is needed again is not being removed any more.
-    let held = "SELECT 1 FROM items i WHERE i.path = ?1 \
-                AND NOT EXISTS (SELECT 1 FROM removals r WHERE r.path = i.path)";
-    if !tx.prepare_cached(held)?.exists([item])? {
+    let removed = tx.prepare_cached("SELECT 1 FROM removals WHERE path = ?1")?.exists([item])?;
+    // What another server has is published as it was before.
+    let is_away = retention::is_away(tx, item)?;
+    let is_here = is_away || tx.prepare_cached("SELECT 1 FROM items WHERE path = ?1")?.exists([item])?;
+    if removed || !is_here {
         hold::forget(tx, item)?;
         return Ok(Attempt::Done(Publication::NotHeld));
     }
-    let Some(draft) = drafts.get(&item) else { return Ok(Attempt::Sign(vec![item])) };
-    if let Some(why) = forbid::by_row(tx, item)?.or_else(|| draft.never.clone()) {
+    let draft = drafts.get(&item);
+    if draft.is_none() && !is_away {
+        return Ok(Attempt::Sign(vec![item]));
+    }
+    if let Some(why) = forbid::by_row(tx, item)?.or_else(|| draft.and_then(|draft| draft.never.clone())) {
         forbid::note(tx, item, &why)?;
         return Ok(Attempt::Done(Publication::Never(why)));
     }
@@ -160,14 +168,20 @@ fn attempt(tx: &mut Tx<'_>, item: i64, drafts: &HashMap<i64, Draft>) -> Result<A
     }
     let whole = with.len() <= AT_ONCE;
     with.truncate(AT_ONCE);
-    let unsigned: Vec<i64> =
-        with.iter().copied().filter(|one| drafts.get(one).is_none_or(|draft| !draft.fits(tx))).collect();
+    let is_signed =
+        |one: &i64| is_away && *one == item || drafts.get(one).is_some_and(|draft| draft.fits(tx));
+    let unsigned: Vec<i64> = with.iter().copied().filter(|one| !is_signed(one)).collect();
     if !unsigned.is_empty() {
         return Ok(Attempt::Sign(unsigned));
     }
     let mut more = !whole;
     for one in with {
-        if let Some(draft) = drafts.get(&one) {
+        if is_away && one == item {
+            if !shown_there::recall(tx, item)? {
+                return Ok(Attempt::Done(Publication::NotHeld));
+            }
+            more |= has_come(tx, item)?;
+        } else if let Some(draft) = drafts.get(&one) {
             more |= put(tx, one, draft)? && one == item;
         }
     }
@@ -223,6 +237,11 @@ fn put(tx: &mut Tx<'_>, item: i64, draft: &Draft) -> Result<bool, Error> {
     let narinfo = packed(&draft.print(tx, item)?);
     tx.prepare_cached("INSERT INTO published (path, narinfo, key, published_at) VALUES (?1, ?2, ?3, ?4)")?
         .execute((item, narinfo, draft.key, sql(now())))?;
+    has_come(tx, item)
+}
+
+/// Lets go on what waited for something that the public can have now; true: more is to be let go on.
+fn has_come(tx: &mut Tx<'_>, item: i64) -> Result<bool, Error> {
     hold::forget(tx, item)?;
     forbid::forget(tx, item)?;
     events::note(tx, Kind::Published, Subject::Item(item), None)?;

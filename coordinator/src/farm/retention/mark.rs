@@ -45,7 +45,9 @@ pub(super) fn mark(
 ) -> Result<Mark, Error> {
     let mut walk = Walk::new(sql_, explains)?;
     if !config.removes() {
-        walk.start_with("SELECT path FROM items", Reason::NoRules)?;
+        for all in ["SELECT path FROM items", "SELECT path FROM redirects"] {
+            walk.start_with(all, Reason::NoRules)?;
+        }
         walk.run(Reason::NoRules)?;
         return Ok(Mark { reached: walk.end(), needed: Vec::new() });
     }
@@ -57,28 +59,77 @@ pub(super) fn mark(
     walk.run(Reason::Builds)?;
     walk.start_with(&asked(at.saturating_sub(days(config.others.days))), Reason::Asked)?;
     walk.run(Reason::Asked)?;
+    // What keeps things whoever else has them goes first: what is found later is kept by nothing else.
+    let mut weak = Vec::new();
     for kept in &sets {
-        outputs(sql_, &mut walk, kept, &mut wanted)?;
-        walk.run(kept.reason)?;
+        let roots = outputs(sql_, kept, &mut wanted)?;
+        if kept.reason.is_weak(config) {
+            weak.push((kept, roots));
+        } else {
+            roots.start(sql_, &mut walk, kept)?;
+        }
     }
-    let since = sql(at.saturating_sub(days(config.others.days)));
-    let young = "SELECT i.path FROM items i WHERE i.added_at > {} AND i.kind = 'output' \
-                 AND NOT EXISTS (SELECT 1 FROM fixed_outputs f WHERE f.path = i.path)";
-    walk.start_with(&young.replace("{}", &since.to_string()), Reason::Others)?;
-    walk.run(Reason::Others)?;
     let needed = needed(sql_, &wanted)?;
-    for path in &needed {
-        walk.start(*path, Reason::Sources, None);
-    }
-    let since = sql(at.saturating_sub(days(config.sources.days)));
-    let lately = "SELECT f.path FROM fixed_outputs f JOIN items i ON i.path = f.path \
-                  LEFT JOIN needed n ON n.path = f.path WHERE max(i.added_at, coalesce(n.at, 0)) > {}";
-    walk.start_with(&lately.replace("{}", &since.to_string()), Reason::Sources)?;
-    walk.run(Reason::Sources)?;
+    let rules = Rules { config, at, needed: &needed };
+    rules.others_and_sources(&mut walk, false)?;
     walk.start_with("SELECT path FROM items WHERE kind = 'source'", Reason::Source)?;
     walk.run(Reason::Source)?;
+    for (kept, roots) in weak {
+        roots.start(sql_, &mut walk, kept)?;
+    }
+    rules.others_and_sources(&mut walk, true)?;
     Ok(Mark { reached: walk.end(), needed })
 }
+
+/// The rules for what no set wants, and for fixed outputs.
+struct Rules<'a> {
+    config: &'a RetentionConfig,
+    at: u64,
+    needed: &'a [u32],
+}
+
+impl Rules<'_> {
+    /// Begins from what these keep, if they are weak or if they are not.
+    fn others_and_sources(&self, walk: &mut Walk<'_>, weak: bool) -> Result<(), Error> {
+        let since = |days_: u64| sql(self.at.saturating_sub(days(days_))).to_string();
+        if Reason::Others.is_weak(self.config) == weak {
+            for young in YOUNG {
+                walk.start_with(&young.replace("{}", &since(self.config.others.days)), Reason::Others)?;
+            }
+            walk.run(Reason::Others)?;
+        }
+        if Reason::Sources.is_weak(self.config) == weak {
+            for path in self.needed {
+                walk.start(*path, Reason::Sources, None);
+            }
+            for lately in LATELY {
+                walk.start_with(&lately.replace("{}", &since(self.config.sources.days)), Reason::Sources)?;
+            }
+            walk.run(Reason::Sources)?;
+        }
+        Ok(())
+    }
+}
+
+/// Outputs that came since then and are not fixed: here, and such as another server has by now.
+const YOUNG: [&str; 2] = [
+    "SELECT i.path FROM items i WHERE i.added_at > {} AND i.kind = 'output' \
+     AND NOT EXISTS (SELECT 1 FROM fixed_outputs f WHERE f.path = i.path)",
+    "SELECT r.path FROM redirects r WHERE r.added_at > {} \
+     AND NOT EXISTS (SELECT 1 FROM fixed_outputs f WHERE f.path = r.path)",
+];
+/// Fixed outputs that came or were needed since then.
+const LATELY: [&str; 2] = [
+    "SELECT f.path FROM fixed_outputs f JOIN items i ON i.path = f.path \
+     LEFT JOIN needed n ON n.path = f.path WHERE max(i.added_at, coalesce(n.at, 0)) > {}",
+    "SELECT r.path FROM redirects r CROSS JOIN fixed_outputs f ON f.path = r.path \
+     LEFT JOIN needed n ON n.path = r.path WHERE max(r.added_at, coalesce(n.at, 0)) > {}",
+];
+/// Those that are held, or were.
+const FIXED: [&str; 2] = [
+    "SELECT f.path FROM fixed_outputs f JOIN items i ON i.path = f.path",
+    "SELECT r.path FROM redirects r CROSS JOIN fixed_outputs f ON f.path = r.path",
+];
 
 /// The outputs of builds that clients asked for since then.
 fn asked(since: u64) -> String {
@@ -89,10 +140,26 @@ fn asked(since: u64) -> String {
     )
 }
 
-/// The outputs that the kept revisions of a set want, and what was needed to build them if the rule says so. Their
-/// derivations are noted.
-fn outputs(sql_: &Connection, walk: &mut Walk<'_>, kept: &Kept, wanted: &mut Bits) -> Result<(), Error> {
-    let mut own = Vec::new();
+/// Where to begin for the sake of a set.
+struct Roots {
+    outputs: Vec<u32>,
+    /// Their derivations, if what was needed to build them is kept, too.
+    derivations: Vec<u32>,
+}
+
+impl Roots {
+    fn start(self, sql_: &Connection, walk: &mut Walk<'_>, kept: &Kept) -> Result<(), Error> {
+        for output in self.outputs {
+            walk.start(output, kept.reason, None);
+        }
+        needed_to_build(sql_, walk, kept.reason, self.derivations)?;
+        walk.run(kept.reason)
+    }
+}
+
+/// The outputs that the kept revisions of a set want. Their derivations are noted.
+fn outputs(sql_: &Connection, kept: &Kept, wanted: &mut Bits) -> Result<Roots, Error> {
+    let mut roots = Roots { outputs: Vec::new(), derivations: Vec::new() };
     let mut select = sql_.prepare_cached(
         "SELECT r.first, r.last, r.derivation, o.path FROM set_rows r \
          JOIN derivation_outputs o ON o.derivation = r.derivation WHERE r.in_set = ?1",
@@ -103,16 +170,13 @@ fn outputs(sql_: &Connection, walk: &mut Walk<'_>, kept: &Kept, wanted: &mut Bit
             continue;
         }
         let (Ok(derivation), Ok(output)) = (row.get(2), row.get(3)) else { continue };
-        walk.start(output, kept.reason, None);
+        roots.outputs.push(output);
         wanted.put(derivation);
-        if own.last() != Some(&derivation) {
-            own.push(derivation);
+        if kept.build_inputs && roots.derivations.last() != Some(&derivation) {
+            roots.derivations.push(derivation);
         }
     }
-    if kept.build_inputs {
-        needed_to_build(sql_, walk, kept.reason, own)?;
-    }
-    Ok(())
+    Ok(roots)
 }
 
 /// Whatever was needed to build these, and to build that, all the way down.
@@ -167,9 +231,9 @@ fn needed(sql_: &Connection, wanted: &Bits) -> Result<Vec<u32>, Error> {
     let mut select = sql_.prepare_cached("SELECT derivation FROM derivation_outputs WHERE path = ?1")?;
     let mut needed = Vec::new();
     let mut fixed = Vec::new();
-    each(sql_, "SELECT f.path FROM fixed_outputs f JOIN items i ON i.path = f.path", |path| {
-        fixed.push(path)
-    })?;
+    for question in FIXED {
+        each(sql_, question, |path| fixed.push(path))?;
+    }
     for path in fixed {
         let mut rows = select.query([path])?;
         while let Some(row) = rows.next()? {

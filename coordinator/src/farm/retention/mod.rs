@@ -6,6 +6,7 @@
 //! be needed before the second look is found by it, and what comes to be needed after something was announced takes it
 //! back itself (`rescue`). Whatever is interrupted goes on at the next look, which begins from what the database has.
 
+mod elsewhere;
 mod mark;
 mod promise;
 mod reason;
@@ -26,6 +27,8 @@ use tokio::sync::Notify;
 
 use super::error::Error;
 use super::{Farm, now, sql};
+use elsewhere::Open;
+pub(super) use elsewhere::{Elsewhere, file_url, is_away};
 use mark::{Mark, mark};
 pub(super) use promise::{believed_until, promise};
 pub(super) use rescue::{forget, rescue, rescue_for_build, rescue_outputs, rescue_references};
@@ -100,6 +103,8 @@ struct Findings {
     due: (Vec<u32>, usize),
     /// What is not kept and was not announced.
     new: Vec<u32>,
+    /// What need not be here if another server has it.
+    open: Open,
 }
 
 impl Farm {
@@ -122,6 +127,11 @@ impl Farm {
             withdrawn = run.withdrawn,
             removed = run.removed.items,
             bytes = run.removed.bytes,
+            asked = run.asked,
+            announced_elsewhere = run.announced_elsewhere,
+            redirected = run.redirected.items,
+            redirected_bytes = run.redirected.bytes,
+            lost = run.lost,
             milliseconds = run.ended_at - run.started_at,
             "looked at what may go"
         );
@@ -136,8 +146,10 @@ impl Farm {
     fn sweep_all(&self, run: &mut RetentionRun) -> Result<(), Error> {
         run.revisions = self.forget_revisions(now())?;
         // What is announced for no time at all, because nobody is told to keep anything, goes at the second look.
+        let mut elsewhere = Open::default();
         for _ in 0..2 {
-            let Findings { mark, kept, due: (due, together), new } = self.look()?;
+            let Findings { mark, kept, due: (due, together), new, open } = self.look()?;
+            elsewhere = open;
             run.rescued += removal::keep(self, &kept)?;
             removal::note_needed(self, &mark.needed, now())?;
             drop(mark);
@@ -150,7 +162,7 @@ impl Farm {
                 break;
             }
         }
-        Ok(())
+        self.look_elsewhere(elsewhere, run)
     }
 
     fn look(&self) -> Result<Findings, Error> {
@@ -161,13 +173,21 @@ impl Farm {
             let mut known = Bits::new(paths(sql_)?);
             let mut due = known.clone();
             let mut kept = Vec::new();
-            let mut select =
-                sql_.prepare_cached("SELECT path, step = 'withdrawn' OR due <= ?1 FROM removals")?;
+            let mut open = Open::default();
+            let is_weak = |path| mark.reached.reason(path).is_some_and(|reason| reason.is_weak(config));
+            let mut select = sql_.prepare_cached(
+                "SELECT path, step = 'withdrawn' OR due <= ?1, reason = 'elsewhere' FROM removals",
+            )?;
             let mut rows = select.query([sql(at)])?;
             while let Some(row) = rows.next()? {
                 let Ok(path) = row.get(0) else { continue };
                 known.put(path);
-                if mark.reached.reason(path).is_some() {
+                let is_elsewhere: bool = row.get(2)?;
+                if is_elsewhere && is_weak(path) {
+                    if row.get(1)? && open.due.len() < elsewhere::AT_ONE_LOOK {
+                        open.due.push(path);
+                    }
+                } else if is_elsewhere || mark.reached.reason(path).is_some() {
                     kept.push(path);
                 } else if row.get(1)? && mark.reached.held.has(path) {
                     due.put(path);
@@ -177,7 +197,8 @@ impl Farm {
             let new = held.filter(|path| !known.has(*path) && mark.reached.reason(*path).is_none());
             let new = new.collect();
             let due = referrers_first(sql_, &due)?;
-            Ok(Findings { mark, kept, due, new })
+            open.new = elsewhere::candidates(sql_, config, at, &known, is_weak)?;
+            Ok(Findings { mark, kept, due, new, open })
         })
     }
 
@@ -214,23 +235,28 @@ pub(super) fn start(farm: &Arc<Farm>) {
             let Some(farm) = weak.upgrade() else { return };
             let sweeps = Arc::clone(&farm.sweeps);
             drop(farm);
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = sweeps.wanted.notified() => {}
+            let is_asked_for = tokio::select! {
+                () = tokio::time::sleep(wait) => false,
+                () = sweeps.wanted.notified() => true,
                 _ = stopping.wait_for(|stopping| *stopping) => return,
-            }
+            };
             let Some(farm) = weak.upgrade() else { return };
-            wait = farm.sweep_apart().await.min(every);
+            wait = farm.sweep_apart(is_asked_for).await.min(every);
         }
     });
 }
 
 impl Farm {
-    /// Looks on a thread of its own; gives after which time to look again.
-    async fn sweep_apart(self: Arc<Self>) -> Duration {
+    /// Looks on a thread of its own; gives after which time to look again. `ages`: whether what goes by its age alone does,
+    /// too, which has its own time otherwise.
+    async fn sweep_apart(self: Arc<Self>, ages: bool) -> Duration {
         const AGAIN: Duration = Duration::from_secs(60);
         let (end, ended) = tokio::sync::oneshot::channel();
         let started = thread::Builder::new().name("retention".to_owned()).spawn(move || {
+            if ages {
+                // What goes wrong is logged there, and tried again.
+                let _ = self.age();
+            }
             let next = self.sweep_items().and_then(|_| self.next_due());
             drop(self);
             let _ = end.send(next);

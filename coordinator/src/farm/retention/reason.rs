@@ -65,6 +65,18 @@ impl Reason {
         }
     }
 
+    /// Whether it does not keep what another server has.
+    pub(super) fn is_weak(self, config: &RetentionConfig) -> bool {
+        match self {
+            Self::Rule(place) => {
+                config.sets.get(usize::from(place)).is_some_and(|rule| rule.unless_elsewhere)
+            }
+            Self::Sources => config.sources.unless_elsewhere,
+            Self::Others => config.others.unless_elsewhere,
+            Self::Unruled | Self::Builds | Self::Asked | Self::Source | Self::NoRules => false,
+        }
+    }
+
     /// As it is told to clients.
     pub(super) fn ground(self, config: &RetentionConfig) -> Ground {
         match self {

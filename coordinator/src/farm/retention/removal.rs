@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use drover_wire::retention::Amount;
+use rusqlite::OptionalExtension;
 
 use super::super::depend::{self, Provided};
 use super::super::error::Error;
@@ -66,8 +67,9 @@ pub(super) fn announce(farm: &Farm, items: &[u32]) -> Result<u64, Error> {
         move |tx, item, count| {
             let new = tx
                 .prepare_cached(
-                    "INSERT OR IGNORE INTO removals (path, reason, step, due) \
-                 SELECT path, 'not kept', 'announced', ?2 FROM items WHERE path = ?1",
+                    "INSERT OR IGNORE INTO removals (path, reason, step, due) SELECT ?1, 'not kept', 'announced', ?2 \
+                 WHERE EXISTS (SELECT 1 FROM items WHERE path = ?1) \
+                     OR EXISTS (SELECT 1 FROM redirects WHERE path = ?1)",
                 )?
                 .execute([item, due])?;
             if new == 1 {
@@ -146,9 +148,11 @@ pub(super) fn remove(farm: &Farm, items: &[u32], together: usize) -> Result<Amou
 }
 
 fn remove_one(tx: &mut Tx<'_>, item: i64) -> Result<u64, Error> {
-    let bytes: i64 = tx
+    // None if another server has it.
+    let bytes: Option<i64> = tx
         .prepare_cached("DELETE FROM items WHERE path = ?1 RETURNING file_size")?
-        .query_row([item], |row| row.get(0))?;
+        .query_row([item], |row| row.get(0))
+        .optional()?;
     files::forsake(tx, item)?;
     forget(tx, item)?;
     for delete in [
@@ -161,7 +165,7 @@ fn remove_one(tx: &mut Tx<'_>, item: i64) -> Result<u64, Error> {
         tx.prepare_cached(delete)?.execute([item])?;
     }
     depend::provide(tx, item, Provided::No)?;
-    Ok(unsql(bytes))
+    Ok(unsql(bytes.unwrap_or(0)))
 }
 
 /// Notes that fixed outputs are needed now.
@@ -174,7 +178,8 @@ pub(super) fn note_needed(farm: &Farm, items: &[u32], at: u64) -> Result<(), Err
         |_: u64| {},
         move |tx, item, _| {
             // Once a day is often enough.
-            let upsert = "INSERT INTO needed (path, at) SELECT path, ?2 FROM items WHERE path = ?1 \
+            let upsert = "INSERT INTO needed (path, at) SELECT ?1, ?2 WHERE EXISTS (SELECT 1 FROM items WHERE path = ?1) \
+                          OR EXISTS (SELECT 1 FROM redirects WHERE path = ?1) \
                       ON CONFLICT (path) DO UPDATE SET at = ?2 WHERE at <= ?2 - 86400000";
             tx.prepare_cached(upsert)?.execute([item, at])?;
             Ok(())

@@ -6,6 +6,7 @@
 use super::super::error::Error;
 use super::super::events::{Kind, Subject};
 use super::super::{Tx, hooks, paths};
+use super::elsewhere;
 
 /// An item is needed: it is not removed, nor is anything that it refers to.
 pub(in crate::farm) fn rescue(tx: &mut Tx<'_>, item: i64) -> Result<(), Error> {
@@ -19,6 +20,7 @@ pub(in crate::farm) fn rescue(tx: &mut Tx<'_>, item: i64) -> Result<(), Error> {
             continue;
         }
         open.extend(paths::numbers(tx, REFERENCES, item)?);
+        elsewhere::keep(tx, item)?;
         let published =
             tx.prepare_cached("UPDATE published SET until = NULL WHERE path = ?1")?.execute([item])?;
         if published == 0 {
@@ -54,11 +56,11 @@ pub(in crate::farm) fn rescue_for_build(tx: &mut Tx<'_>, derivation: i64) -> Res
 }
 
 /// What was known of an item that was here before, and is about to be another one.
-pub(in crate::farm) fn forget(tx: &Tx<'_>, item: i64) -> Result<(), Error> {
+pub(in crate::farm) fn forget(tx: &mut Tx<'_>, item: i64) -> Result<(), Error> {
     for delete in ["DELETE FROM item_references WHERE item = ?1", "DELETE FROM removals WHERE path = ?1"] {
         tx.prepare_cached(delete)?.execute([item])?;
     }
-    Ok(())
+    elsewhere::came_back(tx, item)
 }
 
 fn rescue_all(tx: &mut Tx<'_>, some: &str, of: i64) -> Result<(), Error> {

@@ -32,6 +32,8 @@ impl Farm {
                     last,
                     announced: amount(sql, "announced")?,
                     withdrawn: amount(sql, "withdrawn")?,
+                    leaving: leaving(sql)?,
+                    elsewhere: elsewhere(sql)?,
                     next_due: next_due(sql)?,
                 })
             })
@@ -58,12 +60,27 @@ impl Farm {
 }
 
 fn amount(sql: &Connection, step: &str) -> Result<Amount, Error> {
+    let select = "SELECT count(*), coalesce(sum(i.file_size), 0) FROM removals r LEFT JOIN items i ON i.path = r.path \
+                  WHERE r.step = ?1 AND r.reason <> 'elsewhere'";
+    Ok(sql.prepare_cached(select)?.query_row([step], amount_of)?)
+}
+
+/// What is to go because another server has it.
+fn leaving(sql: &Connection) -> Result<Amount, Error> {
     let select = "SELECT count(*), coalesce(sum(i.file_size), 0) FROM removals r JOIN items i ON i.path = r.path \
-                  WHERE r.step = ?1";
-    let amount = sql
-        .prepare_cached(select)?
-        .query_row([step], |row| Ok(Amount { items: unsql(row.get(0)?), bytes: unsql(row.get(1)?) }))?;
-    Ok(amount)
+                  WHERE r.reason = 'elsewhere'";
+    Ok(sql.prepare_cached(select)?.query_row([], amount_of)?)
+}
+
+fn amount_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Amount> {
+    Ok(Amount { items: unsql(row.get(0)?), bytes: unsql(row.get(1)?) })
+}
+
+/// What is not here because another server has it.
+fn elsewhere(sql: &Connection) -> Result<u64, Error> {
+    let select = "SELECT count(*) FROM redirects r WHERE r.until IS NULL \
+                  AND NOT EXISTS (SELECT 1 FROM items i WHERE i.path = r.path)";
+    Ok(unsql(sql.prepare_cached(select)?.query_row([], |row| row.get(0))?))
 }
 
 fn plan(
@@ -80,17 +97,24 @@ fn plan(
     })?;
     let mut kept: BTreeMap<u8, (Reason, Amount)> = BTreeMap::new();
     let (mut fixed_outputs, mut others) = (Amount::default(), Amount::default());
+    let mut unless_elsewhere = Amount::default();
     let mut select = sql.prepare_cached("SELECT path, file_size FROM items")?;
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
         let Ok(path) = row.get(0) else { continue };
-        let amount = match mark.reached.reason(path) {
+        let bytes = unsql(row.get(1)?);
+        let reason = mark.reached.reason(path);
+        if reason.is_some_and(|reason| reason.is_weak(config)) {
+            unless_elsewhere.items += 1;
+            unless_elsewhere.bytes += bytes;
+        }
+        let amount = match reason {
             Some(reason) => &mut kept.entry(reason.number()).or_insert((reason, Amount::default())).1,
             None if fixed.has(path) => &mut fixed_outputs,
             None => &mut others,
         };
         amount.items += 1;
-        amount.bytes += unsql(row.get(1)?);
+        amount.bytes += bytes;
     }
     let why = question.why.iter().map(|path| why::why(sql, config, &sets, &mark.reached, path));
     Ok(RetentionPlan {
@@ -101,6 +125,9 @@ fn plan(
             .collect(),
         fixed_outputs,
         others,
+        unless_elsewhere,
+        leaving: leaving(sql)?,
+        elsewhere: elsewhere(sql)?,
         revisions: sets.iter().map(|set| set.others.len() as u64).sum(),
         why: why.collect::<Result<_, _>>()?,
     })

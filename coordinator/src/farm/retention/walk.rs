@@ -5,6 +5,7 @@ use rusqlite::Connection;
 
 use super::super::error::Error;
 use super::super::unsql;
+use super::elsewhere;
 use super::reason::Reason;
 
 /// A bit for each path.
@@ -52,7 +53,7 @@ pub(super) fn paths(sql: &Connection) -> Result<usize, Error> {
     Ok(usize::try_from(most).unwrap_or(usize::MAX).saturating_add(1))
 }
 
-/// A walk over what is held, which finds for each item the first reason to keep it.
+/// A walk over what is held, or was and is another server's now, which finds for each item the first reason to keep it.
 pub(super) struct Walk<'a> {
     sql: &'a Connection,
     /// The numbers of reasons by path; 0: none yet.
@@ -71,6 +72,7 @@ impl<'a> Walk<'a> {
         each(sql, "SELECT path FROM items", |path| {
             held.put(path);
         })?;
+        elsewhere::held(sql, &mut held)?;
         let from = if explains { (0..paths as u32).collect() } else { Vec::new() };
         Ok(Self { sql, reasons: vec![0; paths], from, held, open: Vec::new() })
     }

@@ -2,7 +2,7 @@
 
 use drover_store::StorePath;
 use drover_wire::BuildId;
-use drover_wire::retention::{Fate, WantedBy, Why};
+use drover_wire::retention::{Fate, OtherServer, WantedBy, Why};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::super::error::Error;
@@ -30,17 +30,26 @@ pub(super) fn why(
         row: None,
         build: None,
         due: None,
+        unless_elsewhere: false,
+        other_server: None,
+        missed_at: None,
     };
     let known = paths::find(sql, path)?.and_then(|id| u32::try_from(id).ok());
     let Some(id) = known.filter(|id| reached.held.has(*id)) else { return Ok(why) };
     let due = "SELECT due FROM removals WHERE path = ?1";
     let due: Option<i64> = sql.prepare_cached(due)?.query_row([id], |row| row.get(0)).optional()?;
     why.due = due.map(unsql);
+    why.other_server = other_server(sql, id)?;
+    let missed = "SELECT checked_at FROM elsewhere_misses WHERE path = ?1";
+    let missed: Option<i64> = sql.prepare_cached(missed)?.query_row([id], |row| row.get(0)).optional()?;
+    why.missed_at = missed.map(unsql);
     let Some(reason) = reached.reason(id) else {
         why.fate = Fate::Goes;
         return Ok(why);
     };
-    why.fate = Fate::Kept;
+    let is_away = super::is_away(sql, i64::from(id))?;
+    why.fate = if is_away { Fate::Elsewhere } else { Fate::Kept };
+    why.unless_elsewhere = reason.is_weak(config);
     why.ground = Some(reason.ground(config));
     let way = reached.way(id);
     for step in way.iter().skip(1).take(WAY) {
@@ -53,6 +62,15 @@ pub(super) fn why(
         _ => {}
     }
     Ok(why)
+}
+
+/// The server that was found to have it, and still counts.
+fn other_server(sql: &Connection, id: u32) -> Result<Option<OtherServer>, Error> {
+    let select = "SELECT server, found_at FROM redirects WHERE path = ?1 AND until IS NULL";
+    let found = sql
+        .prepare_cached(select)?
+        .query_row([id], |row| Ok(OtherServer { server: row.get(0)?, found_at: unsql(row.get(1)?) }));
+    Ok(found.optional()?)
 }
 
 /// A row of a kept revision that wants an output, or the derivation itself.

@@ -15,7 +15,7 @@ use super::super::bundle::{ToChannel, poured};
 use super::super::call::{Answer, blocking};
 use super::super::content::is_known;
 use super::super::problem::Refusal;
-use super::{Core, NarPlace, PLAIN, Parts, cache, nothing};
+use super::{Core, NarPlace, PLAIN, Parts, cache, elsewhere, nothing};
 use crate::farm::Error;
 use crate::storage::Plain;
 
@@ -24,7 +24,12 @@ pub(super) async fn file(State(farm): Core, parts: Parts<(String, String)>, head
     let Ok(Path((name, hash))) = parts else { return Ok(nothing(&farm)) };
     let hash = Sha256Hash::from_base32(&hash).or_else(|_| Sha256Hash::from_hex(&hash));
     let (Ok(hash), Ok(())) = (hash, check_name(&name)) else { return Ok(nothing(&farm)) };
-    let Some(shown) = farm.shown_file(&hash)? else { return Ok(nothing(&farm)) };
+    let Some(shown) = farm.shown_file(&hash)? else {
+        return match farm.shown_file_elsewhere(&hash)? {
+            Some(there) => elsewhere(&there),
+            None => Ok(nothing(&farm)),
+        };
+    };
     let (cache, tag) = (cache(shown.fresh), format!("\"{}\"", hash.hex()));
     let head = [(CACHE_CONTROL, &cache), (ETAG, &tag)];
     if is_known(&headers, &IF_NONE_MATCH, &tag) {

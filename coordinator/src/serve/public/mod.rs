@@ -14,18 +14,20 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use drover_store::{Compression, STORE_DIR, StorePath};
+use drover_wire::LEAVING_HEADER;
 use drover_wire::route::Route;
 use drover_wire::route::public::{CACHE_INFO, FILE, KEY, KEYS, LOG, NAR, NARINFO, PUBLISHED};
 
 use super::call::Answer;
 use super::content::Content;
 use super::imports;
+use super::problem::Refusal;
 use super::router::{Mounted, at};
-use crate::farm::{Farm, HashPart, NarPlace};
+use crate::farm::{Farm, HashPart, NarPlace, Shown};
 
 /// The handler of a route; none if it is no route of the public.
 pub(super) fn handler(route: &Route) -> Option<Mounted> {
@@ -78,12 +80,16 @@ async fn nar(State(farm): Core, parts: Parts<(String, String)>, headers: HeaderM
     let mut again = true;
     loop {
         let Some(shown) = farm.shown_nar(&path, compression)? else {
+            if let Some(there) = farm.shown_elsewhere(&path, compression)? {
+                return elsewhere(&there);
+            }
             return match compression {
                 Compression::None => plain::nar(&farm, &path, &headers).await,
                 _ => Ok(nothing(&farm)),
             };
         };
         let (size, nar) = (shown.what.place.size(), shown.what);
+        let is_leaving = nar.is_leaving;
         let content = Content {
             what: &format!("the nar of {path}"),
             kind: NAR_TYPE,
@@ -94,6 +100,10 @@ async fn nar(State(farm): Core, parts: Parts<(String, String)>, headers: HeaderM
         };
         match content.answer(&farm, &headers).await {
             Err(_) if std::mem::take(&mut again) => {}
+            Ok(mut answer) if is_leaving => {
+                leaving(&mut answer);
+                return Ok(answer);
+            }
             answer => return answer,
         }
     }
@@ -102,6 +112,21 @@ async fn nar(State(farm): Core, parts: Parts<(String, String)>, headers: HeaderM
 /// The key that signs, and it alone: Guix authorizes one at a time, and stumbles over a file with two.
 async fn key(State(farm): Core) -> Answer {
     Ok(keys_answer(&farm, format!("{}\n", farm.public_key().trim_end())))
+}
+
+/// Nobody else should count on it that this is here.
+fn leaving(answer: &mut Response) {
+    answer.headers_mut().insert(LEAVING_HEADER, HeaderValue::from_static("yes"));
+}
+
+/// Sends whoever asks to another server.
+fn elsewhere(there: &Shown<String>) -> Answer {
+    let to = HeaderValue::from_str(&there.what).map_err(|error| Refusal::internal(&error))?;
+    let cache = cache(there.fresh);
+    let head = [(CONTENT_TYPE, TEXT), (CACHE_CONTROL, &cache)];
+    let mut answer = (StatusCode::FOUND, head, "Another server has it.\n").into_response();
+    answer.headers_mut().insert(LOCATION, to);
+    Ok(answer)
 }
 
 /// All keys that signatures here may be made with.

@@ -11,7 +11,7 @@ use drover_store::{Compression, StorePath};
 use super::super::bundle::{ToChannel, poured};
 use super::super::call::{Answer, blocking};
 use super::super::content::is_known;
-use super::{NAR_TYPE, NarPlace, cache, nothing};
+use super::{NAR_TYPE, NarPlace, cache, leaving, nothing};
 use crate::farm::{Error, Farm};
 use crate::storage::Plain;
 
@@ -31,7 +31,7 @@ pub(super) async fn nar(farm: &Arc<Farm>, path: &StorePath, headers: &HeaderMap)
         return Ok((StatusCode::NOT_MODIFIED, head).into_response());
     }
     let taken = farm.turns().unpack.take().await?;
-    let size = nar.nar_size;
+    let (size, is_leaving) = (nar.nar_size, nar.is_leaving);
     let (mut out, chunks) = ToChannel::new();
     let of_thread = Arc::clone(farm);
     let writing = tokio::spawn(blocking(move || {
@@ -49,5 +49,9 @@ pub(super) async fn nar(farm: &Arc<Farm>, path: &StorePath, headers: &HeaderMap)
         if sent == size { Ok(()) } else { Err(failed(io::ErrorKind::UnexpectedEof.into())) }
     }));
     let body = poured(chunks, writing, "an uncompressed nar was cut off on its way out");
-    Ok((head, [(CONTENT_LENGTH, size)], [(CONTENT_TYPE, NAR_TYPE)], body).into_response())
+    let mut answer = (head, [(CONTENT_LENGTH, size)], [(CONTENT_TYPE, NAR_TYPE)], body).into_response();
+    if is_leaving {
+        leaving(&mut answer);
+    }
+    Ok(answer)
 }
