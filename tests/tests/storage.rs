@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use drover_store::{Sha256Hash, StorePath};
-use drover_tests::bucket::{BucketServer, bucket_place};
+use drover_tests::bucket::{BucketServer, CrookedServer, Manner, bucket_place};
 use drover_tests::farm::{Farm, Setup, words};
 use drover_tests::graph::{Graph, Made, Recipe};
 use drover_tests::ground;
@@ -237,6 +237,132 @@ fn a_place_is_emptied_while_it_serves_however_often_it_is_killed() {
     farm.restart();
     for made in &made {
         is_whole(&farm, made, &from_public(&farm, made.out()).body);
+    }
+}
+
+#[test]
+fn a_place_is_emptied_into_a_bucket_while_it_serves_also_when_that_is_away_and_after_kills() {
+    if !ground::available("a place that is emptied into a bucket") {
+        return;
+    }
+    let Some(server) = BucketServer::start("a place that is emptied into a bucket") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let proxy = Proxy::to(server.address);
+    let far = bucket_place("far", proxy.address(), folder.path());
+    let mut farm = farm(&folder, &(folder_place("old", folder.path(), None) + &far));
+    let ground = farm.ground("one");
+    let _agent = farm.agent("one", &ground, 4);
+    let mut graph = Graph::new("to-a-bucket").unwrap();
+    // Among them some that are put in parts.
+    let made: Vec<Made> = (0..10)
+        .map(|n| {
+            graph
+                .add(random(&format!("output-{n}"), if n % 4 == 0 { 20_000_000 } else { 2_000_000 }))
+                .unwrap()
+        })
+        .collect();
+    farm.client.wait_success(&farm.client.submit(&graph, &made.iter().collect::<Vec<_>>()));
+    let all_are_whole = |farm: &Farm| {
+        for made in &made {
+            is_whole(farm, made, &from_public(farm, made.out()).body);
+        }
+    };
+    all_are_whole(&farm);
+    let before = place(&farm, "old").files;
+
+    // It is killed with some of a file in the bucket, and some files.
+    proxy.cut_after(30_000_000);
+    let moving = farm.drover(["storage", "move", "old", "far"]);
+    assert!(moving.status.success(), "{}", words(&moving));
+    proxy.wait_cut();
+    farm.coordinator.kill();
+    farm.restart();
+    assert!(place(&farm, "old").files > 0);
+    proxy.restore();
+    wait::until("it should go on by itself", || {
+        let old = place(&farm, "old");
+        (old.files < before).then_some(())
+    });
+    all_are_whole(&farm);
+
+    // The bucket goes away: what was not moved is served, nothing is lost, and it goes on when it is back.
+    if place(&farm, "old").files > 0 {
+        proxy.cut();
+        for made in &made {
+            let answer = farm.client.peer.get(&format!("/v1/nars/{}", made.out().base_name()));
+            assert!([200, 503].contains(&answer.status), "{}", answer.text());
+            if answer.status == 200 {
+                is_whole(&farm, made, &answer.body);
+            }
+        }
+        farm.coordinator.kill();
+        farm.restart();
+        proxy.restore();
+    }
+    wait::until("it should be empty", || place(&farm, "old").moving.unwrap().ended_at);
+    let (old, far) = (place(&farm, "old"), place(&farm, "far"));
+    assert_eq!((old.files, old.bytes, far.files), (0, 0, before));
+    all_are_whole(&farm);
+    // Nothing but these is there, whatever was broken off.
+    let bucket = Peer::stranger(&format!("http://{}", server.address));
+    wait::until("what is not whole should be removed", || {
+        let listed = bucket.get("/nars?list-type=2&max-keys=1000").text();
+        (listed.matches("<Key>").count() as u64 == before).then_some(())
+    });
+}
+
+#[test]
+fn whatever_a_bucket_s_server_does_nobody_gets_a_whole_nar_that_is_wrong_and_others_are_served() {
+    if !ground::available("a crooked bucket") {
+        return;
+    }
+    let Some(server) = BucketServer::start("a crooked bucket") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let crooked = CrookedServer::before(server.address, "crooked");
+    let mut farm = farm(&folder, &bucket_place("far", crooked.address, folder.path()));
+    let ground = farm.ground("one");
+    let _agent = farm.agent("one", &ground, 2);
+    let mut graph = Graph::new("crooked").unwrap();
+    let bad = graph.add(random("crooked", 6_000_000)).unwrap();
+    let good = graph.add(random("straight", 1_000_000)).unwrap();
+    farm.client.wait_success(&farm.client.submit(&graph, &[&bad, &good]));
+    for made in [&bad, &good] {
+        is_whole(&farm, made, &from_public(&farm, made.out()).body);
+    }
+    let public = Peer::stranger(&format!("http://{}", farm.public));
+    let path = format!("/nar/zstd/{}", bad.out().base_name());
+    for manner in [Manner::Fails, Manner::Short, Manner::Lies] {
+        crooked.be(manner);
+        match public.try_send("GET", &path, b"") {
+            // It broke off.
+            Err(_) => {}
+            Ok(answer) => {
+                assert!(answer.status >= 500, "{manner:?}: {} {}", answer.status, answer.body.len())
+            }
+        }
+        // Uncompressed, it is no different.
+        let plain = public.try_send("GET", &format!("/nar/none/{}", bad.out().base_name()), b"");
+        assert!(
+            plain.is_err() || plain.as_ref().is_ok_and(|answer| answer.status >= 500),
+            "{manner:?}: {plain:?}"
+        );
+        is_whole(&farm, &good, &from_public(&farm, good.out()).body);
+    }
+    // More stand still than there are threads, and come to their ends when the server does what it should.
+    crooked.be(Manner::Stalls);
+    let asking: Vec<_> = (0..100)
+        .map(|_| {
+            let (public, path) = (public.clone(), path.clone());
+            std::thread::spawn(move || public.try_send("GET", &path, b""))
+        })
+        .collect();
+    is_whole(&farm, &good, &from_public(&farm, good.out()).body);
+    assert!(farm.coordinator.exited().is_none());
+    crooked.be(Manner::Honest);
+    for one in asking {
+        let answer = one.join().unwrap().unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        is_whole(&farm, &bad, &answer.body);
     }
 }
 
