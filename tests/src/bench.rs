@@ -48,7 +48,7 @@ pub fn main(bench: impl FnOnce() -> Result<Verdict>) -> ExitCode {
     }
 }
 
-/// One of the figures of a bench that has several: in its last lines, each `NAME: FIGURE OF-WHAT (limit L)`.
+/// One of the figures of a bench that has several: in its last lines, each `NAME: FIGURE OF-WHAT (limit: L)`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Figure {
     /// What it is, in words that follow it.
@@ -66,6 +66,8 @@ pub enum Limit {
     Least(f64),
     /// It may not be more.
     Most(f64),
+    /// It has none.
+    None,
 }
 
 impl Figure {
@@ -74,6 +76,7 @@ impl Figure {
         match self.limit {
             Limit::Least(limit) => self.figure >= limit,
             Limit::Most(limit) => self.figure <= limit,
+            Limit::None => true,
         }
     }
 }
@@ -84,6 +87,7 @@ impl fmt::Display for Figure {
         match limit {
             Limit::Least(limit) => write!(f, "{figure:.2} {of} (limit: at least {limit})"),
             Limit::Most(limit) => write!(f, "{figure:.2} {of} (limit: at most {limit})"),
+            Limit::None => write!(f, "{figure:.2} {of}"),
         }
     }
 }

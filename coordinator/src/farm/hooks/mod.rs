@@ -74,6 +74,35 @@ impl Hooks {
     }
 }
 
+/// Gives all events to the hooks, and has one of them do what it is to do, until nothing is due: as the manager does, one
+/// after the other.
+#[cfg(test)]
+pub(super) fn work_off(farm: &Arc<super::Farm>, name: &str) {
+    use queue::Ended;
+    let listening: Vec<_> =
+        farm.hooks.queued().map(|lane| (lane.hook.name.to_string(), lane.hook.on.clone())).collect();
+    while farm
+        .database
+        .write_blocking({
+            let listening = listening.clone();
+            move |tx| queue::take_events(tx, &listening)
+        })
+        .unwrap()
+    {}
+    let lane = farm.hooks.queued().find(|lane| lane.hook.name.as_str() == name).unwrap();
+    loop {
+        let due = farm.database.read_blocking(|sql| queue::due(sql, name, 1000)).unwrap();
+        if due.is_empty() {
+            return;
+        }
+        for run in due {
+            run::run(farm, &lane.hook, &run).unwrap();
+            let (lane, ended) = (Arc::clone(lane), Ended { run, result: Ok(()) });
+            farm.database.write_blocking(move |tx| queue::end(tx, &lane.hook, &ended)).unwrap();
+        }
+    }
+}
+
 impl Lane {
     /// Whether it is run from the queue.
     fn is_queued(&self) -> bool {

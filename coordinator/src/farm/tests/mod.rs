@@ -32,9 +32,22 @@ use tokio::runtime::Runtime;
 use super::change::AgentRow;
 use super::depend::{self, Provided};
 use super::error::Error;
-use super::{Coming, Farm, allocate, paths};
-use crate::config::Config;
+use super::{Coming, Farm, allocate, hooks, paths};
+use crate::config::{Config, HookConfig};
 use graph::{Node, SYSTEM, Source, graph};
+
+/// How often the hook `retry` of a walk has built again what failed.
+const RETRIES: u32 = 2;
+
+/// That hook: agents that failed a build may have it again at once.
+fn retry(timeouts: bool) -> HookConfig {
+    HookConfig {
+        times: Some(RETRIES),
+        timeouts: Some(timeouts),
+        other_agents_seconds: Some(0),
+        ..HookConfig::default()
+    }
+}
 
 /// So many cases, or as many as PROPTEST_CASES says.
 fn cases(usually: u32) -> u32 {
@@ -83,6 +96,8 @@ enum Step {
     Restart,
     /// Years pass, and all that can go by its age does.
     Age,
+    /// The hook `retry` does what it is to do.
+    Retry,
 }
 
 #[derive(Debug, Clone)]
@@ -129,6 +144,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Forgive),
         1 => Just(Step::Restart),
         1 => Just(Step::Age),
+        2 => Just(Step::Retry),
     ]
 }
 
@@ -212,6 +228,7 @@ impl World {
             state: folder.path().join("state"),
             setup_failures: 3,
             disk_reserve_mib: 0,
+            hooks: [("retry".to_owned(), retry(false))].into(),
             ..Config::default()
         };
         change(&mut config);
@@ -294,6 +311,7 @@ impl World {
             Step::Forgive => self.write(|tx| Ok(tx.execute("UPDATE avoided SET until = 0", []).map(drop)?)),
             Step::Restart => self.restart(),
             Step::Age => self.age(),
+            Step::Retry => hooks::work_off(self.farm(), "retry"),
         }
         invariants::check(self.farm(), &format!("{step:?}"));
         self.check_finals();

@@ -8,6 +8,7 @@ use drover_store::{Compression, Sha256Hash, StorePath};
 use drover_wire::BuildState;
 use rusqlite::Connection;
 
+use crate::farm::tests::RETRIES;
 use crate::farm::{Error, Farm, paths};
 use crate::storage::Storage;
 
@@ -31,9 +32,10 @@ pub(super) struct History {
 impl History {
     /// Looks at everything.
     pub(super) fn check(&mut self, farm: &Farm) {
+        let submits = farm.hooks.submit_missing_inputs();
         let seen = farm
             .database
-            .read_blocking::<_, Error>(|sql| {
+            .read_blocking::<_, Error>(move |sql| {
                 nothing_left(sql, "a build that waits for nothing, or is ready and does",
                     "SELECT id, state, missing FROM builds WHERE (state = 'waiting' AND missing = 0) \
                      OR (state = 'ready' AND missing > 0)");
@@ -69,7 +71,11 @@ impl History {
                 nothing_left(sql, "an output that is held without an item, or the other way round",
                     "SELECT p.id, p.base, p.provided FROM paths p WHERE (p.provided = 1) \
                      <> EXISTS (SELECT 1 FROM items i WHERE i.path = p.id)");
-                hope(sql);
+                nothing_left(sql, "a build in the place of one that did not fail, or too often",
+                    &format!("SELECT b.id, b.retries FROM builds b WHERE b.retries > {RETRIES} OR b.retries > 0 AND NOT EXISTS ( \
+                     SELECT 1 FROM builds f WHERE f.target = b.target AND f.id < b.id AND f.retries = b.retries - 1 \
+                     AND f.state IN ('failed', 'timed-out'))"));
+                hope(sql, submits);
                 no_circles(sql)?;
                 seen(sql)
             })
@@ -128,8 +134,15 @@ fn nothing_left(sql: &Connection, what: &str, query: &str) {
     }
 }
 
-/// Whatever waits, waits for something that can come; and whatever does not go on has a reason.
-fn hope(sql: &Connection) {
+/// Whatever waits, waits for something that can come; and whatever does not go on has a reason. Where missing inputs are
+/// not submitted, that is that an agent reported them.
+fn hope(sql: &Connection, submits: bool) {
+    let reported = match submits {
+        true => "0",
+        false => {
+            "EXISTS (SELECT 1 FROM events e WHERE e.kind = 'missing-inputs' AND instr(e.detail, p.base) > 0)"
+        }
+    };
     const GOES_ON: &str = "EXISTS (SELECT 1 FROM builds x WHERE x.target = m.target \
          AND x.state IN ('waiting', 'ready', 'allocated', 'running'))";
     nothing_left(
@@ -138,16 +151,16 @@ fn hope(sql: &Connection) {
         &format!(
             "SELECT b.id, p.base FROM builds b JOIN derivation_inputs i ON i.derivation = b.derivation \
              JOIN paths p ON p.id = i.output AND p.provided = 0 JOIN derivations m ON m.id = i.maker \
-             WHERE b.state = 'waiting' AND NOT {GOES_ON}"
+             WHERE b.state = 'waiting' AND NOT {GOES_ON} AND NOT {reported}"
         ),
     );
     nothing_left(
         sql,
         "a build that awaits something that nobody makes",
         &format!(
-            "SELECT b.id, a.path FROM builds b JOIN awaited a ON a.build = b.id \
+            "SELECT b.id, a.path FROM builds b JOIN awaited a ON a.build = b.id JOIN paths p ON p.id = a.path \
              JOIN derivation_outputs o ON o.path = a.path JOIN derivations m ON m.id = o.derivation \
-             WHERE b.state = 'waiting' AND NOT {GOES_ON}"
+             WHERE b.state = 'waiting' AND NOT {GOES_ON} AND NOT {reported}"
         ),
     );
     nothing_left(

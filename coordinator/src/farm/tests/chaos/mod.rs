@@ -47,6 +47,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (any(), any()).prop_map(|(agent, lease)| Step::RunOut { agent, lease }),
         1 => any().prop_map(Step::Elsewhere),
         1 => Just(Step::Reopen),
+        2 => Just(Step::Retry),
     ]
 }
 
@@ -57,9 +58,10 @@ proptest! {
     fn whatever_happens_in_whatever_order_the_database_and_the_files_stay_right(
         shapes in proptest::collection::vec(shape(), 2..7),
         known in proptest::bool::weighted(0.8),
+        submits in proptest::bool::weighted(0.7),
         steps in proptest::collection::vec(step(), 10..90),
     ) {
-        let mut world = World::new(&shapes);
+        let mut world = World::new(&shapes, submits);
         if known {
             world.know_everything();
         }

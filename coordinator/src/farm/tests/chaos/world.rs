@@ -15,10 +15,11 @@ use tokio::runtime::Runtime;
 
 use super::check::History;
 use super::graph::{Graph, Shape};
-use crate::config::Config;
+use crate::config::{Config, HookConfig};
 use crate::farm::change::AgentRow;
 use crate::farm::depend::{self, Provided};
-use crate::farm::{Error, Farm, UploadBody, paths};
+use crate::farm::tests::{RETRIES, retry};
+use crate::farm::{Error, Farm, UploadBody, hooks, paths};
 
 /// Something that happens. Numbers are taken modulo what there is.
 #[derive(Debug, Clone)]
@@ -80,6 +81,8 @@ pub(super) enum Step {
     Elsewhere(u8),
     /// The coordinator is killed and started again.
     Reopen,
+    /// The hook `retry` does what it is to do.
+    Retry,
 }
 
 /// What an agent knows of a lease.
@@ -120,12 +123,14 @@ pub(super) struct World {
     agents: Vec<Agent>,
     answered: Vec<Answered>,
     history: History,
+    /// Whether missing inputs are built.
+    submits: bool,
     tries: u64,
     looked: u64,
 }
 
 impl World {
-    pub(super) fn new(shapes: &[Shape]) -> Self {
+    pub(super) fn new(shapes: &[Shape], submits: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -137,6 +142,7 @@ impl World {
             agents: Vec::new(),
             answered: Vec::new(),
             history: History::default(),
+            submits,
             tries: 0,
             looked: 0,
         };
@@ -166,7 +172,10 @@ impl World {
     }
 
     fn open(&mut self) {
+        let missing = HookConfig { enabled: Some(self.submits), ..HookConfig::default() };
+        let hooks = [("retry".to_owned(), retry(true)), ("submit-missing-inputs".to_owned(), missing)];
         let config = Config {
+            hooks: hooks.into(),
             state: self.folder.path().to_owned(),
             poll_seconds: 0,
             setup_failures: 3,
@@ -235,6 +244,7 @@ impl World {
                 self.farm = None;
                 self.open();
             }
+            Step::Retry => self.retry(),
         }
     }
 
@@ -477,6 +487,13 @@ impl World {
     }
 
     fn report(&mut self, agent: usize, lease: LeaseId, report: Report) {
+        let before = self.count_builds();
+        let lacks = matches!(report, Report::MissingInputs { .. });
+        self.try_report(agent, lease, report);
+        assert!(!lacks || self.submits || self.count_builds() == before, "what is missing was submitted");
+    }
+
+    fn try_report(&mut self, agent: usize, lease: LeaseId, report: Report) {
         match self.runtime.block_on(self.farm().report(&self.agents[agent].row, lease, report.clone())) {
             Ok(reported) => {
                 self.agents[agent].held.remove(&lease);
@@ -543,6 +560,27 @@ impl World {
         }
         self.runtime.block_on(farm.sweep(&mut self.looked, true)).unwrap();
         drop(turn);
+    }
+
+    /// What a client asked for, failed, and may be tried again is tried again: once this was done, nothing is left.
+    fn retry(&self) {
+        hooks::work_off(&self.farm(), "retry");
+        let left = self.farm().database.read_blocking::<_, Error>(|sql| {
+            let select = "SELECT b.id FROM builds b WHERE b.state IN ('failed', 'timed-out') AND b.retries < ?1 \
+                 AND b.asked IS NOT NULL AND NOT EXISTS (SELECT 1 FROM builds x WHERE x.target = b.target AND x.id > b.id) \
+                 AND EXISTS (SELECT 1 FROM derivation_outputs o JOIN paths p ON p.id = o.path \
+                     WHERE o.derivation = b.derivation AND p.provided <> 1)";
+            paths::numbers(sql, select, i64::from(RETRIES))
+        });
+        let left = left.unwrap();
+        assert!(left.is_empty(), "{left:?} failed, were asked for, and are not tried again");
+    }
+
+    fn count_builds(&self) -> i64 {
+        let count = |sql: &rusqlite::Connection| {
+            Ok(sql.query_row("SELECT count(*) FROM builds", [], |row| row.get(0))?)
+        };
+        self.farm().database.read_blocking::<_, Error>(count).unwrap()
     }
 
     fn elsewhere(&mut self, which: u8) {

@@ -7,8 +7,8 @@ mod world;
 use drover_wire::BuildState;
 use proptest::prelude::*;
 
-use super::cases;
 use super::chaos::shape;
+use super::{RETRIES, cases};
 use model::Facts;
 use world::{How, Step, World};
 
@@ -41,6 +41,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (any(), how()).prop_map(|(held, how)| Step::End { held, how }),
         2 => any().prop_map(Step::Cancel),
         2 => any().prop_map(Step::Elsewhere),
+        2 => Just(Step::Retry),
     ]
 }
 
@@ -81,6 +82,22 @@ fn check_wanted(world: &World, now: &Facts, after: &Step) {
     }
 }
 
+/// Once the hook has done its part, what failed and is wanted is built again, unless it failed too often.
+fn check_retries(world: &World, now: &Facts, after: &Step) {
+    assert!(now.builds.iter().all(|build| build.retries <= RETRIES), "after {after:?}: {:?}", now.builds);
+    if !matches!(after, Step::Retry) {
+        return;
+    }
+    for build in &now.builds {
+        let failed = matches!(build.state, BuildState::Failed | BuildState::TimedOut);
+        let newest = now.newest(&world.graph, build.made).is_some_and(|newest| newest.id == build.id);
+        if failed && newest && build.retries < RETRIES && !now.is_held(&world.graph, build.made) {
+            let wish = world.wishes.would_be(&world.graph, now, build);
+            assert_eq!(wish, None, "{build:?} failed, is wanted, and is not built again");
+        }
+    }
+}
+
 fn shapes() -> impl Strategy<Value = Vec<super::chaos::graph::Shape>> {
     proptest::collection::vec(shape(), 2..10)
 }
@@ -101,6 +118,7 @@ proptest! {
         for step in &steps {
             let now = world.take(step);
             check_priorities(&world, &now, step);
+            check_retries(&world, &now, step);
             world.before = now;
         }
     }

@@ -18,6 +18,8 @@ pub(super) struct Build {
     pub(super) made: usize,
     pub(super) state: BuildState,
     pub(super) priority: i64,
+    /// How many that failed it follows.
+    pub(super) retries: u32,
     awaited: HashSet<StorePath>,
 }
 
@@ -33,6 +35,7 @@ pub(super) struct Facts {
     /// The oldest first.
     pub(super) builds: Vec<Build>,
     provided: HashSet<StorePath>,
+    held: HashSet<StorePath>,
 }
 
 impl Facts {
@@ -47,7 +50,7 @@ impl Facts {
                 awaited.entry(build).or_default().insert(path);
             }
             let mut select = sql.prepare(
-                "SELECT b.id, b.uuid, p.base, b.state, b.priority FROM builds b \
+                "SELECT b.id, b.uuid, p.base, b.state, b.priority, b.retries FROM builds b \
                  JOIN paths p ON p.id = b.derivation ORDER BY b.id",
             )?;
             let mut rows = select.query([])?;
@@ -58,12 +61,16 @@ impl Facts {
                     made: graph.made.iter().position(|made| made.path == derivation).unwrap(),
                     state: paths::state(row, 3)?,
                     priority: row.get(4)?,
+                    retries: row.get(5)?,
                     awaited: awaited.remove(&row.get(0)?).unwrap_or_default(),
                 });
             }
             let mut select = sql.prepare("SELECT base FROM paths WHERE provided <> 0")?;
             let provided = select.query_map([], |row| paths::base(row, 0))?;
             facts.provided = provided.collect::<rusqlite::Result<_>>()?;
+            let mut select = sql.prepare("SELECT base FROM paths WHERE provided = 1")?;
+            let held = select.query_map([], |row| paths::base(row, 0))?;
+            facts.held = held.collect::<rusqlite::Result<_>>()?;
             Ok(facts)
         });
         facts.unwrap()
@@ -71,6 +78,17 @@ impl Facts {
 
     pub(super) fn state(&self, build: BuildId) -> Option<BuildState> {
         self.builds.iter().find(|other| other.id == build).map(|build| build.state)
+    }
+
+    /// Whether all that a derivation makes is here.
+    pub(super) fn is_held(&self, graph: &Graph, made: usize) -> bool {
+        graph.made[made].outputs.iter().all(|(_, path)| self.held.contains(path))
+    }
+
+    /// The build before this one, of the same.
+    pub(super) fn before(&self, graph: &Graph, build: &Build) -> Option<&Build> {
+        let earlier = self.builds.iter().take_while(|other| other.id != build.id);
+        earlier.filter(|other| same(&graph.made[other.made], &graph.made[build.made])).last()
     }
 
     /// The newest build of what this derivation makes.
@@ -132,6 +150,13 @@ impl Wishes {
     pub(super) fn ask(&mut self, build: BuildId, priority: i64) {
         let asked = self.asked.entry(build).or_insert(priority);
         *asked = priority.max(*asked);
+    }
+
+    /// What takes the place of a build that failed is wanted by those who asked for that.
+    pub(super) fn passes_to(&mut self, failed: BuildId, new: BuildId) {
+        if let Some(asked) = self.asked.get(&failed).copied() {
+            self.asked.insert(new, asked);
+        }
     }
 
     /// The highest wish of a client or of a set.

@@ -16,8 +16,8 @@ use crate::config::Config;
 use crate::farm::change::AgentRow;
 use crate::farm::depend::{self, Provided};
 use crate::farm::tests::chaos::graph::{Graph, Shape};
-use crate::farm::tests::{SETS, dump, invariants, lines, pick, row};
-use crate::farm::{Coming, Error, Farm, Tx, allocate, paths};
+use crate::farm::tests::{SETS, dump, invariants, lines, pick, retry, row};
+use crate::farm::{Coming, Error, Farm, Tx, allocate, hooks, paths};
 
 /// Something that happens. Numbers are taken modulo what there is.
 #[derive(Debug, Clone)]
@@ -44,6 +44,8 @@ pub(super) enum Step {
     },
     Cancel(usize),
     Elsewhere(usize),
+    /// The hook `retry` does what it is to do.
+    Retry,
 }
 
 #[derive(Debug, Clone)]
@@ -73,7 +75,12 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(shapes: &[Shape]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let config = Config { state: folder.path().join("state"), disk_reserve_mib: 0, ..Config::default() };
+        let config = Config {
+            state: folder.path().join("state"),
+            disk_reserve_mib: 0,
+            hooks: [("retry".to_owned(), retry(true))].into(),
+            ..Config::default()
+        };
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let farm = Farm::open(config).unwrap();
@@ -123,6 +130,7 @@ impl World {
             Step::End { held, how } => self.end(*held, how),
             Step::Cancel(build) => self.cancel(*build),
             Step::Elsewhere(made) => self.elsewhere(*made),
+            Step::Retry => self.retry(),
         }
         invariants::check(&self.farm, &format!("{step:?}"));
         Facts::of(&self.farm, &self.graph)
@@ -278,6 +286,23 @@ impl World {
             Ok(_) => drop(self.wishes.canceled.insert(*build)),
             Err(Error::Conflict(_)) => {}
             Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Each new build of these follows one that failed, that somebody wanted, and that had tries left.
+    fn retry(&mut self) {
+        hooks::work_off(&self.farm, "retry");
+        let now = Facts::of(&self.farm, &self.graph);
+        for new in &now.builds {
+            if new.retries == 0 || self.before.state(new.id).is_some() {
+                continue;
+            }
+            let failed = now.before(&self.graph, new).unwrap();
+            assert!(matches!(failed.state, BuildState::Failed | BuildState::TimedOut), "{failed:?}");
+            assert_eq!(failed.retries + 1, new.retries, "{new:?} follows {failed:?}");
+            let wish = self.wishes.would_be(&self.graph, &self.before, failed);
+            assert!(wish.is_some(), "nobody wanted {failed:?}, and it is built again: {new:?}");
+            self.wishes.passes_to(failed.id, new.id);
         }
     }
 
