@@ -1,14 +1,22 @@
 //! Machines that are not as they should be: keys that are missing, disks that are full, sources that nobody has. Each is
 //! said plainly, and nothing is lost.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::io::Write as _;
+use std::path::Path;
+
+use drover_tests::client::{bundle, want};
 use drover_tests::farm::{Farm, Setup, small_disk, words};
 use drover_tests::graph::{Graph, Recipe};
 use drover_tests::ground::{self, GATE};
+use drover_tests::hand::{Hand, declared, file_nar};
+use drover_tests::http::Answer;
 use drover_tests::service::Service;
 use drover_tests::wait;
-use drover_wire::BuildState;
-use drover_wire::agent::SetupStep;
-use drover_wire::client::WaitsFor;
+use drover_wire::agent::{Report, Reported, SetupStep};
+use drover_wire::client::{NewAgent, Submission, Submitted, WaitsFor};
+use drover_wire::route::clients;
+use drover_wire::{BuildState, Code};
 
 #[test]
 fn an_agent_whose_daemon_lacks_the_key_says_so_and_how_to_add_it() {
@@ -92,7 +100,7 @@ fn a_source_that_nobody_has_makes_its_build_wait_and_is_named() {
         details.waits_for.iter().any(|what| matches!(what, WaitsFor::Source { path, .. } if *path == text))
     );
     // Once somebody uploads it, all goes on by itself.
-    let answer = farm.client.upload(&drover_tests::client::bundle(&graph));
+    let answer = farm.client.upload(&bundle(&graph));
     assert_eq!(answer.status, 200, "{}", answer.text());
     farm.client.wait_success(&[builds[&needs.path].build, builds[&above.path].build]);
 }
@@ -120,6 +128,71 @@ fn a_full_disk_at_the_coordinator_is_said_and_the_result_is_sent_later() {
     std::fs::remove_file(&filler).unwrap();
     farm.client.wait_success(&[build]);
     assert_eq!(farm.client.show(build).attempts.len(), 1);
+}
+
+/// Takes what is left of the disk that this is on.
+fn fill(filler: &Path) {
+    let mut file = std::fs::File::create(filler).unwrap();
+    for size in [1 << 20, 4096, 1] {
+        let bytes = vec![1; size];
+        while file.write_all(&bytes).is_ok() {}
+    }
+}
+
+#[test]
+fn on_a_disk_without_a_byte_left_everybody_is_told_to_wait_and_nothing_is_lost() {
+    if !ground::available("a disk without a byte left") {
+        return;
+    }
+    let farm = Farm::with(&Setup { disk: Some(24 << 20), ..Setup::default() });
+    let hand = Hand::new(&farm, "hand");
+    let mut graph = Graph::new("not-a-byte").unwrap();
+    let made = graph.add(Recipe::new("made", "echo >$out")).unwrap();
+    let other = graph.add(Recipe::new("other", "echo >$out")).unwrap();
+    let build = farm.client.submit(&graph, &[&made])[0];
+    let lease = hand.allocation().lease;
+    let nar = file_nar(b"contents");
+    let (output, bytes) = (declared(made.out(), &nar, &[]), zstd::encode_all(&nar[..], 3).unwrap());
+    let submission = Submission { builds: vec![want(&other)] };
+    let end = Report::Succeeded { outputs: vec![output.clone()] };
+    let filler = farm.state().join("filler");
+    fill(&filler);
+
+    let full = |what: &str, answer: &Answer| {
+        assert_eq!(answer.status, 507, "{what}: {}", answer.text());
+        answer.refused(507, Code::StorageFull);
+    };
+    full("a submission", &farm.client.peer.post(&clients::SUBMIT.path(&[]), &submission));
+    full("a bundle", &farm.client.upload(&bundle(&graph)));
+    full("a log", &hand.log(lease, 0, b"a line\n"));
+    full("an output", &hand.declare(lease, &output));
+    full(
+        "a new agent",
+        &farm.client.peer.post(&clients::NEW_AGENT.path(&[]), &NewAgent { name: "x".to_owned() }),
+    );
+    let rotate = ["key", "rotate", "--after", "7d"];
+    let rotated = farm.drover(rotate);
+    assert!(!rotated.status.success() && words(&rotated).contains("full"), "{}", words(&rotated));
+    // What only reads goes on.
+    assert!(!farm.client.show(build).summary.state.is_final());
+    assert!(words(&farm.drover(["storage"])).contains("state"));
+
+    std::fs::remove_file(&filler).unwrap();
+    hand.deliver(lease, &output, &bytes);
+    fill(&filler);
+    full("a report", &hand.report(lease, &end));
+    std::fs::remove_file(&filler).unwrap();
+    let _: Reported = hand.report(lease, &end).value();
+    let details = farm.client.show(build);
+    assert_eq!((details.summary.state, details.attempts.len()), (BuildState::Succeeded, 1));
+    // No half of a key is left.
+    let keys = farm.drover(["key", "list"]);
+    assert!(keys.status.success(), "{}", words(&keys));
+    let secrets = std::fs::read_dir(farm.state().join("keys")).unwrap().count();
+    assert_eq!(secrets, 1);
+    let rotated = farm.drover(rotate);
+    assert!(rotated.status.success(), "{}", words(&rotated));
+    let _: Submitted = farm.client.peer.post(&clients::SUBMIT.path(&[]), &submission).value();
 }
 
 #[test]
