@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 use drover_store::derivation::Fixed;
-use drover_store::nar::{self, Limits, Parser, Visitor};
+use drover_store::nar::{Contents, Limits, OneFile, Parser};
 use drover_store::references::Scanner;
 use drover_store::{Sha256, Sha256Hash, StorePath};
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
@@ -57,7 +57,7 @@ pub struct Judge {
     hash: Sha256,
     parser: Parser,
     scanner: Scanner,
-    fixed: Option<FixedHash>,
+    fixed: Option<OneFile<FixedHash>>,
 }
 
 impl fmt::Debug for Judge {
@@ -96,7 +96,8 @@ impl Judge {
             return refused(format!("has the SHA-256 {found_hash}, and not {nar_hash} as was said"));
         }
         if let (Some(hash), Some(fixed)) = (self.fixed, &self.expected.fixed) {
-            hash.check(fixed)?;
+            let is_file = hash.is_one();
+            hash.contents.check(is_file, fixed)?;
         }
         let found = self.scanner.found();
         if let Some(unsaid) = found.iter().find(|path| !references.contains(path)) {
@@ -122,7 +123,7 @@ impl Judge {
         self.scanner.update(bytes);
         let taken = match &mut self.fixed {
             Some(hash) => {
-                hash.nar(bytes);
+                hash.contents.nar(bytes);
                 self.parser.push(bytes, hash)
             }
             None => self.parser.push(bytes, &mut ()),
@@ -206,18 +207,16 @@ fn truncated(came: u64, said: u64) -> String {
 struct FixedHash {
     algorithm: Algorithm,
     recursive: bool,
-    /// Whether it is anything but one plain file.
-    other_than_file: bool,
 }
 
 impl FixedHash {
     /// None for an algorithm that is not known here: guix-daemon has checked it on the agent.
-    fn new(fixed: &Fixed) -> Option<Self> {
+    fn new(fixed: &Fixed) -> Option<OneFile<Self>> {
         let Some(algorithm) = Algorithm::named(&fixed.algorithm) else {
             tracing::warn!(algorithm = fixed.algorithm, "the hash of a fixed output cannot be checked here");
             return None;
         };
-        Some(Self { algorithm, recursive: fixed.recursive, other_than_file: false })
+        Some(OneFile::new(Self { algorithm, recursive: fixed.recursive }))
     }
 
     fn nar(&mut self, bytes: &[u8]) {
@@ -226,8 +225,8 @@ impl FixedHash {
         }
     }
 
-    fn check(self, fixed: &Fixed) -> Result<(), Refused> {
-        if !self.recursive && self.other_than_file {
+    fn check(self, is_file: bool, fixed: &Fixed) -> Result<(), Refused> {
+        if !self.recursive && !is_file {
             return refused("is not that of a plain file, as its derivation says");
         }
         let found = self.algorithm.finish();
@@ -243,39 +242,11 @@ impl FixedHash {
     }
 }
 
-impl Visitor for FixedHash {
-    fn regular(&mut self, executable: bool, _: u64) -> Result<(), nar::Error> {
-        self.other_than_file |= executable;
-        Ok(())
-    }
-
-    fn contents(&mut self, bytes: &[u8]) -> Result<(), nar::Error> {
+impl Contents for FixedHash {
+    fn update(&mut self, bytes: &[u8]) {
         if !self.recursive {
             self.algorithm.update(bytes);
         }
-        Ok(())
-    }
-
-    fn end_regular(&mut self) -> Result<(), nar::Error> {
-        Ok(())
-    }
-
-    fn symlink(&mut self, _: &[u8]) -> Result<(), nar::Error> {
-        self.other_than_file = true;
-        Ok(())
-    }
-
-    fn directory(&mut self) -> Result<(), nar::Error> {
-        self.other_than_file = true;
-        Ok(())
-    }
-
-    fn entry(&mut self, _: &[u8]) -> Result<(), nar::Error> {
-        Ok(())
-    }
-
-    fn leave(&mut self) -> Result<(), nar::Error> {
-        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@
 use std::io::{BufReader, Read};
 
 use crate::hash::HashingReader;
-use crate::nar::{self, BUFFER, Limits, Visitor};
+use crate::nar::{self, BUFFER, Contents, Limits, OneFile};
 use crate::path::{self, StorePath};
 use crate::references::Scanner;
 use crate::{Sha256, Sha256Hash};
@@ -37,13 +37,13 @@ pub fn method_of(
     candidates: &[StorePath],
 ) -> Result<Option<Method>, nar::Error> {
     let mut reader = BufReader::with_capacity(BUFFER, HashingReader::new(nar));
-    let mut file = RootFile { scanner: Scanner::new(candidates), ..RootFile::default() };
+    let mut file = Text::new(candidates);
     let size = nar::parse(&mut reader, Limits::default(), &mut file)?;
     let (_, nar_hash, count) = reader.into_inner().finish();
     if count != size {
         return Err(nar::Error::Trailing { offset: size });
     }
-    Ok(method_of_hashes(path, &nar_hash, file.finish()))
+    Ok(method_of_hashes(path, &nar_hash, Text::finish(file)))
 }
 
 /// [`method_of`] for a nar in memory whose hash is at hand.
@@ -56,12 +56,12 @@ pub fn method_of_nar(
     nar_hash: &Sha256Hash,
     candidates: &[StorePath],
 ) -> Result<Option<Method>, nar::Error> {
-    let mut file = RootFile { scanner: Scanner::new(candidates), ..RootFile::default() };
+    let mut file = Text::new(candidates);
     let size = nar::parse(&mut &nar[..], Limits::default(), &mut file)?;
     if nar.len() as u64 != size {
         return Err(nar::Error::Trailing { offset: size });
     }
-    Ok(method_of_hashes(path, nar_hash, file.finish()))
+    Ok(method_of_hashes(path, nar_hash, Text::finish(file)))
 }
 
 /// [`method_of`] when the hashes are at hand: of the nar and, if the source is a file that is not executable,
@@ -86,61 +86,28 @@ pub fn method_of_hashes(
     is(path::fixed_output(name, false, "sha256", contents.as_bytes())).then_some(Method::Flat)
 }
 
-/// Hashes and scans the contents of a nar that is one plain file.
-struct RootFile {
-    hash: Option<Sha256>,
+/// Hashes and scans the contents of a file.
+struct Text {
+    hash: Sha256,
     scanner: Scanner,
 }
 
-impl Default for RootFile {
-    fn default() -> Self {
-        Self { hash: Some(Sha256::new()), scanner: Scanner::new(&[]) }
+impl Text {
+    fn new(candidates: &[StorePath]) -> OneFile<Self> {
+        OneFile::new(Self { hash: Sha256::new(), scanner: Scanner::new(candidates) })
+    }
+
+    /// None for a nar that is anything but one.
+    fn finish(file: OneFile<Self>) -> Option<(Sha256Hash, Vec<StorePath>)> {
+        let is_one = file.is_one();
+        is_one.then(|| (file.contents.hash.finish(), file.contents.scanner.found()))
     }
 }
 
-impl RootFile {
-    fn finish(self) -> Option<(Sha256Hash, Vec<StorePath>)> {
-        let references = self.scanner.found();
-        self.hash.map(|hash| (hash.finish(), references))
-    }
-}
-
-impl Visitor for RootFile {
-    fn regular(&mut self, executable: bool, _: u64) -> Result<(), nar::Error> {
-        if executable {
-            self.hash = None;
-        }
-        Ok(())
-    }
-
-    fn contents(&mut self, bytes: &[u8]) -> Result<(), nar::Error> {
-        if let Some(hash) = &mut self.hash {
-            hash.update(bytes);
-            self.scanner.update(bytes);
-        }
-        Ok(())
-    }
-
-    fn end_regular(&mut self) -> Result<(), nar::Error> {
-        Ok(())
-    }
-
-    fn symlink(&mut self, _: &[u8]) -> Result<(), nar::Error> {
-        self.hash = None;
-        Ok(())
-    }
-
-    fn directory(&mut self) -> Result<(), nar::Error> {
-        self.hash = None;
-        Ok(())
-    }
-
-    fn entry(&mut self, _: &[u8]) -> Result<(), nar::Error> {
-        Ok(())
-    }
-
-    fn leave(&mut self) -> Result<(), nar::Error> {
-        Ok(())
+impl Contents for Text {
+    fn update(&mut self, bytes: &[u8]) {
+        self.hash.update(bytes);
+        self.scanner.update(bytes);
     }
 }
 

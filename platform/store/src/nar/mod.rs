@@ -6,6 +6,7 @@
 
 mod encode;
 mod node;
+mod one_file;
 mod pack;
 mod parser;
 mod unpack;
@@ -13,6 +14,7 @@ mod verify;
 
 pub use encode::Writer;
 pub use node::Node;
+pub use one_file::{Contents, OneFile};
 pub use pack::{Packed, Packer, pack};
 pub use parser::{Parser, parse};
 pub use unpack::{Unpacked, Unpacker, unpack};
