@@ -69,3 +69,56 @@ fn a_removal_that_is_interrupted_by_kills_goes_on_and_leaves_what_is_kept() {
     assert!(why.contains("stays: sets *") && why.contains("wanted by all@1: kept 1"), "{why}");
     assert!(why.contains(&format!("{}: it is not here", all[1].out())), "{why}");
 }
+
+#[test]
+fn the_command_says_what_stays_and_why_and_refuses_what_cannot_be() {
+    let farm = Farm::start();
+    let json = |words: &[&str]| -> serde_json::Value {
+        let output = farm.drover(words.iter().copied());
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let text = |words: &[&str]| {
+        let output = farm.drover(words.iter().copied());
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let path = "/gnu/store/00a3xasf5iyzfv23danwy7pilf2yyxjz-hello";
+    assert!(text(&["retention"]).contains("There are no rules for sets"));
+    assert_eq!(text(&["retention", "--dry-run"]), text(&["retention"]));
+    let plan = json(&["retention", "--dry-run", "--json", "--why", path]);
+    assert_eq!((&plan["removes"], &plan["others"]["items"]), (&false.into(), &0.into()));
+    assert_eq!((&plan["elsewhere"], &plan["unless_elsewhere"]["items"]), (&0.into(), &0.into()));
+    assert_eq!((&plan["why"][0]["path"], &plan["why"][0]["fate"]), (&path.into(), &"not-held".into()));
+    assert!(text(&["retention", "--why", path]).contains(&format!("{path}: it is not here")));
+    let many = vec![path; 100];
+    let why = [&["retention", "--json", "--why"], &many[..]].concat();
+    assert_eq!(json(&why)["why"].as_array().unwrap().len(), 100);
+
+    let status = text(&["retention", "status"]);
+    assert!(status.contains("announced: 0 items") && status.contains("withdrawn: 0 items"), "{status}");
+    assert!(status.contains("it was not looked since the coordinator started"), "{status}");
+    assert_eq!(json(&["retention", "status", "--json"])["runs"], 0);
+    let ran = json(&["retention", "run", "--json"]);
+    assert_eq!((&ran["runs"], &ran["last"]["error"], &ran["elsewhere"]), (&1.into(), &().into(), &0.into()));
+    assert!(text(&["retention", "run"]).contains("last look"));
+    // What goes by its age has been looked at, too, each time.
+    let aged = || farm.coordinator.text().matches("what was old enough has gone").count();
+    wait::until("the log should say so", || (aged() == 2).then_some(()));
+
+    for (words, said) in [
+        (&["retention", "--why", "hello"][..], "hello"),
+        (&["retention", "--why", "/gnu/store/short-hello"], "short-hello"),
+        (&["retention", "--why"], "--why"),
+        (&["retention", "--estimate", "--dry-run"], "--dry-run"),
+        (&["retention", "--estimate", "--why", path], "--why"),
+        (&["retention", "--dry-run", "status"], "status"),
+        (&["retention", "forget"], "forget"),
+    ] {
+        let output = farm.drover(words.iter().copied());
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(2) && error.contains(said), "{words:?}: {output:?}");
+    }
+    let too_many = [&["retention", "--why"], &vec![path; 101][..]].concat();
+    assert_eq!(farm.drover(too_many).status.code(), Some(2));
+}

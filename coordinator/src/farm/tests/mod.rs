@@ -12,6 +12,7 @@ mod places;
 mod regressions;
 mod retention;
 mod revisions;
+mod rules;
 mod wishes;
 
 use std::collections::HashMap;

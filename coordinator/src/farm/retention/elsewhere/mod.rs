@@ -95,9 +95,10 @@ pub(super) fn candidates(
     Ok(found)
 }
 
-/// Puts all that is not here because another server has it among what is held.
+/// Puts all that is not here because another server has it among what is held. In the order of the table: that of an
+/// index would be another one.
 pub(super) fn held(sql: &Connection, held: &mut Bits) -> Result<(), Error> {
-    each(sql, "SELECT path FROM redirects WHERE until IS NULL", |path| {
+    each(sql, "SELECT path FROM redirects WHERE +until IS NULL", |path| {
         held.put(path);
     })
 }
