@@ -69,10 +69,13 @@ pub fn release_memory() {
 /// Has this process open as many files at a time as it wants to, or as many as the system lets it; gives how many those
 /// are. What it starts from now on may open as many.
 pub fn allow_open_files(wanted: u64) -> u64 {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
     let Ok((now, most)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 0 };
-    let possible = wanted.min(most);
-    if possible > now && setrlimit(Resource::RLIMIT_NOFILE, possible, most).is_ok() { possible } else { now }
+    let possible = rlim_t::try_from(wanted).unwrap_or(most).min(most);
+    let raised = possible > now && setrlimit(Resource::RLIMIT_NOFILE, possible, most).is_ok();
+    // Some systems count in 32 bits.
+    #[allow(clippy::useless_conversion)]
+    u64::from(if raised { possible } else { now })
 }
 
 /// The file system that holds `path`.
