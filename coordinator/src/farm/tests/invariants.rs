@@ -125,7 +125,7 @@ const NEVER: &[(&str, &str)] = &[
          AND NOT EXISTS (SELECT 1 FROM builds x WHERE x.target = b.target AND x.id > b.id) \
          AND EXISTS (SELECT 1 FROM set_rows r WHERE r.target = b.target AND r.wanting = 1)",
     ),
-    ("a build that was tried again too often", "SELECT id || ': ' || retries FROM builds WHERE retries > 2"),
+    ("a build that was tried again too often", "SELECT id || ': ' || retries FROM builds WHERE retries > 1"),
     (
         "an end without its time, or a time without an end",
         "SELECT id || ': ' || state FROM builds WHERE (ended_at IS NULL) <> \

@@ -38,7 +38,7 @@ use crate::config::{Config, HookConfig};
 use graph::{Node, SYSTEM, Source, graph};
 
 /// How often the hook `retry` of a walk has built again what failed.
-const RETRIES: u32 = 2;
+const RETRIES: u32 = 1;
 
 /// That hook: agents that failed a build may have it again at once.
 fn retry(timeouts: bool) -> HookConfig {

@@ -45,7 +45,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any().prop_map(Step::Foreign),
         1 => any().prop_map(Step::Cancel),
         2 => (any(), any()).prop_map(|(agent, lease)| Step::RunOut { agent, lease }),
-        1 => any().prop_map(Step::Elsewhere),
+        3 => any().prop_map(Step::Elsewhere),
         1 => Just(Step::Reopen),
         2 => Just(Step::Retry),
     ]

@@ -474,6 +474,12 @@ impl World {
             3 => Report::Canceled,
             4 => Report::SetupFailed { step: SetupStep::ImportInputs, message },
             5 => Report::HandedBack { message },
+            // Its own inputs, which a server may have had.
+            6 => {
+                let made = self.graph.at(&self.agents[agent].held[&lease].allocation.derivation);
+                let inputs = made.inputs.iter().flat_map(|input| &self.graph.made[*input].outputs);
+                Report::MissingInputs { paths: inputs.map(|(_, path)| path.clone()).collect() }
+            }
             _ => {
                 let outputs =
                     self.graph.made.iter().flat_map(|made| &made.outputs).map(|(_, path)| path.clone());

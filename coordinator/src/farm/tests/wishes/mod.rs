@@ -41,7 +41,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (any(), how()).prop_map(|(held, how)| Step::End { held, how }),
         2 => any().prop_map(Step::Cancel),
         2 => any().prop_map(Step::Elsewhere),
-        2 => Just(Step::Retry),
+        1 => Just(Step::Retry),
+        2 => (1..4_u32).prop_map(Step::Failing),
     ]
 }
 
@@ -85,7 +86,7 @@ fn check_wanted(world: &World, now: &Facts, after: &Step) {
 /// Once the hook has done its part, what failed and is wanted is built again, unless it failed too often.
 fn check_retries(world: &World, now: &Facts, after: &Step) {
     assert!(now.builds.iter().all(|build| build.retries <= RETRIES), "after {after:?}: {:?}", now.builds);
-    if !matches!(after, Step::Retry) {
+    if !matches!(after, Step::Retry | Step::Failing(_)) {
         return;
     }
     for build in &now.builds {

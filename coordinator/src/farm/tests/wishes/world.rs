@@ -46,6 +46,8 @@ pub(super) enum Step {
     Elsewhere(usize),
     /// The hook `retry` does what it is to do.
     Retry,
+    /// So many times all that can be built is, and fails, and the hook does what it is to do.
+    Failing(u32),
 }
 
 #[derive(Debug, Clone)]
@@ -131,6 +133,13 @@ impl World {
             Step::Cancel(build) => self.cancel(*build),
             Step::Elsewhere(made) => self.elsewhere(*made),
             Step::Retry => self.retry(),
+            Step::Failing(times) => (0..*times).for_each(|_| {
+                self.give(8);
+                while !self.held.is_empty() {
+                    self.end(0, &How::Fails);
+                }
+                self.retry();
+            }),
         }
         invariants::check(&self.farm, &format!("{step:?}"));
         Facts::of(&self.farm, &self.graph)
@@ -291,16 +300,17 @@ impl World {
 
     /// Each new build of these follows one that failed, that somebody wanted, and that had tries left.
     fn retry(&mut self) {
+        let before = Facts::of(&self.farm, &self.graph);
         hooks::work_off(&self.farm, "retry");
         let now = Facts::of(&self.farm, &self.graph);
         for new in &now.builds {
-            if new.retries == 0 || self.before.state(new.id).is_some() {
+            if new.retries == 0 || before.state(new.id).is_some() {
                 continue;
             }
             let failed = now.before(&self.graph, new).unwrap();
             assert!(matches!(failed.state, BuildState::Failed | BuildState::TimedOut), "{failed:?}");
             assert_eq!(failed.retries + 1, new.retries, "{new:?} follows {failed:?}");
-            let wish = self.wishes.would_be(&self.graph, &self.before, failed);
+            let wish = self.wishes.would_be(&self.graph, &before, failed);
             assert!(wish.is_some(), "nobody wanted {failed:?}, and it is built again: {new:?}");
             self.wishes.passes_to(failed.id, new.id);
         }
