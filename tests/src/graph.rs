@@ -244,6 +244,46 @@ impl Graph {
         Ok(Made { hash: derivation.hash_with(&hashes), path, outputs: computed })
     }
 
+    /// Adds a derivation that the daemon itself downloads: the one file at this address, with these contents. `mirrors`: a
+    /// source of this graph that says in Scheme where else things can be had by their hash.
+    ///
+    /// # Errors
+    /// When a name is not one for a store.
+    pub fn download(
+        &mut self,
+        name: &str,
+        url: &str,
+        contents: &[u8],
+        mirrors: Option<&StorePath>,
+    ) -> io::Result<Made> {
+        let hash = Sha256Hash::of(contents).as_bytes().to_vec();
+        let fixed = Fixed { recursive: false, algorithm: "sha256".to_owned(), hash };
+        let out = path::fixed_output(name, false, "sha256", &fixed.hash).map_err(io::Error::other)?;
+        let text = |text: &str| text.as_bytes().to_vec();
+        let mut env = BTreeMap::from([
+            (text("name"), text(name)),
+            (text("out"), out.full().into_bytes()),
+            (text("salt"), text(&self.salt)),
+            (text("url"), format!("\"{url}\"").into_bytes()),
+        ]);
+        env.extend(mirrors.map(|path| (text("content-addressed-mirrors"), path.full().into_bytes())));
+        let derivation = Derivation {
+            outputs: vec![Output { name: "out".to_owned(), path: out, fixed: Some(fixed) }],
+            inputs: Vec::new(),
+            sources: mirrors.cloned().into_iter().collect(),
+            system: host_system(),
+            builder: text("builtin:download"),
+            args: Vec::new(),
+            env: env.into_iter().collect(),
+        };
+        let bytes = derivation.print();
+        let path = derivation.path_of_text(&format!("{name}.drv"), &bytes).map_err(io::Error::other)?;
+        self.items.insert(path.clone(), Item::File(bytes));
+        self.derivations.push(path.clone());
+        let outputs = derivation.outputs_with(name, &[]).map_err(io::Error::other)?;
+        Ok(Made { hash: derivation.hash_with(&[]), path, outputs })
+    }
+
     /// The derivation with its outputs' paths still to be found.
     fn derivation(&self, builder: &StorePath, outputs: &[String], recipe: &Recipe) -> io::Result<Derivation> {
         let mut inputs: Vec<Input> = recipe

@@ -19,6 +19,7 @@ pub mod public;
 pub mod random;
 pub mod service;
 pub mod shelf;
+pub mod site;
 pub mod sqlite;
 pub mod tree;
 pub mod wait;

@@ -5,11 +5,15 @@
 use std::fs;
 
 use drover_store::path::StorePath;
-use drover_tests::farm::{Farm, words};
+use drover_tests::authority::{Authority, Wanted};
+use drover_tests::farm::{Farm, Setup, words};
 use drover_tests::graph::{Graph, Made, Recipe};
 use drover_tests::ground::{self, Ground};
+use drover_tests::http::Peer;
 use drover_tests::public::{Public, authorize};
 use drover_tests::service::Service;
+use drover_tests::wait;
+use drover_wire::client::Publication;
 
 /// A farm that has built and published a program with what it refers to.
 // In the order in which they end: the farm's folder, in which the others are, goes last.
@@ -27,18 +31,31 @@ const NOISE: &str = "n=0; while [ $n -lt 400 ]; do echo $n | sha256sum; n=$((n +
 
 impl Built {
     fn new(name: &str) -> Self {
+        Self::with(name, &Setup::default(), |farm| format!("http://{}", farm.public))
+    }
+
+    /// With these flags, at that address.
+    fn with(name: &str, setup: &Setup, url: impl Fn(&Farm) -> String) -> Self {
         let mut graph = Graph::new(name).unwrap();
         let library = Recipe::new("library", format!("mkdir $out; {{ {NOISE}; }} >$out/library"));
         let library = graph.add(library).unwrap();
         let script = "mkdir -p $out/bin; { echo \"$inputs $out\"; cat $inputs/library; } >$out/bin/program; ln -s program $out/bin/other";
         let program = graph.add(Recipe::new("program", script).input(&library)).unwrap();
-        let farm = Farm::start();
+        let farm = Farm::with(setup);
         let builder = farm.ground("builder");
         let agent = farm.agent("builder", &builder, 1);
         let builds = farm.client.submit(&graph, &[&program]);
         farm.client.wait_success(&builds);
-        let public = Public::of(&farm);
-        public.wait_for(&[library.out(), program.out()]);
+        wait::until("all of it should be published", || {
+            let all = farm.client.builds();
+            let outputs = all.iter().flat_map(|build| farm.client.show(build.build).outputs);
+            outputs
+                .map(|output| output.publication)
+                .all(|how| matches!(how, Some(Publication::Published { .. })))
+                .then_some(())
+        });
+        let url = url(&farm);
+        let public = Public { peer: Peer::stranger(&url), url };
         Self { _agent: agent, builder, public, library, program, farm }
     }
 
@@ -119,6 +136,71 @@ fn what_agents_built_is_installed_by_guix_counted_and_the_same() {
     let output = built.builder.run(&["guix", "weather", &built.public.flag(), &named]);
     let said = words(&output);
     assert!(said.contains("100.0% substitutes available (2 out of 2)"), "{said}");
+}
+
+#[test]
+fn what_agents_built_is_installed_by_guix_through_tls() {
+    if !ground::available("Guix as a client through TLS") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let pair = Authority::new(folder.path(), "ours").certify(folder.path(), Wanted::default());
+    let setup = Setup { flags: pair.flags("public"), ..Setup::default() };
+    let built = Built::with("tls", &setup, |farm| format!("https://localhost:{}", farm.public.port()));
+    let program = built.program.out();
+    let client = built.client("client");
+    authorize(&client, &built.key());
+    // Guix takes substitutes from whoever has signed them, whatever the server's certificate is.
+    let output = built.public.install(&client, program);
+    assert!(output.status.success(), "{}", words(&output));
+    assert!(client.has(program) && client.has(built.library.out()));
+    let output = client.run(&["guix", "gc", "--verify=contents"]);
+    assert!(output.status.success(), "{}", words(&output));
+
+    // What else it fetches, it takes only from those that somebody vouches for whom it trusts.
+    let certificates = client.dir.join("certificates");
+    fs::create_dir(&certificates).unwrap();
+    let url = format!("{}/signing-key.pub", built.public.url);
+    let download = || {
+        let folder = format!("SSL_CERT_DIR={}", certificates.display());
+        client.run(&["env", "-u", "SSL_CERT_FILE", &folder, "guix", "download", &url])
+    };
+    let output = download();
+    assert!(!output.status.success() && words(&output).contains("certificate"), "{}", words(&output));
+    fs::copy(folder.path().join("ours.pem"), certificates.join("ours.pem")).unwrap();
+    let output = download();
+    assert!(output.status.success(), "{}", words(&output));
+}
+
+#[test]
+fn the_key_that_is_served_is_authorized_by_guix_also_while_there_are_two() {
+    if !ground::available("two keys") {
+        return;
+    }
+    let built = Built::new("keys");
+    let output = built.farm.drover(["key", "rotate", "--after", "7d"]);
+    assert!(output.status.success(), "{}", words(&output));
+    let fetch = |path: &str| {
+        let answer = built.public.peer.get(path);
+        assert_eq!(answer.status, 200, "{path}");
+        answer.text()
+    };
+    let all = fetch("/signing-keys");
+    assert_eq!(all.lines().count(), 2, "{all}");
+    // Guix reads one key at a time; this is why there are two addresses.
+    let client = built.client("client");
+    let file = client.dir.join("both");
+    fs::write(&file, &all).unwrap();
+    let output = client.run(&["sh", "-c", &format!("guix archive --authorize <{}", file.display())]);
+    assert!(!output.status.success(), "{}", words(&output));
+    authorize(&client, &fetch("/signing-key.pub"));
+    let output = built.public.install(&client, built.program.out());
+    assert!(output.status.success() && is_valid(&client, built.program.out()), "{}", words(&output));
+    for key in all.lines() {
+        authorize(&client, key);
+    }
+    let acl = fs::read_to_string(&client.acl).unwrap();
+    assert_eq!(acl.matches("(entry").count(), 2, "{acl}");
 }
 
 #[test]
