@@ -103,6 +103,9 @@ fn from_publish(compression: &str) {
     let elsewhere = Elsewhere::with(&format!("from-{compression}"), &["-C", compression]);
     let farm = Farm::start();
     let (input, needs) = (elsewhere.input.out().clone(), elsewhere.needs.out().clone());
+    let said = Peer::stranger(&elsewhere.url).get(&format!("/{}.narinfo", input.hash_part()));
+    let said = NarInfo::parse(&said.body).unwrap();
+    assert_eq!(said.urls[0].file_size, None, "it says how long the file is: this is about one that does not");
     let refused =
         import(&farm, &elsewhere.url, &elsewhere.key(), &["/gnu/store/00a3xasf5iyzfv23danwy7pilf2yyxjz-no"]);
     assert_eq!((refused.summary.taken, refused.summary.refused), (0, 1), "{refused:?}");
@@ -126,6 +129,11 @@ fn gzip_from_a_running_guix_publish_is_kept_and_agents_build_with_it() {
 #[test]
 fn lzip_from_a_running_guix_publish_is_kept_and_agents_build_with_it() {
     from_publish("lzip");
+}
+
+#[test]
+fn zstd_from_a_running_guix_publish_which_says_no_length_is_kept_and_agents_build_with_it() {
+    from_publish("zstd");
 }
 
 #[test]

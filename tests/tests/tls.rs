@@ -3,9 +3,10 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Output;
+use std::thread;
 use std::time::Duration;
 
 use drover_tests::authority::{Authority, Pair, Wanted, replace};
@@ -188,6 +189,67 @@ fn commands_trust_the_authorities_that_they_are_told_to_and_say_whom_they_truste
     fails_with(&secured.ask(&plain, &["--coordinator-key", &pin], &[]), &["https://"]);
     // The other way round: TLS with who does not speak it.
     fails_with(&secured.ask(&https(secured.farm.agents), &[], &[]), &["does not speak TLS"]);
+}
+
+/// Lets TLS through to this address, and answers all else as a server would whose clock says this date.
+fn with_another_clock(target: SocketAddr, date: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            thread::spawn(move || {
+                let mut first = [0];
+                client.peek(&mut first).unwrap();
+                if first != [0x16] {
+                    let mut asked = [0; 1024];
+                    let read = client.read(&mut asked).unwrap();
+                    assert!(
+                        !String::from_utf8_lossy(&asked[..read]).to_lowercase().contains("authorization")
+                    );
+                    write!(client, "HTTP/1.1 400 Bad Request\r\nDate: {date}\r\n\r\n").unwrap();
+                    return;
+                }
+                let mut server = TcpStream::connect(target).unwrap();
+                let (mut from, mut to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                thread::spawn(move || std::io::copy(&mut from, &mut to));
+                // Who hangs up first does not matter.
+                let _ = std::io::copy(&mut client, &mut server);
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn a_certificate_that_has_ended_is_told_from_a_clock_that_is_wrong_by_the_server_s() {
+    let secured = Secured::with("clients", Wanted { years: (2020, 2021), ..Wanted::default() });
+    let authority = text(&secured.authority.file);
+    let ask = |address| secured.ask(&https(address), &["--ca-file", authority], &[]);
+    fails_with(&ask(secured.farm.clients), &["valid until 2021-01-01", "it is the certificate"]);
+    let other = with_another_clock(secured.farm.clients, "Sat, 06 Jun 2020 08:49:37 GMT");
+    fails_with(
+        &ask(other),
+        &["valid until 2021-01-01", "says that it is 2020-06-06 08:49", "likely this machine's"],
+    );
+    let silent = with_another_clock(secured.farm.clients, "some day");
+    let output = ask(silent);
+    fails_with(&output, &["valid until 2021-01-01", "set the clock"]);
+    assert!(!words(&output).contains("The server's clock"), "{}", words(&output));
+}
+
+#[test]
+fn an_import_trusts_a_server_by_authorities_or_by_its_key_and_says_what_is_wrong_with_another() {
+    let secured = Secured::with("public", Wanted::default());
+    let (url, pin) = (https(secured.farm.public), secured.pin());
+    let absent = "/gnu/store/00a3xasf5iyzfv23danwy7pilf2yyxjz-no";
+    let import = |url: &str, key: &[&str]| secured.farm.drover([&["import", url, absent], key].concat());
+    // It came as far as to ask.
+    fails_with(&import(&url, &["--server-key", &pin]), &["done", "does not have it"]);
+    fails_with(&import(&url, &[]), &["vouches", &pin]);
+    let other = "sha256/47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
+    fails_with(&import(&url, &["--server-key", other]), &["not the pinned one", &pin]);
+    fails_with(&import(&url.replace("https", "http"), &["--server-key", &pin]), &["https://"]);
+    fails_with(&import(&url, &["--server-key", "sha256/x"]), &["drover key tls"]);
 }
 
 #[test]

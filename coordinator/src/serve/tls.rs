@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use drover_tls::{Facts, Pin, utc};
+use drover_tls::{Facts, Pin, http_date, utc};
 use drover_wire::{Code, Problem};
 use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, ring};
@@ -283,8 +283,10 @@ async fn say_that_this_is_tls(mut stream: TcpStream) -> io::Result<()> {
     let message = "this listener speaks TLS; the address begins with https:// and not with http://";
     let body = serde_json::to_vec(&Problem::new(Code::BadRequest, message))?;
     let head = format!(
-        "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-        body.len()
+        "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {}\r\ndate: {}\r\nconnection: close\r\n\r\n",
+        body.len(),
+        // By it those whose clock is wrong find out.
+        http_date(now() / 1000)
     );
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(&body).await?;

@@ -14,7 +14,7 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Agent, Error};
 
-use crate::Trust;
+use crate::{Trust, clock, verify};
 
 /// ureq as it comes, with this trust, and addresses from there.
 #[must_use]
@@ -66,7 +66,14 @@ impl<In: Transport> Connector<In> for TlsConnector {
         let mut connection = ClientConnection::new(self.client()?, name).map_err(failed)?;
         let mut socket = TransportAdapter::new(transport.boxed(), Arc::clone(&details.current_time));
         socket.set_timeout(details.timeout);
-        connection.complete_io(&mut socket)?;
+        if let Err(error) = connection.complete_io(&mut socket) {
+            drop(socket);
+            let error = match verify::is_about_time(&error).then(|| clock::of_server(details)).flatten() {
+                Some(server) => verify::with_server_time(error, server),
+                None => error,
+            };
+            return Err(Error::Io(error));
+        }
         let buffers =
             LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
         Ok(Some(Either::B(TlsTransport { buffers, stream: StreamOwned { conn: connection, sock: socket } })))

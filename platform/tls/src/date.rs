@@ -1,5 +1,8 @@
 //! Points of time in certificates and in sentences about them.
 
+const MONTHS: [&str; 12] =
+    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
 /// Seconds since 1970 as UTC: `2026-11-23 18:30 UTC`.
 #[must_use]
 pub fn utc(seconds: u64) -> String {
@@ -41,6 +44,32 @@ pub(crate) fn seconds(
     known.then(|| days() * 86_400 + hour * 3600 + minute * 60 + second)
 }
 
+/// Seconds since 1970 as HTTP has dates: `Sun, 06 Nov 1994 08:49:37 GMT`.
+#[must_use]
+pub fn http_date(seconds: u64) -> String {
+    // The first day was a Thursday.
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    let (year, month, day) = date(seconds / 86_400);
+    let name = DAYS.get((seconds / 86_400 % 7) as usize).copied().unwrap_or_default();
+    let month = MONTHS.get(month.saturating_sub(1) as usize).copied().unwrap_or_default();
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{name}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
+}
+
+/// That of an HTTP date, as servers write it today: `Sun, 06 Nov 1994 08:49:37 GMT`.
+pub(crate) fn of_http(text: &str) -> Option<u64> {
+    let (_, text) = text.split_once(", ")?;
+    let mut words = text.strip_suffix(" GMT")?.split(' ');
+    let number = |word: Option<&str>| word?.parse::<u64>().ok();
+    let day = number(words.next())?;
+    let name = words.next()?;
+    let month = MONTHS.iter().position(|month| *month == name)? as u64 + 1;
+    let year = number(words.next())?;
+    let mut time = words.next()?.split(':');
+    let time = (number(time.next())?, number(time.next())?, number(time.next())?);
+    seconds((year, month, day), time)
+}
+
 fn days_of(year: u64) -> u64 {
     if is_leap(year) { 366 } else { 365 }
 }
@@ -75,6 +104,23 @@ mod tests {
         assert_eq!(seconds((2000, 2, 29), (0, 0, 0)), Some(951_782_400));
         assert_eq!(seconds((2100, 2, 28), (23, 59, 59)), Some(4_107_542_399));
         assert!(utc(u64::MAX).starts_with("9999-12-31"));
+    }
+
+    #[test]
+    fn http_dates_go_both_ways() {
+        // By `date -u`.
+        for (at, text) in [
+            (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
+            (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (951_782_400, "Tue, 29 Feb 2000 00:00:00 GMT"),
+            (1_793_491_200, "Sun, 01 Nov 2026 00:00:00 GMT"),
+        ] {
+            assert_eq!(http_date(at), text);
+            assert_eq!(of_http(text), Some(at));
+        }
+        for none in ["", "Sun, 06 Nov 1994", "Sun, 06 Nov 1994 25:00:00 GMT", "Sun, 6 X 1994 08:49:37 GMT"] {
+            assert_eq!(of_http(none), None, "{none}");
+        }
     }
 
     #[test]

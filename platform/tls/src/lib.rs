@@ -5,6 +5,7 @@
 //! of transports ([`TlsConnector`]).
 
 mod certificate;
+mod clock;
 mod connector;
 mod date;
 mod pin;
@@ -14,7 +15,7 @@ mod verify;
 
 pub use certificate::Facts;
 pub use connector::{TlsConnector, agent};
-pub use date::utc;
+pub use date::{http_date, utc};
 pub use pin::Pin;
 pub use trust::Trust;
 pub use verify::reason;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -29,13 +30,26 @@ pub(crate) struct Verifier {
     pub(crate) algorithms: WebPkiSupportedAlgorithms,
 }
 
+/// By how much two clocks may differ that are right, in seconds.
+const DIFFERENCE: u64 = 3600;
+
 /// A whole sentence, which replaces rustls's own words.
 #[derive(Debug)]
-struct Sentence(String);
+struct Sentence {
+    words: String,
+    /// Whether another clock might help to understand it.
+    is_about_time: bool,
+}
 
 impl fmt::Display for Sentence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.words)
+    }
+}
+
+impl From<Sentence> for Error {
+    fn from(sentence: Sentence) -> Self {
+        Self::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(sentence))))
     }
 }
 
@@ -50,10 +64,12 @@ impl ServerCertVerifier for Verifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let sentence = match &self.check {
+        let mut is_about_time = false;
+        let words = match &self.check {
             Check::Authorities { verifier, source } => {
                 match verifier.verify_server_cert(end_entity, intermediates, name, ocsp, now) {
                     Err(Error::InvalidCertificate(error)) => {
+                        is_about_time = speaks_of_time(&error);
                         wrong(&error, &name.to_str(), end_entity, source, now.as_secs())
                     }
                     other => return other,
@@ -65,7 +81,7 @@ impl ServerCertVerifier for Verifier {
                 None => "what it shows is not a certificate".to_owned(),
             },
         };
-        Err(Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Sentence(sentence))))))
+        Err(Sentence { words, is_about_time }.into())
     }
 
     fn verify_tls12_signature(
@@ -89,6 +105,44 @@ impl ServerCertVerifier for Verifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
     }
+}
+
+fn speaks_of_time(error: &CertificateError) -> bool {
+    use CertificateError as E;
+    matches!(error, E::Expired | E::ExpiredContext { .. } | E::NotValidYet | E::NotValidYetContext { .. })
+}
+
+fn sentence(error: &io::Error) -> Option<&Sentence> {
+    match error.get_ref()?.downcast_ref()? {
+        Error::InvalidCertificate(CertificateError::Other(OtherError(other))) => other.downcast_ref(),
+        _ => None,
+    }
+}
+
+/// Whether a certificate was refused because of the time.
+pub(crate) fn is_about_time(error: &io::Error) -> bool {
+    sentence(error).is_some_and(|sentence| sentence.is_about_time)
+}
+
+/// The same error, with what the server's clock says.
+pub(crate) fn with_server_time(error: io::Error, server: u64) -> io::Error {
+    let Some(Sentence { words, .. }) = sentence(&error) else { return error };
+    let here = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let words = format!("{words}. {}", compared(here, server));
+    io::Error::new(error.kind(), Error::from(Sentence { words, is_about_time: true }))
+}
+
+/// Two clocks: which of them is right, nobody knows.
+fn compared(here: u64, server: u64) -> String {
+    if here.abs_diff(server) <= DIFFERENCE {
+        return "The server's clock says the same as this machine's: it is the certificate".to_owned();
+    }
+    let other =
+        if here < YOUNGEST { "this machine's is" } else { "one of the two is, likely this machine's," };
+    format!(
+        "The server's clock says that it is {} (by its own word, which nobody vouches for): {other} wrong",
+        utc(server)
+    )
 }
 
 fn wrong(error: &CertificateError, name: &str, der: &[u8], source: &str, now: u64) -> String {
@@ -117,6 +171,14 @@ fn wrong(error: &CertificateError, name: &str, der: &[u8], source: &str, now: u6
 
 fn expired(not_after: u64, now: u64) -> String {
     let (until, clock) = (utc(not_after), utc(now));
+    if now < YOUNGEST {
+        // Even so it is too late for this certificate.
+        return format!(
+            "the certificate was valid until {until}; renew it. This machine's clock, which says that it is {clock}, is \
+             wrong as well, for this program is younger than that ({})",
+            utc(YOUNGEST)
+        );
+    }
     format!(
         "the certificate was valid until {until}, and this machine's clock says that it is {clock}; renew the certificate, \
          or set the clock if that is not the time"
@@ -186,6 +248,38 @@ mod tests {
         assert!(past.contains("1970-01-01") && past.contains("battery"), "{past}");
         let now = not_yet_valid(valid_from, YOUNGEST + 10);
         assert!(!now.contains("battery") && now.contains("2026-11-02"), "{now}");
+    }
+
+    #[test]
+    fn a_certificate_that_ended_before_a_clock_that_is_wrong_is_to_be_renewed_all_the_same() {
+        let past = expired(YOUNGEST - 172_800, YOUNGEST - 86_400);
+        assert!(past.contains("renew") && past.contains("wrong as well"), "{past}");
+        let now = expired(YOUNGEST - 172_800, YOUNGEST + 86_400);
+        assert!(now.contains("renew") && !now.contains("wrong"), "{now}");
+    }
+
+    #[test]
+    fn two_clocks_are_compared_and_none_is_believed() {
+        let now = YOUNGEST + 86_400;
+        assert!(compared(now, now + 60).contains("it is the certificate"));
+        let years = compared(now, now + 3 * 365 * 86_400);
+        assert!(years.contains("2029-11-01") && years.contains("likely"), "{years}");
+        assert!(compared(5, now).contains("this machine's is wrong"));
+    }
+
+    #[test]
+    fn what_the_server_s_clock_says_is_added_to_the_sentence() {
+        let about = |is_about_time| {
+            let sentence = Sentence { words: "it was valid".to_owned(), is_about_time };
+            io::Error::new(io::ErrorKind::InvalidData, Error::from(sentence))
+        };
+        assert!(is_about_time(&about(true)) && !is_about_time(&about(false)));
+        assert!(!is_about_time(&io::Error::other("else")));
+        let told = reason(&with_server_time(about(true), 0)).unwrap();
+        assert!(
+            told.starts_with("TLS: it was valid. The server's clock says that it is 1970-01-01"),
+            "{told}"
+        );
     }
 
     #[test]
