@@ -72,7 +72,8 @@ impl<In: Transport> Connector<In> for TlsConnector {
                 Some(server) => verify::with_server_time(error, server),
                 None => error,
             };
-            return Err(Error::Io(error));
+            // A timeout below comes wrapped, and must be told from the rest.
+            return Err(Error::from(error));
         }
         let buffers =
             LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
