@@ -84,7 +84,7 @@ impl Farm {
     /// Waits for something that the agent is to do.
     ///
     /// # Errors
-    /// When the agent is not known, says too much, or the database fails.
+    /// When the agent is not known, says too much, polls elsewhere meanwhile, or the database fails.
     pub async fn poll(self: &Arc<Self>, agent: &AgentRow, poll: Poll) -> Result<Orders, Error> {
         bounded("leases", poll.holding.len())?;
         self.live.seen(agent.id, &poll.holding, now());
@@ -95,7 +95,7 @@ impl Farm {
         let mut stopping = self.stopping();
         let end = Instant::now() + Duration::from_secs(self.config.poll_seconds);
         loop {
-            let Some(waiting) = turn.look(&poll.holding) else { return Ok(Orders::default()) };
+            let Some(waiting) = turn.look(&poll.holding) else { return Err(replaced(agent)) };
             let mut allocations: Vec<_> =
                 waiting.unlisted.iter().map(|lease| lease.allocation.clone()).collect();
             let platforms = self.live.platforms(agent.id);
@@ -179,6 +179,17 @@ impl Farm {
             }
         });
     }
+}
+
+/// The agent asks elsewhere, too. Whoever merely lost a connection does not hear this; two machines that go by the same
+/// UUID would push each other aside again and again if they were not told to wait.
+fn replaced(agent: &AgentRow) -> Error {
+    tracing::warn!(agent = %agent.name, "an agent polls twice at a time: is its UUID in use on two machines?");
+    Error::Conflict(format!(
+        "something else polls as the agent {} now: if its UUID is in use on two machines, make one of them an agent of its \
+         own (drover agent new)",
+        agent.name
+    ))
 }
 
 fn bounded(what: &str, count: usize) -> Result<(), Error> {

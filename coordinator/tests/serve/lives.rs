@@ -101,6 +101,22 @@ fn an_allocation_whose_answer_was_lost_is_sent_again() {
 }
 
 #[test]
+fn two_machines_with_the_same_uuid_are_told_so() {
+    let house = House::start();
+    let agent = house.agent("one");
+    let (answered, answers) = mpsc::channel();
+    for _ in 0..2 {
+        let (machine, answered) = (agent.clone(), answered.clone());
+        let poll = drover_wire::agent::Poll { accepting: 0, holding: Vec::new() };
+        // The other one is still open when the house goes, and its answer is nobody's.
+        thread::spawn(move || answered.send(machine.0.post(&agents::POLL.path(&[]), &poll)));
+    }
+    // Which of the two comes first is not known; that one is answered.
+    let problem = answers.recv().unwrap().refused(Code::Conflict);
+    assert!(problem.message.contains("one") && problem.message.contains("two machines"), "{problem}");
+}
+
+#[test]
 fn a_poll_whose_agent_went_away_does_not_swallow_a_build() {
     let house = House::with(&["--poll-seconds", "2"]);
     let (gone, there) = (house.agent("gone"), house.agent("there"));
