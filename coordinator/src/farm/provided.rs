@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use drover_store::StorePath;
 use futures_util::StreamExt;
 use futures_util::stream;
+use rusqlite::Connection;
 
 use super::depend::{self, Provided};
 use super::error::Error;
@@ -17,6 +18,8 @@ use super::{Farm, Tx, now, paths, sql};
 const AT_ONCE: usize = 16;
 /// How long a miss is believed, in milliseconds.
 pub(super) const MISS_MS: u64 = 10 * 60 * 1000;
+/// How long it is relied on that a server has something, without its having said so again: it may be gone for good.
+const FOUND_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 /// After so many failures in a row a server is not asked for the rest of a submission: one that is down would take
 /// its whole time for each of thousands of inputs.
 pub(super) const FAILURES: u32 = 3;
@@ -138,6 +141,20 @@ impl Farm {
             .await?;
         Ok(found)
     }
+}
+
+/// Whether one of the servers has said lately that it has something.
+pub(super) fn is_elsewhere(sql_: &Connection, path: i64) -> Result<bool, Error> {
+    let since = sql(now().saturating_sub(FOUND_MS));
+    let select = "SELECT 1 FROM substitutes WHERE path = ?1 AND found = 1 AND checked_at > ?2";
+    Ok(sql_.prepare_cached(select)?.exists([path, since])?)
+}
+
+/// Forgets what servers said that the configuration does not name any more.
+pub(super) fn forget_others(tx: &Tx<'_>, servers: &[String]) -> Result<usize, Error> {
+    let named = serde_json::Value::from(servers).to_string();
+    let delete = "DELETE FROM substitutes WHERE server NOT IN (SELECT value FROM json_each(?1))";
+    Ok(tx.execute(delete, [named])?)
 }
 
 /// Notes which servers have something, and which have not.

@@ -7,7 +7,7 @@ use drover_wire::{BuildState, LeaseId};
 
 use super::change::{Change, Opened};
 use super::error::Error;
-use super::{Farm, agents, paths, retention, unsql, upload};
+use super::{Farm, agents, paths, provided, retention, unsql, upload};
 use crate::storage::remove_if_there;
 
 impl Farm {
@@ -20,6 +20,8 @@ impl Farm {
         self.database.write_blocking(move |tx| retention::promise(tx, ttl))?;
         let leases = changes.iter().filter(|change| matches!(change, Change::Opened(_))).count();
         self.live.apply(changes);
+        let servers = self.substitutes.clone();
+        self.database.write_blocking(move |tx| provided::forget_others(tx, servers.servers()))?;
         let farm = Arc::clone(self);
         self.database.write_blocking::<_, Error>(move |tx| upload::recover(tx, &farm.storage))?;
         self.remove_strays()?;

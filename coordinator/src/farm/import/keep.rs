@@ -16,6 +16,7 @@ use crate::database::fixed;
 use crate::farm::depend::{self, Provided};
 use crate::farm::error::Error;
 use crate::farm::places::{self, Placed};
+use crate::farm::provided::is_elsewhere;
 use crate::farm::{Farm, Tx, files, now, outputs, paths, publish, retention, sources, sql};
 use crate::storage::NarFile;
 
@@ -94,12 +95,11 @@ pub(super) fn named_by(farm: &Farm, file: &Path) -> Result<Option<StorePath>, Er
     })
 }
 
-/// Whether something is held here, or was found on a server.
+/// Whether something is held here, or was found on a server lately.
 pub(super) fn can_be_had(sql: &Connection, path: &StorePath) -> Result<bool, Error> {
     let Some(id) = paths::find(sql, path)? else { return Ok(false) };
-    let held = "SELECT 1 FROM items WHERE path = ?1 UNION ALL SELECT 1 FROM redirects WHERE path = ?1 \
-                UNION ALL SELECT 1 FROM substitutes WHERE path = ?1 AND found = 1";
-    Ok(sql.prepare_cached(held)?.exists([id])?)
+    let held = "SELECT 1 FROM items WHERE path = ?1 UNION ALL SELECT 1 FROM redirects WHERE path = ?1";
+    Ok(sql.prepare_cached(held)?.exists([id])? || is_elsewhere(sql, id)?)
 }
 
 /// Asks the servers of the configuration for something, and notes where it is.

@@ -1,7 +1,5 @@
 //! What has to wait before it is published, and what it waits for.
 
-use rusqlite::Connection;
-
 use crate::farm::error::Error;
 use crate::farm::events::{Kind, Subject};
 use crate::farm::{Tx, hooks};
@@ -50,9 +48,4 @@ pub(super) fn release(tx: &mut Tx<'_>, came: i64) -> Result<bool, Error> {
 /// The hook is to try an item.
 pub(in crate::farm) fn run_later(tx: &mut Tx<'_>, item: i64) -> Result<(), Error> {
     hooks::enqueue(tx, HOOK, Kind::BuildSuccess, Subject::Item(item), None)
-}
-
-/// Whether a substitute server was found to have it.
-pub(super) fn elsewhere(sql: &Connection, item: i64) -> Result<bool, Error> {
-    Ok(sql.prepare_cached("SELECT 1 FROM substitutes WHERE path = ?1 AND found = 1")?.exists([item])?)
 }

@@ -21,6 +21,7 @@ use rusqlite::Connection;
 
 use super::error::Error;
 use super::events::{self, Kind, Subject};
+use super::provided::is_elsewhere;
 use super::{Farm, Tx, now, paths, retention, sql};
 #[cfg(test)]
 pub(super) use backlog::Given;
@@ -209,8 +210,7 @@ impl Needs {
             }
             stack.push((one, true));
             for reference in references(tx, one)? {
-                if !seen.insert(reference) || is_published(tx, reference)? || hold::elsewhere(tx, reference)?
-                {
+                if !seen.insert(reference) || is_published(tx, reference)? || is_elsewhere(tx, reference)? {
                     continue;
                 }
                 if is_source(tx, reference)? {

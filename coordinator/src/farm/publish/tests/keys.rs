@@ -38,7 +38,7 @@ impl World {
     }
 
     /// All that was asked for is done before the process ends, or starts again.
-    fn restarts(&mut self) {
+    pub(super) fn restarts(&mut self) {
         let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
         self.farm = Farm::open(config(&self.folder)).unwrap();
         // A thread of the farm may hold it for a moment longer.

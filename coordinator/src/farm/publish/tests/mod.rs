@@ -21,6 +21,9 @@ struct Node {
     source: bool,
 }
 
+/// A substitute server, which the configuration does not name: nobody asks it.
+const SERVER: &str = "https://a.example";
+
 struct World {
     farm: Arc<Farm>,
     nodes: Vec<Node>,
@@ -98,7 +101,8 @@ impl World {
 
     fn found_elsewhere(&self, n: usize) {
         self.write(move |tx| {
-            tx.execute("INSERT OR IGNORE INTO substitutes VALUES (?1, 'https://a.example', 1, 0)", [id(n)])?;
+            let yes = "INSERT OR REPLACE INTO substitutes VALUES (?1, ?2, 1, ?3)";
+            tx.execute(yes, (id(n), SERVER, sql(now())))?;
             hold::release(tx, id(n)).map(drop)
         });
     }
@@ -189,6 +193,31 @@ fn what_a_substitute_server_has_need_not_be_here() {
     world.found_elsewhere(0);
     world.run_all();
     assert_eq!(world.published(), HashSet::from([1]));
+}
+
+#[test]
+fn what_a_server_had_that_has_been_silent_for_long_is_waited_for() {
+    let world = World::new(vec![output(&[]), output(&[0])]);
+    world.found_elsewhere(0);
+    world
+        .write(|tx| Ok(tx.execute("UPDATE substitutes SET checked_at = checked_at - 8 * 86400 * 1000", [])?));
+    world.comes(1);
+    world.run_all();
+    assert_eq!(world.published(), HashSet::new());
+    world.found_elsewhere(0);
+    world.run_all();
+    assert_eq!(world.published(), HashSet::from([1]));
+}
+
+#[test]
+fn what_a_server_had_that_is_not_named_any_more_counts_for_nothing() {
+    let mut world = World::new(vec![output(&[]), output(&[0])]);
+    world.found_elsewhere(0);
+    // Its configuration names no server at all.
+    world.restarts();
+    world.comes(1);
+    world.run_all();
+    assert_eq!(world.published(), HashSet::new());
 }
 
 #[test]
