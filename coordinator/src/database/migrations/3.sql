@@ -102,8 +102,8 @@ CREATE TABLE keys (
     retired_at INTEGER
 ) STRICT;
 
--- What the public listener shows: the narinfo as it is sent. key: who signed it; none for one that was imported with its
--- signature. until: when it is to be withdrawn, if that was announced: nobody may be told to keep it for longer.
+-- What the public listener shows: the narinfo as it is sent. key: which of ours signed it; none: somebody else did. until:
+-- when it is to be withdrawn, if that was announced: nobody may be told to keep it for longer.
 -- elsewhere: the nars that it names are those of another server (see redirects), not those in files.
 CREATE TABLE published (
     path         INTEGER PRIMARY KEY,

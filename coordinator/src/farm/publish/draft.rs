@@ -54,7 +54,7 @@ pub(super) struct Unsigned {
 pub(super) struct Draft {
     item: i64,
     info: NarInfo,
-    /// The key that signed it; none: somebody else's.
+    /// The key of ours that signed it; none: somebody else's did.
     pub(super) key: Option<i64>,
     /// Why its derivation does not let it be published.
     pub(super) never: Option<String>,
@@ -134,15 +134,20 @@ impl Draft {
         if info.store_path != path {
             return Err(bad(format!("it is of {}, not of {path}", info.store_path)));
         }
-        let Some(Signed { text, .. }) = &info.signature else {
+        let Some(Signed { text, signature, .. }) = &info.signature else {
             return Err(bad("it is not signed".to_owned()));
         };
+        // What we signed ourselves, before we lost it, is signed anew as all is that we sign.
+        let key = sql
+            .prepare_cached("SELECT id FROM keys WHERE public = ?1")?
+            .query_row([signature.public().to_text()], |row| row.get(0))
+            .optional()?;
         if text.lines().any(|line| line.starts_with("URL:")) {
             return Err(bad("it has URLs above its signature, and they are not ours".to_owned()));
         }
         info.urls.clear();
         let never = unsigned(sql, item)?.and_then(|unsigned| unsigned.never);
-        Ok(Self { item, info, key: None, never })
+        Ok(Self { item, info, key, never })
     }
 
     /// Whether it is still what the item is.

@@ -156,23 +156,43 @@ fn a_compromised_key_goes_at_once_and_nothing_stays_signed_by_it() {
     assert_eq!(world.signers(), HashSet::from([world.signing()]));
 }
 
-#[test]
-fn keys_signed_by_others_stay() {
-    let world = World::new(vec![output(&[])]);
-    world.comes(0);
-    let theirs = SecretKey::generate().unwrap();
+/// The narinfo of an item that is held, as another server has it, signed with this key.
+fn narinfo_elsewhere(world: &World, n: usize, key: &SecretKey) -> String {
     let mut info =
-        world.farm.database.read_blocking(|sql| draft::unsigned(sql, id(0))).unwrap().unwrap().info;
-    info.sign("elsewhere", &theirs);
+        world.farm.database.read_blocking(|sql| draft::unsigned(sql, id(n))).unwrap().unwrap().info;
+    info.sign("elsewhere", key);
     info.urls.push(drover_store::narinfo::Url {
         url: "https://elsewhere.example/nar/x".to_owned(),
         compression: "lzip".to_owned(),
         file_size: None,
     });
-    let text = info.print();
+    info.print()
+}
+
+#[test]
+fn what_others_signed_stays_as_it_is() {
+    let world = World::new(vec![output(&[])]);
+    world.comes(0);
+    let theirs = SecretKey::generate().unwrap();
+    let text = narinfo_elsewhere(&world, 0, &theirs);
     assert_eq!(world.write(move |tx| adopt(tx, id(0), &text)), Publication::Published);
     world.rotate(0, None).unwrap();
     while world.farm.sign_anew().unwrap() {}
     assert_eq!(world.signers(), HashSet::from([*theirs.public()]));
     assert_eq!(world.narinfo(0).urls[0].url, format!("nar/zstd/{}", item(0).base_name()));
+}
+
+#[test]
+fn what_is_taken_over_with_a_signature_of_our_own_is_signed_anew() {
+    let world = World::new(vec![output(&[])]);
+    world.comes(0);
+    let ours = world.farm.keys.signing();
+    let text = narinfo_elsewhere(&world, 0, &ours);
+    assert_eq!(world.write(move |tx| adopt(tx, id(0), &text)), Publication::Published);
+    assert_eq!(world.signers(), HashSet::from([*ours.public()]));
+    world.rotate(0, None).unwrap();
+    assert!(world.retire(1, false).unwrap_err().to_string().contains("1 narinfos"));
+    while world.farm.sign_anew().unwrap() {}
+    assert_eq!(world.signers(), HashSet::from([world.signing()]));
+    world.narinfo(0).verify(&[world.signing()].into_iter().collect::<Acl>()).unwrap();
 }
