@@ -85,8 +85,9 @@ impl Farm {
         let Some((lease, base)) = name.split_once('-') else { return Ok(false) };
         let Ok(lease) = lease.parse::<i64>() else { return Ok(false) };
         self.database.read_blocking(|sql| {
-            let select =
-                "SELECT 1 FROM uploads u JOIN paths p ON p.id = u.path WHERE u.lease = ?1 AND p.base = ?2";
+            // What is whole has its place, and this is a copy that was about to be removed.
+            let select = "SELECT 1 FROM uploads u JOIN paths p ON p.id = u.path \
+                          WHERE u.lease = ?1 AND p.base = ?2 AND u.complete = 0";
             Ok(sql.prepare_cached(select)?.exists((lease, base))?)
         })
     }

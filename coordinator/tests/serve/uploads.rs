@@ -57,6 +57,21 @@ fn an_upload_that_hangs_gives_way_to_a_newer_one() {
 }
 
 #[test]
+fn a_copy_that_was_not_removed_when_its_output_had_its_place_goes_at_the_next_start() {
+    let (mut house, agent, lease, made) = building();
+    let (kept, bytes) = output(&made.out, b"contents", &[]);
+    agent.declare(lease, &kept);
+    let received: Received = agent.upload(lease, &made.out, 0, &bytes).value();
+    assert!(received.complete);
+    let copy = house.folder.path().join("uploads").join(format!("{lease}-{}", made.out.base_name()));
+    std::fs::write(&copy, &bytes).unwrap();
+    house.crash_and_restart();
+    assert!(!copy.exists());
+    let agent = Agent(agent.0.moved_to(house.agents));
+    assert!(agent.declare(lease, &kept).complete);
+}
+
+#[test]
 fn an_upload_at_a_wrong_offset_is_refused_with_the_right_one() {
     let (_house, agent, lease, made) = building();
     let (kept, bytes) = output(&made.out, b"contents", &[]);
