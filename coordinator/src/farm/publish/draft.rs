@@ -72,7 +72,8 @@ pub(super) fn unsigned(sql: &Connection, item: i64) -> Result<Option<Unsigned>, 
     let never = match deriver {
         _ if store_path.is_derivation() => Some("it is a derivation".to_owned()),
         Some(deriver) => forbidden(sql, deriver)?,
-        None => None,
+        // A source that a derivation makes as well.
+        None => newest_maker(sql, item)?.map_or(Ok(None), |maker| forbidden(sql, maker))?,
     };
     let info = NarInfo {
         urls: Vec::new(),
@@ -90,6 +91,11 @@ pub(super) fn unsigned(sql: &Connection, item: i64) -> Result<Option<Unsigned>, 
 fn system(sql: &Connection, derivation: i64) -> Result<Option<String>, Error> {
     let select = "SELECT p.name FROM derivations d JOIN platforms p ON p.id = d.system WHERE d.id = ?1";
     Ok(sql.prepare_cached(select)?.query_row([derivation], |row| row.get(0)).optional()?)
+}
+
+fn newest_maker(sql: &Connection, item: i64) -> Result<Option<i64>, Error> {
+    let select = "SELECT max(derivation) FROM derivation_outputs WHERE path = ?1";
+    Ok(sql.prepare_cached(select)?.query_row([item], |row| row.get(0))?)
 }
 
 /// Why a derivation does not let its outputs be published.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use drover_store::StorePath;
 use rusqlite::Connection;
 
-use super::{hold, is_published, is_source, references};
+use super::{forbid, hold, is_published, is_source, references};
 use crate::farm::error::Error;
 use crate::farm::provided::{FAILURES, MISS_MS, note_answers};
 use crate::farm::{Farm, now, paths, sql};
@@ -100,7 +100,7 @@ fn open_references(sql: &Connection, item: i64) -> Result<Vec<(i64, StorePath)>,
             if !seen.insert(reference) || is_published(sql, reference)? {
                 continue;
             }
-            if is_source(sql, reference)? {
+            if is_source(sql, reference)? && forbid::noted(sql, reference)?.is_none() {
                 stack.push(reference);
             } else if !sql.prepare_cached(COMES)?.exists([reference])? && !asked_lately(sql, reference)? {
                 open.push((reference, paths::path(sql, reference)?));

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use rusqlite::{Connection, OptionalExtension};
 
+use super::draft::Draft;
 use super::{hold, is_published, withdraw};
 use crate::farm::error::Error;
 use crate::farm::{Tx, paths};
@@ -38,6 +39,21 @@ pub(super) fn by_row(sql: &Connection, item: i64) -> Result<Option<String>, Erro
     })
 }
 
+/// Why an item is never published, as far as that is known: what was found once stays so until [`reconsider`] or its
+/// removal, whatever becomes of the row that said it.
+pub(super) fn why(sql: &Connection, item: i64, draft: Option<&Draft>) -> Result<Option<String>, Error> {
+    if let Some(why) = by_row(sql, item)?.or_else(|| draft.and_then(|draft| draft.never.clone())) {
+        return Ok(Some(why));
+    }
+    noted(sql, item)
+}
+
+/// What was noted about an item that is never published.
+pub(super) fn noted(sql: &Connection, item: i64) -> Result<Option<String>, Error> {
+    let select = "SELECT why FROM unpublishable WHERE path = ?1";
+    Ok(sql.prepare_cached(select)?.query_row([item], |row| row.get(0)).optional()?)
+}
+
 /// Notes that an item is never published.
 pub(super) fn note(tx: &Tx<'_>, item: i64, why: &str) -> Result<(), Error> {
     hold::forget(tx, item)?;
@@ -60,10 +76,10 @@ pub(in crate::farm) fn reconsider(
     // Of a target that no row forbids or has forbidden there is nothing to think about.
     const DOUBTFUL: &str = "SELECT o.path FROM derivation_outputs t \
          JOIN derivation_outputs o ON o.derivation = t.derivation \
-         WHERE t.path = ?1 AND (EXISTS (SELECT 1 FROM items i WHERE i.path = o.path) \
-             OR EXISTS (SELECT 1 FROM redirects r WHERE r.path = o.path)) \
-         AND (EXISTS (SELECT 1 FROM set_rows r WHERE r.target = ?1 AND r.publish = 0) \
-             OR EXISTS (SELECT 1 FROM unpublishable u WHERE u.path = o.path)) GROUP BY o.path";
+         WHERE t.path = ?1 AND (EXISTS (SELECT 1 FROM unpublishable u WHERE u.path = o.path) \
+             OR EXISTS (SELECT 1 FROM set_rows r WHERE r.target = ?1 AND r.publish = 0) \
+                 AND (EXISTS (SELECT 1 FROM items i WHERE i.path = o.path) \
+                     OR EXISTS (SELECT 1 FROM redirects r WHERE r.path = o.path))) GROUP BY o.path";
     for target in targets {
         for item in paths::numbers(tx, DOUBTFUL, target)? {
             match by_row(tx, item)? {
@@ -74,6 +90,22 @@ pub(in crate::farm) fn reconsider(
                 None if forget(tx, item)? => hold::run_later(tx, item)?,
                 None => {}
             }
+        }
+    }
+    Ok(())
+}
+
+/// Rows that kept these from the public were forgotten: what others speak of is published if they let it. What nobody
+/// speaks of any more stays as it is.
+pub(in crate::farm) fn reconsider_forgotten(
+    tx: &mut Tx<'_>,
+    targets: impl IntoIterator<Item = i64>,
+) -> Result<(), Error> {
+    const SPOKEN_OF: &str = "SELECT 1 FROM set_rows r JOIN sets s ON s.id = r.in_set AND s.dropped_at IS NULL \
+                             WHERE r.target = ?1 AND r.target IS NOT NULL";
+    for target in targets {
+        if tx.prepare_cached(SPOKEN_OF)?.exists([target])? {
+            reconsider(tx, [target])?;
         }
     }
     Ok(())

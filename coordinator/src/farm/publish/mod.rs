@@ -27,7 +27,7 @@ use super::{Farm, Tx, now, paths, retention, sql};
 pub(super) use backlog::Given;
 use draft::{Draft, packed};
 pub(super) use draft::{served, text};
-pub(super) use forbid::{reconsider, reconsider_set, take_back};
+pub(super) use forbid::{reconsider, reconsider_forgotten, reconsider_set, take_back};
 pub(super) use hold::run_later as later;
 pub(super) use shown_there::{info, show_elsewhere, show_own};
 pub(super) use tasks::start;
@@ -157,12 +157,12 @@ fn attempt(tx: &mut Tx<'_>, item: i64, drafts: &HashMap<i64, Draft>) -> Result<A
     if draft.is_none() && !is_away {
         return Ok(Attempt::Sign(vec![item]));
     }
-    if let Some(why) = forbid::by_row(tx, item)?.or_else(|| draft.and_then(|draft| draft.never.clone())) {
+    if let Some(why) = forbid::why(tx, item, draft)? {
         forbid::note(tx, item, &why)?;
         return Ok(Attempt::Done(Publication::Never(why)));
     }
     retention::rescue_references(tx, item)?;
-    let Needs { mut with, missing } = Needs::of(tx, item)?;
+    let Needs { mut with, missing } = Needs::of(tx, item, drafts)?;
     if !missing.is_empty() {
         hold::withhold(tx, item, &missing)?;
         return Ok(Attempt::Done(Publication::Withheld(named(tx, &missing)?)));
@@ -198,7 +198,7 @@ struct Needs {
 }
 
 impl Needs {
-    fn of(tx: &Tx<'_>, item: i64) -> Result<Self, Error> {
+    fn of(tx: &Tx<'_>, item: i64, drafts: &HashMap<i64, Draft>) -> Result<Self, Error> {
         let mut needs = Self { with: Vec::new(), missing: Vec::new() };
         let mut seen = HashSet::from([item]);
         // One goes on the stack twice: to be opened, and to be listed when all that it refers to is.
@@ -213,10 +213,13 @@ impl Needs {
                 if !seen.insert(reference) || is_published(tx, reference)? || is_elsewhere(tx, reference)? {
                     continue;
                 }
-                if is_source(tx, reference)? {
-                    stack.push((reference, false));
-                } else {
+                if !is_source(tx, reference)? {
                     needs.missing.push(reference);
+                } else if let Some(why) = forbid::why(tx, reference, drafts.get(&reference))? {
+                    forbid::note(tx, reference, &why)?;
+                    needs.missing.push(reference);
+                } else {
+                    stack.push((reference, false));
                 }
             }
         }

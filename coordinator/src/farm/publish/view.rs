@@ -3,6 +3,7 @@
 use drover_wire::client::{Publication, PublicationWait};
 use rusqlite::{Connection, OptionalExtension};
 
+use super::forbid;
 use crate::farm::error::Error;
 use crate::farm::{paths, unsql};
 
@@ -18,7 +19,7 @@ pub(in crate::farm) fn view(sql: &Connection, item: i64) -> Result<Publication, 
     if let Some((since, until)) = published {
         return Ok(Publication::Published { since: unsql(since), until: until.map(unsql) });
     }
-    if let Some(why) = never(sql, item)? {
+    if let Some(why) = forbid::noted(sql, item)? {
         return Ok(Publication::Never { why });
     }
     let waits = paths::numbers(sql, "SELECT reference FROM withheld WHERE path = ?1", item)?;
@@ -29,13 +30,8 @@ pub(in crate::farm) fn view(sql: &Connection, item: i64) -> Result<Publication, 
     let mut waits_for = Vec::new();
     for reference in waits.into_iter().take(NAMED) {
         let held = sql.prepare_cached("SELECT 1 FROM items WHERE path = ?1")?.exists([reference])?;
-        let never = never(sql, reference)?;
+        let never = forbid::noted(sql, reference)?;
         waits_for.push(PublicationWait { path: paths::path(sql, reference)?, held, never });
     }
     Ok(Publication::Waiting { waits_for, count })
-}
-
-fn never(sql: &Connection, item: i64) -> Result<Option<String>, Error> {
-    let mut select = sql.prepare_cached("SELECT why FROM unpublishable WHERE path = ?1")?;
-    Ok(select.query_row([item], |row| row.get(0)).optional()?)
 }

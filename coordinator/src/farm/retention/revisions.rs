@@ -6,7 +6,7 @@ use std::time::Instant;
 use rusqlite::Connection;
 
 use super::super::error::Error;
-use super::super::{Farm, Tx, open_states, sql, wants};
+use super::super::{Farm, Tx, open_states, publish, sql, wants};
 use super::reason::Reason;
 use super::{BATCH_TIME, days};
 use crate::config::{RetentionConfig, SetRule};
@@ -87,7 +87,7 @@ pub(super) fn kept(sql_: &Connection, config: &RetentionConfig, at: u64) -> Resu
 
 impl Farm {
     /// Forgets the revisions that are not kept, with the rows that only they have. Blocks.
-    pub(super) fn forget_revisions(&self, at: u64) -> Result<u64, Error> {
+    pub(in crate::farm) fn forget_revisions(&self, at: u64) -> Result<u64, Error> {
         let config = self.config.retention.clone();
         let all = self.database.read_blocking(|sql| kept(sql, &config, at))?;
         let mut forgotten = 0;
@@ -164,21 +164,24 @@ fn delete(tx: &mut Tx<'_>, mut rows: Vec<RowKey>) -> Result<Vec<RowKey>, Error> 
         "DELETE FROM set_rows WHERE in_set = ?1 AND last = ?2 AND digest = ?3 AND (wanting = 0 OR NOT EXISTS \
              (SELECT 1 FROM builds b WHERE b.target = set_rows.target AND b.state IN ",
         open_states!(),
-        ")) RETURNING target"
+        ")) RETURNING target, publish"
     );
     let start = Instant::now();
-    let mut lost = Vec::new();
+    let (mut lost, mut private) = (Vec::new(), Vec::new());
     for _ in 0..ROWS {
         let Some((set, last, digest)) = rows.pop() else { break };
         let mut delete = tx.prepare_cached(DELETE)?;
-        let targets = delete.query_map((set, last, digest), |row| row.get::<_, Option<i64>>(0))?;
-        for target in targets {
-            lost.extend(target?);
+        let mut deleted = delete.query((set, last, digest))?;
+        while let Some(row) = deleted.next()? {
+            let (target, publish): (Option<i64>, bool) = (row.get(0)?, row.get(1)?);
+            lost.extend(target);
+            private.extend(target.filter(|_| !publish));
         }
         if start.elapsed() >= BATCH_TIME {
             break;
         }
     }
     wants::gone(tx, lost)?;
+    publish::reconsider_forgotten(tx, private)?;
     Ok(rows)
 }

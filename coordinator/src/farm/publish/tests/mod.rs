@@ -122,6 +122,28 @@ impl World {
         });
     }
 
+    /// The derivation that makes it says so.
+    fn forbids_substitutes(&self, n: usize) {
+        self.write(move |tx| {
+            let text = format!(
+                "Derive([(\"out\",\"{}\",\"\",\"\")],[],[],\"x86_64-linux\",\"/bin/sh\",[],[(\"allowSubstitutes\",\"0\"),(\"out\",\"{0}\")])",
+                item(n)
+            );
+            let bytes = zstd::encode_all(text.as_bytes(), 3).unwrap();
+            Ok(tx.execute("INSERT INTO contents VALUES (?1, ?2)", (derivation(tx, n)?, bytes))?)
+        });
+    }
+
+    /// As when retention forgets all that a set has said.
+    fn forget_rows(&self, set: i64) {
+        self.write(move |tx| {
+            tx.execute("DELETE FROM sets WHERE id = ?1 AND dropped_at IS NOT NULL", [set])?;
+            tx.execute("UPDATE revisions SET superseded_at = 0 WHERE in_set = ?1", [set])?;
+            Ok(tx.execute("DELETE FROM revisions WHERE in_set = ?1", [set])?)
+        });
+        self.farm.forget_revisions(now()).unwrap();
+    }
+
     /// Does one thing that the hook was asked for; false: there is none.
     fn run_one(&self) -> bool {
         let next: Option<i64> = self.write(|tx| {
@@ -287,17 +309,61 @@ fn what_a_dropped_set_kept_from_the_public_stays_so_until_another_set_speaks_of_
 }
 
 #[test]
+fn what_a_set_kept_from_the_public_stays_so_when_its_rows_are_forgotten() {
+    let world = World::new(vec![output(&[])]);
+    world.row(0, false);
+    world.comes(0);
+    world.run_all();
+    world.write(|tx| {
+        tx.execute("UPDATE sets SET dropped_at = 7", [])?;
+        reconsider_set(tx, 1)
+    });
+    world.forget_rows(1);
+    // It comes to be needed again, or is asked for once more.
+    world.write(|tx| hold::run_later(tx, id(0)));
+    world.run_all();
+    assert_eq!(world.published(), HashSet::new());
+}
+
+#[test]
+fn what_another_set_wants_published_is_when_the_rows_that_forbade_it_are_forgotten() {
+    let world = World::new(vec![output(&[])]);
+    world.row(0, false);
+    world.comes(0);
+    world.write(|tx| {
+        tx.execute("INSERT INTO sets (id, name, keep, current) VALUES (2, 'other', 0, 9)", [])?;
+        tx.execute("INSERT INTO revisions (id, in_set, name, submitted_at, rows) VALUES (9, 2, 'r', 0, 1)", [])?;
+        let row = "INSERT INTO set_rows (in_set, last, digest, first, target, package, version, system, priority, publish, wanting) \
+                   VALUES (2, ?2, x'', 9, ?1, 'package', '1', 'x86_64-linux', 0, 1, 1)";
+        tx.execute(row, (id(0), i64::MAX))?;
+        reconsider(tx, [id(0)])
+    });
+    world.run_all();
+    assert_eq!(world.published(), HashSet::new());
+    world.forget_rows(1);
+    world.run_all();
+    assert_eq!(world.published(), HashSet::from([0]));
+}
+
+#[test]
+fn a_source_that_is_forbidden_is_not_published_with_what_refers_to_it() {
+    let source = Node { references: Vec::new(), source: true };
+    let world = World::new(vec![source.clone(), source, output(&[0]), output(&[1]), output(&[0, 1])]);
+    world.row(0, false);
+    world.forbids_substitutes(1);
+    (0..5).for_each(|n| world.comes(n));
+    world.run_all();
+    assert_eq!(world.published(), HashSet::new());
+    assert_eq!(world.farm.publish_item(id(4)).unwrap(), Publication::Withheld(vec![item(0), item(1)]));
+    world.row(0, true);
+    world.run_all();
+    assert_eq!(world.published(), HashSet::from([0, 2]));
+}
+
+#[test]
 fn a_derivation_that_forbids_substitutes_is_obeyed() {
     let world = World::new(vec![output(&[]), output(&[0])]);
-    world.write(|tx| {
-        let text = format!(
-            "Derive([(\"out\",\"{}\",\"\",\"\")],[],[],\"x86_64-linux\",\"/bin/sh\",[],[(\"allowSubstitutes\",\"0\"),(\"out\",\"{0}\")])",
-            item(0)
-        );
-        let bytes = zstd::encode_all(text.as_bytes(), 3).unwrap();
-        let derivation = derivation(tx, 0)?;
-        Ok(tx.execute("INSERT INTO contents VALUES (?1, ?2)", (derivation, bytes))?)
-    });
+    world.forbids_substitutes(0);
     world.comes(0);
     world.comes(1);
     world.run_all();
@@ -394,11 +460,8 @@ proptest! {
                     world.found_elsewhere(n);
                 }
                 Step::Row(n, publish) => {
-                    // No derivation makes a source.
-                    if !nodes[n].source {
-                        rows.insert(n, publish);
-                        world.row(n, publish);
-                    }
+                    rows.insert(n, publish);
+                    world.row(n, publish);
                 }
                 Step::RunOne => drop(world.run_one()),
                 Step::RunAll => world.run_all(),

@@ -149,6 +149,7 @@ pub(super) fn lose(tx: &mut Tx<'_>, item: i64) -> Result<bool, Error> {
         "DELETE FROM removals WHERE path = ?1",
         "DELETE FROM fixed_outputs WHERE path = ?1",
         "DELETE FROM needed WHERE path = ?1",
+        "DELETE FROM unpublishable WHERE path = ?1",
         "DELETE FROM withheld WHERE path = ?1",
     ] {
         tx.prepare_cached(delete)?.execute([item])?;
