@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use drover_store::{Compression, Sha256Hash, StorePath, base32};
 use drover_wire::BuildId;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::error::Error;
 use super::{Farm, LogPlace, NarPlace, now, paths, publish, retention, unsql};
@@ -91,7 +91,7 @@ impl Farm {
         Ok(Some(self.shown(publish::served(narinfo, elsewhere)?.into(), until)))
     }
 
-    /// Where the nar of a published item is, compressed like this.
+    /// Where the nar of a published item is, compressed like this; or of one that was published until a while ago.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -238,15 +238,21 @@ impl Farm {
         path: &StorePath,
         compression: Compression,
     ) -> Result<Option<Shown<ShownNar>>, Error> {
+        const PUBLISHED: &str = "SELECT i.nar_hash, u.until, i.nar_size, EXISTS (SELECT 1 FROM removals r WHERE r.path = u.path) \
+             FROM published u CROSS JOIN items i ON i.path = u.path WHERE u.path = ?1";
+        // Whoever was given the narinfo right before it was withdrawn has until then to come for the nar.
+        const WITHDRAWN: &str = "SELECT i.nar_hash, r.due, i.nar_size, 1 \
+             FROM removals r CROSS JOIN items i ON i.path = r.path WHERE r.path = ?1 AND r.shown = 1 \
+             AND NOT EXISTS (SELECT 1 FROM unpublishable n WHERE n.path = r.path)";
         type Columns = (Sha256Hash, Option<i64>, i64, bool);
-        let found: Option<Columns> = sql
-            .prepare_cached(
-                "SELECT i.nar_hash, u.until, i.nar_size, EXISTS (SELECT 1 FROM removals r WHERE r.path = u.path) \
-                 FROM published u CROSS JOIN items i ON i.path = u.path \
-                 WHERE u.path = ?1",
-            )?
-            .query_row([id], |row| Ok((paths::hash(row, 0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
-            .optional()?;
+        let look = |select: &str| -> Result<Option<Columns>, Error> {
+            let columns = |row: &Row<'_>| Ok((paths::hash(row, 0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+            Ok(sql.prepare_cached(select)?.query_row([id], columns).optional()?)
+        };
+        let found = match look(PUBLISHED)? {
+            None => look(WITHDRAWN)?,
+            found => found,
+        };
         let Some((nar_hash, until, nar_size, is_leaving)) = found else { return Ok(None) };
         let nar_size = unsql(nar_size);
         let Some(place) = Self::nar_place(sql, id, compression)? else { return Ok(None) };

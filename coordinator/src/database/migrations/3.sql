@@ -250,13 +250,15 @@ CREATE TABLE elsewhere_misses (
     checked_at INTEGER NOT NULL
 ) STRICT;
 
--- What retention takes away. reason: 'not kept', or 'elsewhere': another server has it (see redirects). step: announced (served with a shorter time to live until due), withdrawn (not served any
--- more; its files go when it is due).
+-- What retention takes away. reason: 'not kept', or 'elsewhere': another server has it (see redirects). step: announced
+-- (served with a shorter time to live until due), withdrawn (no narinfo of it is served any more; its files go when it is
+-- due). shown: whether it was published when it was withdrawn: its nar can be had until its files go.
 CREATE TABLE removals (
     path   INTEGER PRIMARY KEY,
     reason TEXT NOT NULL,
     step   TEXT NOT NULL CHECK (step IN ('announced', 'withdrawn')),
-    due    INTEGER NOT NULL
+    due    INTEGER NOT NULL,
+    shown  INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX removals_due ON removals (step, due);
 

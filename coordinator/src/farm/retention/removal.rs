@@ -115,7 +115,9 @@ pub(super) fn withdraw(farm: &Farm, items: &[u32], together: usize) -> Result<u6
             let update =
                 "UPDATE removals SET step = 'withdrawn', due = ?2 WHERE path = ?1 AND step = 'announced'";
             if tx.prepare_cached(update)?.execute([item, due])? == 1 {
-                publish::withdraw(tx, item)?;
+                if publish::withdraw(tx, item)? {
+                    tx.prepare_cached("UPDATE removals SET shown = 1 WHERE path = ?1")?.execute([item])?;
+                }
                 *count += 1;
             }
             Ok(())

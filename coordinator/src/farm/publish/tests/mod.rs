@@ -1,6 +1,7 @@
 //! Items come, are forbidden and allowed, and are found elsewhere, in any order.
 
 mod keys;
+mod withdrawn;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -39,6 +40,7 @@ fn config(folder: &tempfile::TempDir) -> Config {
         state: folder.path().to_owned(),
         disk_reserve_mib: 0,
         narinfo_ttl_seconds: 3600,
+        retention: toml::from_str("sets = [{ names = 'none' }]\nothers.days = 1").unwrap(),
         ..Config::default()
     }
 }
