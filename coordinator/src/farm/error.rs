@@ -154,6 +154,9 @@ pub enum Error {
     /// Too many ask for the same at once.
     #[error("too many ask for {0} at the moment; try again in a few seconds")]
     Busy(&'static str),
+    /// What has come of an output is being read or put into its place, which takes long.
+    #[error("what has come of {0} is being looked at, or put into its place; ask again in a few seconds")]
+    InHand(StorePath),
     /// The coordinator stops.
     #[error("the coordinator is stopping; try again in a moment")]
     Stopping,

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use drover_store::StorePath;
-use drover_wire::agent::Allocation;
+use drover_store::{Sha256Hash, StorePath};
+use drover_wire::agent::{Allocation, Output};
 use drover_wire::{BuildId, LeaseId, Phase};
 use tokio::sync::watch;
 
@@ -120,11 +120,36 @@ pub(super) struct UploadLock {
     pub(super) writing: Arc<tokio::sync::Mutex<()>>,
     /// Counts those who want to write; a writer stops when another one comes.
     pub(super) newest: watch::Sender<u64>,
+    /// What has come to its end, and was verified, and is to get its place.
+    whole: Mutex<Option<Whole>>,
+}
+
+/// A copy that is whole.
+#[derive(Debug, Clone)]
+pub(super) struct Whole {
+    /// What was declared, and what it is.
+    pub(super) output: Output,
+    /// Its bytes.
+    pub(super) bytes: u64,
+    /// The hash of its export.
+    pub(super) export_hash: Sha256Hash,
 }
 
 impl Default for UploadLock {
     fn default() -> Self {
-        Self { writing: Arc::default(), newest: watch::channel(0).0 }
+        Self { writing: Arc::default(), newest: watch::channel(0).0, whole: Mutex::default() }
+    }
+}
+
+impl UploadLock {
+    /// The whole copy, if there is one of this output.
+    pub(super) fn whole(&self, output: &Output) -> Option<Whole> {
+        let whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        whole.as_ref().filter(|whole| whole.output == *output).cloned()
+    }
+
+    pub(super) fn set_whole(&self, whole: Option<Whole>) {
+        *self.whole.lock().unwrap_or_else(PoisonError::into_inner) = whole;
     }
 }
 

@@ -6,9 +6,10 @@
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use drover_store::derivation::{Derivation, Fixed};
@@ -17,19 +18,24 @@ use drover_wire::LeaseId;
 use drover_wire::agent::{Output, Received};
 use futures_util::{Stream, StreamExt};
 use rusqlite::{Connection, OptionalExtension};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedMutexGuard, mpsc, watch};
+use tokio::time::timeout;
 
 use super::change::AgentRow;
 use super::error::Error;
-use super::lease::Lease;
+use super::lease::{Lease, UploadLock, Whole};
 use super::{Farm, Tx, files, intake, paths, retention, sql, unsql};
-use crate::storage::{Expected, Incoming, NarFile, Storage, remove_if_there};
+use crate::storage::{Expected, Incoming, NarFile, Storage, packed_limit, remove_if_there};
 
 /// The body of an upload. An error in it, or an end of the connection, cuts it off.
 pub type UploadBody = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
 /// Pieces that wait for the disk.
 const QUEUE: usize = 8;
+/// How long an agent waits at a time until what has come whole has its place: less than it would wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How many bytes come at once, at most.
+const PIECE: u64 = 512 * 1024;
 /// How many bytes are written between two looks at the free space.
 const LOOK_EVERY: u64 = 16 << 20;
 
@@ -51,17 +57,18 @@ enum Ending {
 }
 
 impl Farm {
-    /// An agent says what it is about to upload, and hears where to go on.
+    /// An agent says what it is about to upload, and hears where to go on. Where all of it is here already, it is given its
+    /// place.
     ///
     /// # Errors
-    /// When it does not hold the lease, or the build has no such output.
+    /// When it does not hold the lease, or the build has no such output; when there is no room for more of it.
     pub async fn declare(
         self: &Arc<Self>,
         agent: &AgentRow,
         lease: LeaseId,
         mut output: Output,
     ) -> Result<Received, Error> {
-        self.live.lease(agent.id, lease).ok_or(Error::LeaseNotHeld(lease))?;
+        let held = self.live.lease(agent.id, lease).ok_or(Error::LeaseNotHeld(lease))?;
         let limit = self.config.max_nar_mib.saturating_mul(1 << 20);
         if output.nar_size > limit {
             return Err(Error::TooLarge { what: format!("the nar of {}", output.path), limit });
@@ -71,11 +78,31 @@ impl Farm {
         let path = output.path.clone();
         let partial = self.storage.upload(lease, &path);
         let stale = partial.clone();
-        let state = self.database.write::<_, Error>(move |tx| declare(tx, lease, &output, &stale)).await?;
-        match state {
-            Some(file_size) => Ok(Received { received: file_size, complete: true }),
-            None => Ok(Received { received: length(&partial)?, complete: false }),
+        let said = output.clone();
+        let state = self.database.write::<_, Error>(move |tx| declare(tx, lease, &said, &stale)).await?;
+        if let Some(file_size) = state {
+            return Ok(Received { received: file_size, complete: true });
         }
+        let lock = held.upload(&path);
+        if lock.whole(&output).is_some() {
+            let writing = turn(&lock, &path).await?;
+            return self.place(held, lock, path, writing).await;
+        }
+        let received = length(&partial)?;
+        let farm = Arc::clone(self);
+        let has_room = tokio::task::spawn_blocking(move || farm.has_room_for_more(&output, received));
+        if has_room.await.map_err(panicked)?? {
+            return Ok(Received { received, complete: false });
+        }
+        // Else the agent would compress again what is here, for it to be refused.
+        Err(Error::StorageFull(format!("the rest of {path}")))
+    }
+
+    /// Whether the next bytes of an output would be taken. Blocks.
+    fn has_room_for_more(&self, output: &Output, received: u64) -> Result<bool, Error> {
+        let more = at_once(output, received);
+        let has_place = self.has_place_for(received + more.min(PIECE), received)?;
+        Ok(has_place && self.storage.claim(more).is_some())
     }
 
     /// Takes the bytes of an output from `offset` to its end.
@@ -92,6 +119,8 @@ impl Farm {
         mut body: UploadBody,
     ) -> Result<Received, Error> {
         let held = self.live.lease(agent.id, lease).ok_or(Error::LeaseNotHeld(lease))?;
+        let declared = path.clone();
+        self.database.read(move |sql| declared_before(sql, lease, &declared).map(drop)).await?;
         let lock = held.upload(&path);
         // An older request for the same output may hang on a dead connection: it stops for this one.
         let mut mine = 0;
@@ -100,16 +129,19 @@ impl Farm {
             mine = *newest;
         });
         let mut newest = lock.newest.subscribe();
-        let writing = Arc::clone(&lock.writing).lock_owned().await;
+        let writing = turn(&lock, &path).await?;
         let (upload, fixed, candidates) = self.expected(lease, &path).await?;
         if upload.complete {
             return Ok(Received { received: upload.file_size, complete: true });
         }
+        if lock.whole(&upload.output).is_some() {
+            return self.place(held, lock, path, writing).await;
+        }
+        lock.set_whole(None);
         let (pieces, waiting) = mpsc::channel::<Bytes>(QUEUE);
         let (farm, same_lease) = (Arc::clone(self), Arc::clone(&held));
         let (end, ended) = tokio::sync::oneshot::channel();
         let writer = tokio::task::spawn_blocking(move || {
-            let _writing = writing;
             let expected = Expected {
                 nar_hash: upload.output.nar_hash,
                 nar_size: upload.output.nar_size,
@@ -118,7 +150,9 @@ impl Farm {
                 unfound: false,
                 fixed,
             };
-            Copy { farm: &farm, lease: &same_lease, upload, offset }.run(expected, waiting, ended)
+            let whole =
+                Copy { farm: &farm, lease: &same_lease, upload, offset }.run(expected, waiting, ended);
+            (writing, whole)
         });
         let ending = loop {
             tokio::select! {
@@ -139,8 +173,73 @@ impl Farm {
         };
         let _ = end.send(ending);
         drop(pieces);
-        let damaged = |_| Error::Damaged("taking an upload failed in a way that it must not".to_owned());
-        writer.await.map_err(damaged)?
+        let (writing, whole) = writer.await.map_err(panicked)?;
+        lock.set_whole(Some(whole?));
+        self.place(held, lock, path, writing).await
+    }
+
+    /// Gives an output that is whole its place. Whoever asked for it waits a while; it goes on without them.
+    async fn place(
+        self: &Arc<Self>,
+        held: Arc<Lease>,
+        lock: Arc<UploadLock>,
+        path: StorePath,
+        writing: OwnedMutexGuard<()>,
+    ) -> Result<Received, Error> {
+        let (farm, same) = (Arc::clone(self), path.clone());
+        let placing = tokio::task::spawn_blocking(move || {
+            let _writing = writing;
+            let placed = farm.place_whole(&held, &lock, &same);
+            if let Err(error) = &placed {
+                tracing::warn!(lease = %held.id, output = same.base_name(), %error, "an output has no place yet");
+            }
+            placed
+        });
+        match timeout(PATIENCE, placing).await {
+            Ok(placed) => placed.map_err(panicked)?,
+            Err(_) => Err(Error::InHand(path)),
+        }
+    }
+
+    /// Gives an output its place if it is whole and has none. Blocks, for as long as that place takes.
+    fn place_whole(&self, held: &Lease, lock: &UploadLock, path: &StorePath) -> Result<Received, Error> {
+        let lease = held.id;
+        let partial = self.storage.upload(lease, path);
+        let upload = self.database.read_blocking(|sql| declared_before(sql, lease, path))?;
+        if upload.complete {
+            return Ok(Received { received: upload.file_size, complete: true });
+        }
+        let Some(whole) = lock.whole(&upload.output) else {
+            return Ok(Received { received: length(&partial)?, complete: false });
+        };
+        let placed = self.place_file(lease, upload, &partial, whole.export_hash);
+        // What is not there as it was is asked for again.
+        if placed.is_ok() || length(&partial).is_ok_and(|length| length != whole.bytes) {
+            lock.set_whole(None);
+        }
+        remove_if_ended(held, &partial);
+        placed?;
+        tracing::info!(%lease, output = path.base_name(), bytes = whole.bytes, "an output is here");
+        Ok(Received { received: whole.bytes, complete: true })
+    }
+
+    fn place_file(
+        &self,
+        lease: LeaseId,
+        upload: Upload,
+        partial: &Path,
+        export_hash: Sha256Hash,
+    ) -> Result<(), Error> {
+        let failed = |error| Error::io(format!("remove {}", partial.display()), error);
+        if !self.database.read_blocking(|sql| is_wanted(sql, lease, upload.id))? {
+            return remove_if_there(partial).map_err(failed);
+        }
+        // Where there is no room, the copy stays, and it is tried again when the agent says so.
+        let placed = self.put(partial, &upload.path, Compression::Zstd)?;
+        let file = placed.file.clone();
+        self.database.write_blocking::<_, Error>(move |tx| keep(tx, lease, &upload, &file, &export_hash))?;
+        drop(placed);
+        remove_if_there(partial).map_err(failed)
     }
 
     /// What was declared, and what it is held against.
@@ -152,10 +251,7 @@ impl Farm {
         let path = path.clone();
         self.database
             .read(move |sql| {
-                let upload = find(sql, lease, &path)?.ok_or_else(|| {
-                    let reason = "declare it before its bytes are sent".to_owned();
-                    Error::BadOutput { path: path.clone(), reason }
-                })?;
+                let upload = declared_before(sql, lease, &path)?;
                 let derivation = derivation_of(sql, lease)?;
                 let (fixed, candidates) = judge_by_derivation(sql, derivation, &path)?;
                 let outside = upload.output.references.iter().find(|said| !candidates.contains(*said));
@@ -190,6 +286,36 @@ impl Farm {
     }
 }
 
+fn panicked(_: tokio::task::JoinError) -> Error {
+    Error::Damaged("taking an upload failed in a way that it must not".to_owned())
+}
+
+/// Waits until nobody else has an output in hand, for a while: whoever has may be giving it its place.
+async fn turn(lock: &UploadLock, path: &StorePath) -> Result<OwnedMutexGuard<()>, Error> {
+    let waiting = timeout(PATIENCE, Arc::clone(&lock.writing).lock_owned());
+    waiting.await.map_err(|_| Error::InHand(path.clone()))
+}
+
+/// A copy may have been made after what its lease left behind was removed.
+fn remove_if_ended(lease: &Lease, partial: &Path) {
+    if !lease.log().length().borrow().ended {
+        return;
+    }
+    if let Err(error) = remove_if_there(partial) {
+        tracing::warn!(lease = %lease.id, %error, "what an ended lease left behind could not be removed");
+    }
+}
+
+/// The bytes that a copy may have at most, about: what zstd makes of a nar that it cannot compress.
+fn most(output: &Output) -> u64 {
+    output.nar_size.saturating_add(output.nar_size / 256).saturating_add(4096)
+}
+
+/// How many bytes are written, at most, before it is looked for room again.
+fn at_once(output: &Output, received: u64) -> u64 {
+    LOOK_EVERY.min(most(output).saturating_sub(received)).max(1)
+}
+
 /// Ends when a newer request for the same output has come.
 async fn superseded(newest: &mut watch::Receiver<u64>, mine: u64) {
     // The sender lives as long as the lease, which whoever waits here holds.
@@ -197,12 +323,7 @@ async fn superseded(newest: &mut watch::Receiver<u64>, mine: u64) {
 }
 
 /// Some(file size) if it is complete already.
-fn declare(
-    tx: &mut Tx<'_>,
-    lease: LeaseId,
-    output: &Output,
-    partial: &std::path::Path,
-) -> Result<Option<u64>, Error> {
+fn declare(tx: &mut Tx<'_>, lease: LeaseId, output: &Output, partial: &Path) -> Result<Option<u64>, Error> {
     let bad = |reason: String| Error::BadOutput { path: output.path.clone(), reason };
     let id: Option<i64> = tx
         .prepare_cached(
@@ -251,6 +372,14 @@ fn declare(
             Ok(None)
         }
     }
+}
+
+/// What was declared of an output that is to come.
+fn declared_before(sql: &Connection, lease: LeaseId, path: &StorePath) -> Result<Upload, Error> {
+    find(sql, lease, path)?.ok_or_else(|| {
+        let reason = "declare it before its bytes are sent".to_owned();
+        Error::BadOutput { path: path.clone(), reason }
+    })
 }
 
 fn find(sql_: &Connection, lease: LeaseId, path: &StorePath) -> Result<Option<Upload>, Error> {
@@ -317,7 +446,7 @@ fn is_closed(sql_: &Connection, derivation: i64) -> Result<bool, Error> {
     Ok(!sql_.prepare_cached(lack)?.exists([derivation])?)
 }
 
-fn length(partial: &std::path::Path) -> Result<u64, Error> {
+fn length(partial: &Path) -> Result<u64, Error> {
     match std::fs::metadata(partial) {
         Ok(file) => Ok(file.len()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
@@ -339,46 +468,41 @@ impl Copy<'_> {
         expected: Expected,
         pieces: mpsc::Receiver<Bytes>,
         ended: tokio::sync::oneshot::Receiver<Ending>,
-    ) -> Result<Received, Error> {
+    ) -> Result<Whole, Error> {
         let lease = self.lease;
         let partial = self.farm.storage.upload(lease.id, &self.upload.path);
-        let received = self.take(partial.clone(), expected, pieces, ended);
-        if lease.log().length().borrow().ended {
-            // It may have been made after what the lease left behind was removed.
-            if let Err(error) = remove_if_there(&partial) {
-                tracing::warn!(lease = %lease.id, %error, "what an ended lease left behind could not be removed");
-            }
-        }
-        received
+        let whole = self.take(&partial, expected, pieces, ended);
+        remove_if_ended(lease, &partial);
+        whole
     }
 
     fn take(
         self,
-        partial: PathBuf,
+        partial: &Path,
         expected: Expected,
         pieces: mpsc::Receiver<Bytes>,
         ended: tokio::sync::oneshot::Receiver<Ending>,
-    ) -> Result<Received, Error> {
-        let here = length(&partial)?;
+    ) -> Result<Whole, Error> {
+        let here = length(partial)?;
         if here != self.offset {
             return Err(Error::WrongOffset { what: "the output", offset: self.offset, received: here });
         }
         let mut incoming = Incoming::new(expected).map_err(|error| self.io("make a decoder", error))?;
-        let mut file = OpenOptions::new().create(true).read(true).append(true).open(&partial);
+        let mut file = OpenOptions::new().create(true).read(true).append(true).open(partial);
         let file = file.as_mut().map_err(|error| self.io("open", io::Error::from(error.kind())))?;
         if let Err(reason) = self.resume(file, &mut incoming)? {
-            return self.refuse(&partial, reason);
+            return Err(self.refuse(partial, reason)?);
         }
         let received = match self.write(file, &mut incoming, pieces)? {
             Ok(received) => received,
-            Err(reason) => return self.refuse(&partial, reason),
+            Err(reason) => return Err(self.refuse(partial, reason)?),
         };
         if !matches!(ended.blocking_recv(), Ok(Ending::Whole)) {
             return Err(Error::CutOff { received });
         }
         let verified = match incoming.finish() {
             Ok(verified) => verified,
-            Err(reason) => return self.refuse(&partial, reason.0),
+            Err(reason) => return Err(self.refuse(partial, reason.0)?),
         };
         file.sync_all().map_err(|error| self.io("sync", error))?;
         let deriver = &self.lease.allocation.derivation;
@@ -388,25 +512,7 @@ impl Copy<'_> {
             &self.upload.output.references,
             Some(deriver),
         );
-        let (lease, output) = (self.lease.id, self.upload.path.clone());
-        self.place(&partial, export_hash)?;
-        tracing::info!(%lease, output = output.base_name(), bytes = received, "an output is here");
-        Ok(Received { received, complete: true })
-    }
-
-    /// Gives an output that is whole its place, and notes it.
-    fn place(self, partial: &Path, export_hash: Sha256Hash) -> Result<(), Error> {
-        let (farm, lease, upload) = (self.farm, self.lease.id, self.upload);
-        let failed = |error| Error::io(format!("remove {}", partial.display()), error);
-        if !farm.database.read_blocking(|sql| is_wanted(sql, lease, upload.id))? {
-            return remove_if_there(partial).map_err(failed);
-        }
-        // Where there is no room, the copy stays, and it is tried again when the agent says so.
-        let placed = farm.put(partial, &upload.path, Compression::Zstd)?;
-        let file = placed.file.clone();
-        farm.database.write_blocking::<_, Error>(move |tx| keep(tx, lease, &upload, &file, &export_hash))?;
-        drop(placed);
-        remove_if_there(partial).map_err(failed)
+        Ok(Whole { output: self.upload.output, bytes: received, export_hash })
     }
 
     /// Feeds what came before to the judge.
@@ -437,11 +543,17 @@ impl Copy<'_> {
         let mut received = self.offset;
         let mut look_at = received;
         let mut claim = None;
+        let limit = packed_limit(self.upload.output.nar_size);
         while let Some(piece) = pieces.blocking_recv() {
+            if received + piece.len() as u64 > limit {
+                return Ok(Err(format!(
+                    "has more than {limit} bytes compressed, which is not needed for it"
+                )));
+            }
             if received >= look_at {
                 let full = || Error::StorageFull(format!("the rest of {}", self.upload.path));
                 // What this claims is written before the next look, and is no claim any more.
-                let more = LOOK_EVERY.min(self.most().saturating_sub(received)).max(piece.len() as u64);
+                let more = at_once(&self.upload.output, received).max(piece.len() as u64);
                 drop(claim.take());
                 if !self.farm.has_place_for(received + piece.len() as u64, received)? {
                     return Err(full());
@@ -462,18 +574,12 @@ impl Copy<'_> {
         Ok(Ok(received))
     }
 
-    /// The bytes that the copy may have at most, about: what zstd makes of a nar that it cannot compress.
-    fn most(&self) -> u64 {
-        let nar = self.upload.output.nar_size;
-        nar.saturating_add(nar / 256).saturating_add(4096)
-    }
-
     /// It is not what was declared: the copy goes, and the agent may start again.
-    fn refuse(&self, partial: &std::path::Path, reason: String) -> Result<Received, Error> {
+    fn refuse(&self, partial: &Path, reason: String) -> Result<Error, Error> {
         remove_if_there(partial).map_err(|error| self.io("remove", error))?;
         let reason = format!("its nar {reason}");
         tracing::warn!(lease = %self.lease.id, output = self.upload.path.base_name(), reason, "an output is refused");
-        Err(Error::BadOutput { path: self.upload.path.clone(), reason })
+        Ok(Error::BadOutput { path: self.upload.path.clone(), reason })
     }
 
     fn io(&self, what: &str, error: io::Error) -> Error {

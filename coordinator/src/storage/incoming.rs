@@ -12,6 +12,11 @@ use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
 use super::{Algorithm, WINDOW_LOG_MAX};
 
+/// How many bytes a nar of so many may have when it is compressed: no compression makes it much longer.
+pub fn packed_limit(nar_size: u64) -> u64 {
+    nar_size.saturating_add(nar_size / 8).saturating_add(64 * 1024)
+}
+
 /// What an output is said to be.
 #[derive(Debug, Clone)]
 pub struct Expected {

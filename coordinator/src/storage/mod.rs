@@ -26,7 +26,7 @@ pub(crate) use algorithm::Algorithm;
 pub use bucket::Bucket;
 pub use decode::Plain;
 pub use folder::Folder;
-pub use incoming::{Expected, Incoming, Judge, Refused, Verified};
+pub use incoming::{Expected, Incoming, Judge, Refused, Verified, packed_limit};
 pub use logs::{LogReader, pack as pack_log};
 pub use opened::{Chunks, Opened};
 pub(crate) use place::{Claim, Disk, Hold, device};

@@ -99,6 +99,21 @@ fn an_output_that_is_not_what_was_declared_is_refused_and_can_be_sent_anew() {
 }
 
 #[test]
+fn a_nar_that_is_padded_with_what_is_skipped_is_refused_and_does_not_fill_the_disk() {
+    let (_house, agent, lease, made) = building();
+    let (kept, bytes) = output(&made.out, b"contents", &[]);
+    agent.declare(lease, &kept);
+    let padding: u32 = 100 << 10;
+    let mut padded = [0x184d_2a50_u32.to_le_bytes(), padding.to_le_bytes()].concat();
+    padded.resize(padded.len() + padding as usize, 0);
+    padded.extend_from_slice(&bytes);
+    let problem = agent.upload(lease, &made.out, 0, &padded).refused(Code::BadOutput);
+    assert!(problem.message.contains("compressed"), "{problem}");
+    assert_eq!(agent.declare(lease, &kept), Received { received: 0, complete: false });
+    assert_eq!(agent.succeed(lease, &kept, &bytes).state, BuildState::Succeeded);
+}
+
+#[test]
 fn only_the_outputs_of_the_derivation_are_taken_and_only_from_who_builds_it() {
     let (house, agent, lease, made) = building();
     let other = derivation("other", &[]);

@@ -17,7 +17,7 @@ use crate::farm::error::Error;
 use crate::farm::places::Placed;
 use crate::farm::sources::{TemporaryFile, references_of};
 use crate::farm::{Farm, intake, paths, upload};
-use crate::storage::{Expected, Judge, Plain};
+use crate::storage::{Expected, Judge, Plain, packed_limit};
 use crate::web;
 
 const BUFFER: usize = 256 * 1024;
@@ -144,11 +144,6 @@ impl Taking<'_> {
         // A text that is said to refer to other things than it was made with is none of a source.
         Ok(found.filter(|method| references_of(method) == info.references))
     }
-}
-
-/// How many bytes a nar of so many may have when it is compressed: no compression makes it much longer.
-fn packed_limit(nar_size: u64) -> u64 {
-    nar_size.saturating_add(nar_size / 8).saturating_add(64 * 1024)
 }
 
 /// What a nar is held against: what was said of it, and what is known here of the derivation that it came from.

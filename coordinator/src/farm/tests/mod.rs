@@ -13,6 +13,7 @@ mod regressions;
 mod retention;
 mod revisions;
 mod rules;
+mod uploads;
 mod wishes;
 
 use std::collections::HashMap;
