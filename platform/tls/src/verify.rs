@@ -149,9 +149,17 @@ fn wrong(error: &CertificateError, name: &str, der: &[u8], source: &str, now: u6
     use CertificateError as E;
     let facts = Facts::of(der);
     match error {
-        E::Expired | E::ExpiredContext { .. } => expired(facts.map_or(0, |facts| facts.not_after), now),
+        E::Expired | E::ExpiredContext { .. } => {
+            let own = facts.map_or(0, |facts| facts.not_after);
+            let until =
+                if let E::ExpiredContext { not_after, .. } = error { not_after.as_secs() } else { own };
+            expired(Whose::of(until == own), until, now)
+        }
         E::NotValidYet | E::NotValidYetContext { .. } => {
-            not_yet_valid(facts.map_or(0, |facts| facts.not_before), now)
+            let own = facts.map_or(0, |facts| facts.not_before);
+            let from =
+                if let E::NotValidYetContext { not_before, .. } = error { not_before.as_secs() } else { own };
+            not_yet_valid(Whose::of(from == own), from, now)
         }
         E::NotValidForNameContext { presented, .. } => other_name(name, presented),
         E::NotValidForName => other_name(name, &[]),
@@ -169,26 +177,55 @@ fn wrong(error: &CertificateError, name: &str, der: &[u8], source: &str, now: u6
     }
 }
 
-fn expired(not_after: u64, now: u64) -> String {
+/// Which certificate of a chain is wrong.
+#[derive(Debug, Clone, Copy)]
+enum Whose {
+    /// The server's.
+    Own,
+    /// One between that and the authority's.
+    Intermediate,
+}
+
+impl Whose {
+    fn of(is_own: bool) -> Self {
+        if is_own { Self::Own } else { Self::Intermediate }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Own => "the certificate",
+            Self::Intermediate => "an intermediate certificate, which the server sends after its own,",
+        }
+    }
+
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Own => "renew the certificate",
+            Self::Intermediate => "have the server send the chain that its authority gives out now",
+        }
+    }
+}
+
+fn expired(whose: Whose, not_after: u64, now: u64) -> String {
     let (until, clock) = (utc(not_after), utc(now));
+    let (name, remedy) = (whose.name(), whose.remedy());
     if now < YOUNGEST {
         // Even so it is too late for this certificate.
         return format!(
-            "the certificate was valid until {until}; renew it. This machine's clock, which says that it is {clock}, is \
-             wrong as well, for this program is younger than that ({})",
+            "{name} was valid until {until}; {remedy}. This machine's clock, which says that it is {clock}, is wrong as \
+             well, for this program is younger than that ({})",
             utc(YOUNGEST)
         );
     }
     format!(
-        "the certificate was valid until {until}, and this machine's clock says that it is {clock}; renew the certificate, \
-         or set the clock if that is not the time"
+        "{name} was valid until {until}, and this machine's clock says that it is {clock}; {remedy}, or set the clock if \
+         that is not the time"
     )
 }
 
-fn not_yet_valid(not_before: u64, now: u64) -> String {
-    let (from, clock) = (utc(not_before), utc(now));
-    let so =
-        format!("the certificate is valid from {from} on, and this machine's clock says that it is {clock}");
+fn not_yet_valid(whose: Whose, not_before: u64, now: u64) -> String {
+    let (from, clock, name) = (utc(not_before), utc(now), whose.name());
+    let so = format!("{name} is valid from {from} on, and this machine's clock says that it is {clock}");
     if now < YOUNGEST {
         let youngest = utc(YOUNGEST);
         return format!(
@@ -244,18 +281,65 @@ mod tests {
     #[test]
     fn a_clock_that_begins_in_the_past_is_said_to_be_wrong_and_another_is_not() {
         let valid_from = YOUNGEST + 86_400;
-        let past = not_yet_valid(valid_from, 0);
+        let past = not_yet_valid(Whose::Own, valid_from, 0);
         assert!(past.contains("1970-01-01") && past.contains("battery"), "{past}");
-        let now = not_yet_valid(valid_from, YOUNGEST + 10);
+        let now = not_yet_valid(Whose::Own, valid_from, YOUNGEST + 10);
         assert!(!now.contains("battery") && now.contains("2026-11-02"), "{now}");
     }
 
     #[test]
     fn a_certificate_that_ended_before_a_clock_that_is_wrong_is_to_be_renewed_all_the_same() {
-        let past = expired(YOUNGEST - 172_800, YOUNGEST - 86_400);
+        let past = expired(Whose::Own, YOUNGEST - 172_800, YOUNGEST - 86_400);
         assert!(past.contains("renew") && past.contains("wrong as well"), "{past}");
-        let now = expired(YOUNGEST - 172_800, YOUNGEST + 86_400);
+        let now = expired(Whose::Own, YOUNGEST - 172_800, YOUNGEST + 86_400);
         assert!(now.contains("renew") && !now.contains("wrong"), "{now}");
+    }
+
+    /// What is said of a server whose certificate is valid from 2020 on, by an intermediate one of these years.
+    fn said_of_intermediate(from: i32, until: i32) -> String {
+        use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+        let authority = |years: (i32, i32)| {
+            let mut parameters = CertificateParams::new(Vec::new()).unwrap();
+            parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            parameters.distinguished_name.push(rcgen::DnType::CommonName, format!("{years:?}"));
+            (parameters.not_before, parameters.not_after) =
+                (date_time_ymd(years.0, 1, 1), date_time_ymd(years.1, 1, 1));
+            (parameters, KeyPair::generate().unwrap())
+        };
+        let (root, root_key) = authority((2020, 2090));
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(root.self_signed(&root_key).unwrap().der().clone()).unwrap();
+        let (between, between_key) = authority((from, until));
+        let intermediate = between.signed_by(&between_key, &Issuer::new(root, root_key)).unwrap();
+        let mut own = CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+        (own.not_before, own.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2080, 1, 1));
+        let own = own.signed_by(&KeyPair::generate().unwrap(), &Issuer::new(between, between_key)).unwrap();
+        let provider = rustls::crypto::ring::default_provider();
+        let algorithms = provider.signature_verification_algorithms;
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::new(provider));
+        let check = Check::Authorities { verifier: verifier.build().unwrap(), source: "a file".to_owned() };
+        let name = ServerName::try_from("a.example").unwrap();
+        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(YOUNGEST + 86_400));
+        let verifier = Verifier { check, algorithms };
+        let checked = verifier.verify_server_cert(own.der(), &[intermediate.der().clone()], &name, &[], now);
+        let error = io::Error::other(checked.unwrap_err());
+        assert!(is_about_time(&error));
+        reason(&error).unwrap()
+    }
+
+    #[test]
+    fn an_intermediate_certificate_that_has_ended_is_not_taken_for_the_server_s() {
+        let ended = said_of_intermediate(2021, 2022);
+        assert!(
+            ended.contains("an intermediate certificate") && ended.contains("until 2022-01-01"),
+            "{ended}"
+        );
+        assert!(ended.contains("send the chain") && !ended.contains("2080"), "{ended}");
+        let early = said_of_intermediate(2070, 2075);
+        assert!(
+            early.contains("an intermediate certificate") && early.contains("from 2070-01-01"),
+            "{early}"
+        );
     }
 
     #[test]
