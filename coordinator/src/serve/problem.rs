@@ -3,7 +3,7 @@
 use std::io;
 
 use axum::Json;
-use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use drover_wire::bundle::BundleError;
@@ -86,6 +86,8 @@ impl IntoResponse for Refusal {
         let code = self.0.code;
         let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(self.0)).into_response();
+        // What was refused may be had a moment later.
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if code == Code::Unavailable {
             response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
         }

@@ -93,5 +93,10 @@ fn a_nar_that_is_not_held_is_not_found() {
     let house = House::start();
     let made = derivation("made", &[]);
     house.client().submit(&[&made]);
-    house.client().0.get(&clients::NAR.path(&[&made.out.base_name()])).refused(Code::NotFound);
+    let agent = house.agent("one");
+    for peer in [house.client().0, agent.0] {
+        let answer = peer.get(&clients::NAR.path(&[&made.out.base_name()]));
+        answer.refused(Code::NotFound);
+        assert_eq!(answer.header("cache-control"), "no-store", "it may come at any moment");
+    }
 }
