@@ -15,6 +15,8 @@ const UNPACKED: usize = 16;
 const REPACKED: usize = 32;
 /// How many parts of files in buckets the public reads at once: each takes at most 3 MiB.
 const FROM_BUCKETS: usize = 128;
+/// How many logs the public reads at once: each takes the window of its compression, 4 MiB, and half a MiB.
+const LOGS: usize = 32;
 /// How long somebody waits for a turn.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -27,6 +29,8 @@ pub struct Turns {
     pub repack: Turn,
     /// To read from a bucket for the public.
     pub read_bucket: Turn,
+    /// To read a log for the public.
+    pub read_log: Turn,
 }
 
 /// Something that few do at a time.
@@ -49,6 +53,7 @@ impl Default for Turns {
             unpack: turn(UNPACKED, "nars that are unpacked on their way out"),
             repack: turn(REPACKED, "nars that are compressed anew on their way out"),
             read_bucket: turn(FROM_BUCKETS, "nars that are read from buckets"),
+            read_log: turn(LOGS, "logs that are not asked for in compressed form"),
         }
     }
 }

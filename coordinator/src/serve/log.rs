@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::call::{Answer, Call, blocking};
 use super::listen::stops;
 use super::problem::Refusal;
-use crate::farm::{Farm, LogLength, LogPlace};
+use crate::farm::{Farm, LogLength, LogPlace, Taken};
 use crate::storage::LogReader;
 
 const CHUNK: u64 = 128 * 1024;
@@ -28,21 +28,26 @@ pub(super) async fn download(State(farm): State<Arc<Farm>>, call: Call) -> Answe
     let (offset, follow) = (query.offset.unwrap_or(0), query.follow);
     let stopping = farm.stopping();
     let place = farm.log(build, query).await?;
-    let body = Body::from_stream(Growing { place, offset, follow, stopping, reader: None }.into_stream());
+    let body = Body::from_stream(
+        Growing { place, offset, follow, stopping, reader: None, _taken: None }.into_stream(),
+    );
     let head = [(CONTENT_TYPE, "application/octet-stream"), (CACHE_CONTROL, "no-store")];
     Ok((head, body).into_response())
 }
 
-/// All of a log that has ended; none if there is none.
-pub(super) async fn whole(place: LogPlace, stopping: watch::Receiver<bool>) -> Result<Option<Body>, Refusal> {
+/// All of a log that has ended, when it has its turn; none if there is none.
+pub(super) async fn whole(place: LogPlace, farm: &Farm) -> Result<Option<Body>, Refusal> {
     let (raw, packed) = (place.raw.clone(), place.packed.clone());
     let opened = blocking(move || LogReader::open(&raw, &packed, 0)).await?;
     let reader =
         opened.map_err(|error| Refusal::internal(&format_args!("{}: {error}", place.packed.display())))?;
-    Ok(reader.map(|reader| {
-        let log = Growing { place, offset: 0, follow: false, stopping, reader: Some(reader) };
-        Body::from_stream(log.into_stream())
-    }))
+    let Some(reader) = reader else { return Ok(None) };
+    // Nothing is unpacked yet.
+    let taken = farm.turns().read_log.take().await?;
+    let stopping = farm.stopping();
+    let log =
+        Growing { place, offset: 0, follow: false, stopping, reader: Some(reader), _taken: Some(taken) };
+    Ok(Some(Body::from_stream(log.into_stream())))
 }
 
 /// A log on its way out.
@@ -52,6 +57,8 @@ struct Growing {
     follow: bool,
     stopping: watch::Receiver<bool>,
     reader: Option<LogReader>,
+    /// Held as long as it is read.
+    _taken: Option<Taken>,
 }
 
 impl Growing {

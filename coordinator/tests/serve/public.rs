@@ -142,6 +142,9 @@ fn a_published_nar_is_served_whole_and_in_part() {
         let known = ask(&stranger, "GET", &path, &[("if-none-match", whole.header("etag"))]);
         assert_eq!((known.status, known.body.len()), (304, 0));
         assert_eq!(known.headers["cache-control"], HIT);
+        let behind = format!("bytes={}-", bytes.len());
+        let behind = ask(&stranger, "GET", &path, &[("range", &behind)]);
+        assert_eq!((behind.status, behind.header("cache-control")), (416, "no-store"));
         // There is no other compression of it.
         assert_eq!(stranger.get(&public::NAR.path(&[&"lzip", &made.out.base_name()])).status, 404);
     }
@@ -199,6 +202,45 @@ fn only_so_many_nars_are_unpacked_at_once_and_nobody_else_waits_for_those_who_re
         }
     };
     assert_eq!((whole.status, whole.body.len()), (200, (64 << 20) + 112));
+}
+
+#[test]
+fn only_so_many_logs_are_unpacked_at_once_and_who_takes_them_as_they_are_does_not_wait() {
+    /// As many as `farm/turns.rs` lets.
+    const AT_ONCE: usize = 32;
+    let house = house();
+    let made = derivation("made", &[]);
+    house.client().submit(&[&made]);
+    let agent = house.agent("one");
+    let lease = agent.allocation().lease;
+    let (kept, bytes) = output(&made.out, b"contents", &[]);
+    // Much more than lies between the two ends of a connection.
+    let line = vec![b'x'; drover_wire::LOG_CHUNK_LIMIT];
+    let length = (16 << 20) / line.len() * line.len();
+    for offset in (0..length).step_by(line.len()) {
+        assert_eq!(agent.log(lease, offset as u64, &line).status, 200);
+    }
+    agent.succeed(lease, &kept, &bytes);
+    publish(&house, &made.out, None);
+    let (stranger, path) = (house.stranger(), log_path(&made.out));
+    let packed = || ask(&stranger, "GET", &path, &[("accept-encoding", "zstd")]);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while packed().header("content-encoding") != "zstd" {
+        assert!(std::time::Instant::now() < deadline, "the log is not packed");
+    }
+    let mut slow: Vec<_> = (0..AT_ONCE).map(|_| stranger.open("GET", &path, "")).collect();
+    for connection in &mut slow {
+        assert_eq!(connection.head()[0], "HTTP/1.1 200 OK");
+    }
+    stranger.get(&path).refused(drover_wire::Code::Unavailable);
+    assert_eq!(packed().status, 200);
+    drop(slow);
+    while stranger.get(&path).body.len() != length {
+        assert!(
+            std::time::Instant::now() < deadline + std::time::Duration::from_secs(60),
+            "nobody has a turn"
+        );
+    }
 }
 
 #[test]
@@ -319,6 +361,7 @@ fn nothing_can_be_changed_there() {
         let head = connection.head();
         assert_eq!(head[0], "HTTP/1.1 405 Method Not Allowed", "{method}");
         assert!(head.iter().any(|line| line.eq_ignore_ascii_case("allow: GET,HEAD")), "{head:?}");
+        assert!(head.iter().any(|line| line.eq_ignore_ascii_case("cache-control: no-store")), "{head:?}");
     }
 }
 

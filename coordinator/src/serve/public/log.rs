@@ -34,7 +34,7 @@ pub(super) async fn log(State(farm): Core, parts: Parts<String>, headers: Header
             }
         }
         // It may not be packed yet.
-        if let Some(body) = log::whole(place, farm.stopping()).await? {
+        if let Some(body) = log::whole(place, &farm).await? {
             return Ok(answer(body));
         }
     }
