@@ -8,8 +8,9 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -19,11 +20,24 @@ use tokio::task::{JoinHandle, spawn_blocking};
 /// Both copies of a chunk, from the system and back to it, still find it in the processor's cache. Smaller ones cost more
 /// calls, and larger ones are not faster.
 const CHUNK: usize = 512 * 1024;
+/// What the chunks of all files that are on their way out may take, about: whoever reads slowly keeps one.
+const ALL: usize = 32 << 20;
+/// No chunk is smaller, however many files there are.
+const LEAST: usize = 16 * 1024;
+
+/// How many files are on their way out.
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
+/// How large a chunk is when there are so many files.
+fn chunk(open: usize) -> usize {
+    // Powers of two, so that memory can mostly be used again.
+    let share = (ALL / open.max(1)).clamp(LEAST, CHUNK);
+    1 << share.ilog2()
+}
 
 /// A part of a file as the body of an answer. If the file is shorter, the body breaks off.
 pub(super) fn part(file: File, range: Range<u64>) -> Body {
-    let (offset, end) = (range.start, range.end);
-    Body::from_stream(Chunks { file: Arc::new(file), offset, end, spare: Arc::default(), waiting: None })
+    Body::from_stream(Chunks::new(file, range, || chunk(OPEN.load(Ordering::Relaxed))))
 }
 
 /// All of a file, and its bytes, as the body of an answer.
@@ -37,42 +51,83 @@ pub(super) async fn whole(path: PathBuf) -> io::Result<(u64, Body)> {
 }
 
 /// The chunks of a file.
-struct Chunks {
+struct Chunks<S> {
     file: Arc<File>,
     offset: u64,
     end: u64,
-    /// The last chunk's memory, when it has been sent.
-    spare: Arc<Mutex<Option<Vec<u8>>>>,
+    /// How large a chunk may be now.
+    size: S,
+    memory: Arc<Mutex<Memory>>,
     waiting: Option<JoinHandle<io::Result<Chunk>>>,
+}
+
+/// The memory of chunks.
+#[derive(Default)]
+struct Memory {
+    /// The last chunk's, when that has been sent.
+    spare: Option<Vec<u8>>,
+    /// How many chunks are not sent yet.
+    unsent: usize,
+    /// Who waits until they are.
+    waker: Option<Waker>,
+}
+
+fn lock(memory: &Mutex<Memory>) -> MutexGuard<'_, Memory> {
+    memory.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What was read, in memory that is used again.
 struct Chunk {
-    memory: Vec<u8>,
+    bytes: Vec<u8>,
     length: usize,
-    spare: Arc<Mutex<Option<Vec<u8>>>>,
+    memory: Arc<Mutex<Memory>>,
 }
 
 impl AsRef<[u8]> for Chunk {
     fn as_ref(&self) -> &[u8] {
-        self.memory.get(..self.length).unwrap_or_default()
+        self.bytes.get(..self.length).unwrap_or_default()
     }
 }
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        let memory = std::mem::take(&mut self.memory);
-        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(memory);
+        let mut memory = lock(&self.memory);
+        memory.spare = Some(std::mem::take(&mut self.bytes));
+        memory.unsent -= 1;
+        if let Some(waker) = memory.waker.take() {
+            drop(memory);
+            waker.wake();
+        }
     }
 }
 
-impl Chunks {
-    /// How much is wanted next, and memory for it.
-    fn room(&self) -> Chunk {
-        let length = usize::try_from(self.end - self.offset).unwrap_or(CHUNK).min(CHUNK);
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let memory = spare.unwrap_or_else(|| vec![0; length]);
-        Chunk { length: length.min(memory.len()), memory, spare: Arc::clone(&self.spare) }
+impl<S> Drop for Chunks<S> {
+    fn drop(&mut self) {
+        OPEN.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<S: Fn() -> usize> Chunks<S> {
+    fn new(file: File, range: Range<u64>, size: S) -> Self {
+        let (offset, end) = (range.start, range.end);
+        OPEN.fetch_add(1, Ordering::Relaxed);
+        Self { file: Arc::new(file), offset, end, size, memory: Arc::default(), waiting: None }
+    }
+
+    /// How much is wanted next, and memory for it; none: not before the last chunk has been sent, since there are many
+    /// files.
+    fn room(&self, context: &Context<'_>) -> Option<Chunk> {
+        let size = (self.size)();
+        let length = usize::try_from(self.end - self.offset).unwrap_or(size).min(size);
+        let mut memory = lock(&self.memory);
+        if size < CHUNK && memory.unsent > 0 {
+            memory.waker = Some(context.waker().clone());
+            return None;
+        }
+        memory.unsent += 1;
+        let spare = memory.spare.take().filter(|spare| (length..=size).contains(&spare.len()));
+        let bytes = spare.unwrap_or_else(|| vec![0; length]);
+        Some(Chunk { bytes, length, memory: Arc::clone(&self.memory) })
     }
 
     fn sent(&mut self, chunk: Chunk) -> Option<io::Result<Bytes>> {
@@ -81,7 +136,7 @@ impl Chunks {
     }
 }
 
-impl Stream for Chunks {
+impl<S: Fn() -> usize + Unpin> Stream for Chunks<S> {
     type Item = io::Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -90,10 +145,10 @@ impl Stream for Chunks {
             if this.offset >= this.end {
                 return Poll::Ready(None);
             }
-            let mut chunk = this.room();
+            let Some(mut chunk) = this.room(context) else { return Poll::Pending };
             let length = chunk.length;
             let at = this.offset;
-            match drover_os::file::read_from_memory(&this.file, &mut chunk.memory[..length], at) {
+            match drover_os::file::read_from_memory(&this.file, &mut chunk.bytes[..length], at) {
                 Ok(Some(n)) if n > 0 => {
                     chunk.length = n;
                     return Poll::Ready(this.sent(chunk));
@@ -103,7 +158,7 @@ impl Stream for Chunks {
             }
             let file = Arc::clone(&this.file);
             this.waiting = Some(spawn_blocking(move || {
-                file.read_exact_at(&mut chunk.memory[..length], at)?;
+                file.read_exact_at(&mut chunk.bytes[..length], at)?;
                 Ok(chunk)
             }));
         }
@@ -119,5 +174,57 @@ impl Stream for Chunks {
                 Some(Err(error))
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use futures_util::StreamExt as _;
+
+    use super::*;
+
+    #[test]
+    fn all_files_together_take_little_however_many_there_are() {
+        assert_eq!((chunk(0), chunk(1), chunk(64)), (CHUNK, CHUNK, CHUNK));
+        assert_eq!((chunk(65), chunk(1024)), (CHUNK / 2, 32 * 1024));
+        assert_eq!((chunk(2048), chunk(1 << 20)), (LEAST, LEAST));
+        // Each came when there were as many as before it, and none has read anything.
+        let all: usize = (1..=4096).map(chunk).sum();
+        assert!(all < 6 * ALL, "{all}");
+    }
+
+    /// A file of these bytes, as it goes out in chunks of this size.
+    fn chunks(bytes: &[u8], size: usize) -> Chunks<impl Fn() -> usize + Unpin + use<>> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        Chunks::new(file, 0..bytes.len() as u64, move || size)
+    }
+
+    #[tokio::test]
+    async fn where_there_are_many_the_next_chunk_is_read_when_the_last_was_sent() {
+        let bytes: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+        let mut many = chunks(&bytes, LEAST);
+        let first = many.next().await.unwrap().unwrap();
+        assert!(futures_util::poll!(many.next()).is_pending());
+        assert_eq!(first[..], bytes[..LEAST]);
+        let next = tokio::spawn(async move { (many.next().await.unwrap().unwrap(), many) });
+        drop(first);
+        let (second, mut many) = next.await.unwrap();
+        assert_eq!(second[..], bytes[LEAST..2 * LEAST]);
+        drop(second);
+        let mut rest = Vec::new();
+        while let Some(chunk) = many.next().await {
+            rest.extend_from_slice(&chunk.unwrap());
+        }
+        assert_eq!(rest, bytes[2 * LEAST..]);
+    }
+
+    #[tokio::test]
+    async fn where_there_are_few_none_waits_for_another() {
+        let bytes = vec![7; 3 * CHUNK];
+        let all: Vec<_> = chunks(&bytes, CHUNK).map(Result::unwrap).collect().await;
+        assert_eq!(all.concat(), bytes);
     }
 }
