@@ -1,5 +1,7 @@
 //! What everybody can have, and what nobody can see.
 
+use std::io::Read as _;
+
 use drover_store::{Sha256Hash, StorePath, base32};
 use drover_wire::route::public;
 use ureq::SendBody;
@@ -202,6 +204,22 @@ fn only_so_many_nars_are_unpacked_at_once_and_nobody_else_waits_for_those_who_re
         }
     };
     assert_eq!((whole.status, whole.body.len()), (200, (64 << 20) + 112));
+}
+
+#[test]
+fn many_who_read_slowly_all_have_the_whole_in_the_end() {
+    let house = house();
+    let made = derivation("made", &[]);
+    // More than lies between the two ends of a connection.
+    let bytes = build(&house, &made, &noise(16 << 20));
+    publish(&house, &made.out, None);
+    let (stranger, path) = (house.stranger(), nar_path(&made.out));
+    let open: Vec<_> = (0..100).map(|_| stranger.stream(&path)).collect();
+    for mut reader in open {
+        let mut whole = Vec::new();
+        reader.read_to_end(&mut whole).unwrap();
+        assert!(whole == bytes);
+    }
 }
 
 #[test]
