@@ -109,7 +109,7 @@ fn two_machines_with_the_same_uuid_are_told_so() {
         let (machine, answered) = (agent.clone(), answered.clone());
         let poll = drover_wire::agent::Poll { accepting: 0, holding: Vec::new() };
         // The other one is still open when the house goes, and its answer is nobody's.
-        thread::spawn(move || answered.send(machine.0.post(&agents::POLL.path(&[]), &poll)));
+        thread::spawn(move || drop(answered.send(machine.0.post(&agents::POLL.path(&[]), &poll))));
     }
     // Which of the two comes first is not known; that one is answered.
     let problem = answers.recv().unwrap().refused(Code::Conflict);
