@@ -14,7 +14,9 @@ pub(crate) mod text;
 use std::ffi::OsString;
 use std::io::Write;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource::CommandLine;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use args::{
     AgentArgs, AgentCommand, BuildArgs, BuildsArgs, CancelArgs, CheckArgs, Connection, DerivationCommand,
@@ -92,8 +94,8 @@ enum Command {
 
 /// Runs the program with these arguments, its own name first, and says how it ended.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
-    match Cli::try_parse_from(arguments) {
-        Ok(cli) => run(cli.command),
+    match parse(arguments) {
+        Ok(command) => run(command),
         Err(error) => {
             let words = error.render().to_string();
             let clean = text::clean_lines(words.trim_end());
@@ -107,6 +109,37 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
             if error.use_stderr() { Exit::BadInput } else { Exit::Success }
         }
     }
+}
+
+/// Makes a command of the words, or an error that says what is wrong with them.
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
+    let mut grammar = Cli::command();
+    let matches = grammar.try_get_matches_from_mut(arguments)?;
+    if let Some(sentence) = out_of_place(&grammar, &matches) {
+        return Err(grammar.error(ErrorKind::ArgumentConflict, sentence));
+    }
+    Ok(Cli::from_arg_matches(&matches)?.command)
+}
+
+/// Some commands do one thing by themselves and others with a word, such as `import URL` and `import list`: options that
+/// only belong to the first are refused where there is a word. clap's own `args_conflicts_with_subcommands` would take the
+/// word for a value of the first as soon as any option stands before it, even one of both.
+fn out_of_place(grammar: &clap::Command, matches: &ArgMatches) -> Option<String> {
+    let (name, of_command) = matches.subcommand()?;
+    let (word, _) = of_command.subcommand()?;
+    let command = grammar.find_subcommand(name)?;
+    if command.is_subcommand_required_set() {
+        return None;
+    }
+    let given = |argument: &&clap::Arg| {
+        !argument.is_global_set() && of_command.value_source(argument.get_id().as_str()) == Some(CommandLine)
+    };
+    let argument = command.get_arguments().find(given)?;
+    let folder = match command.get_positionals().next() {
+        Some(_) => format!("; a folder of that name is './{word}'"),
+        None => String::new(),
+    };
+    Some(format!("'drover {name} {word}' takes no '{argument}': leave out that, or the word '{word}'{folder}"))
 }
 
 fn run(command: Command) -> Exit {

@@ -6,7 +6,7 @@ use super::*;
 
 fn parse(line: &str) -> Result<Command, String> {
     let words = std::iter::once("drover").chain(line.split(' '));
-    Cli::try_parse_from(words).map(|cli| cli.command).map_err(|e| e.to_string())
+    super::parse(words.map(Into::into)).map_err(|e| e.to_string())
 }
 
 #[test]
@@ -70,6 +70,43 @@ fn what_is_given_arrives() {
     assert!(args.format.json);
     assert_eq!(args.connection.coordinator, "http://x");
     assert_eq!(args.store.to_str(), Some("/gnu/store"));
+}
+
+#[test]
+fn an_option_before_a_word_is_the_same_as_one_after_it() {
+    for word in ["--json list", "list --json", "--token-file t --json list", "--json list --token-file t"] {
+        let Ok(Command::Import(args)) = parse(&format!("import {word}")) else { panic!("import {word}") };
+        assert!(matches!(args.command, Some(ImportCommand::List)) && args.format.json, "import {word}");
+        let Ok(Command::Mirror(args)) = parse(&format!("mirror {word}")) else { panic!("mirror {word}") };
+        assert!(matches!(args.command, Some(MirrorCommand::List)) && args.format.json, "mirror {word}");
+    }
+    let Ok(Command::Import(args)) = parse("import --coordinator http://x stop 3") else { panic!("not a stop") };
+    assert!(matches!(args.command, Some(ImportCommand::Stop { import: 3 })));
+    assert_eq!(args.connection.coordinator, "http://x");
+    let Ok(Command::Retention(args)) = parse("retention --json run") else { panic!("not a run") };
+    assert!(matches!(args.command, Some(RetentionCommand::Run)) && args.format.json);
+    // What is no word of the command is where it begins.
+    let Ok(Command::Import(args)) = parse("import --json ./list") else { panic!("not an import") };
+    assert!(args.command.is_none() && args.source.as_deref() == Some("./list"));
+}
+
+#[test]
+fn what_a_word_does_not_take_is_refused_wherever_it_stands() {
+    for (line, options) in [
+        ("retention --dry-run run", "--dry-run"),
+        ("retention --estimate status", "--estimate"),
+        ("import --key a list", "./list"),
+        ("import --json --in-place list", "--in-place"),
+        ("import /srv/nars list", "URL or FOLDER"),
+        ("mirror --every 5 list", "--every"),
+        ("mirror https://farm.example.org stop 3", "URL"),
+    ] {
+        let error = parse(line).unwrap_err();
+        assert!(error.contains(options) && error.contains("leave out"), "{line}: {error}");
+    }
+    for line in ["retention run --dry-run", "import list --key a", "mirror list --every 5"] {
+        assert!(parse(line).unwrap_err().contains("unexpected argument"), "{line}");
+    }
 }
 
 #[test]

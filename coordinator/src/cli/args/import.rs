@@ -11,7 +11,7 @@ use super::{Connection, Format, parse_item};
 
 /// `drover import …`
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(subcommand_negates_reqs = true)]
 pub struct ImportArgs {
     #[command(subcommand)]
     pub(in crate::cli) command: Option<ImportCommand>,
@@ -76,7 +76,7 @@ pub enum ImportCommand {
 
 /// `drover mirror …`
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(subcommand_negates_reqs = true)]
 pub struct MirrorArgs {
     #[command(subcommand)]
     pub(in crate::cli) command: Option<MirrorCommand>,

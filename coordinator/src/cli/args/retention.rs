@@ -7,7 +7,6 @@ use super::{Connection, Format};
 
 /// `drover retention …`
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
 pub struct RetentionArgs {
     #[command(subcommand)]
     pub(in crate::cli) command: Option<RetentionCommand>,
