@@ -8,10 +8,13 @@ use drover_store::key::{Acl, PublicKey};
 use drover_tests::farm::{Farm, words};
 use drover_tests::graph::{Graph, Made, Recipe, host_system};
 use drover_tests::ground::{self, Ground};
+use drover_tests::hand::{Hand, declared, file_nar};
 use drover_tests::public::{Public, authorize};
 use drover_tests::service::Service;
+use drover_tests::site::Site;
 use drover_tests::wait;
-use drover_wire::client::Publication;
+use drover_wire::agent::{Allocation, Report};
+use drover_wire::client::{Publication, PublicationWait};
 use drover_wire::key::{KeyInfo, KeyRotated, KeyState};
 
 /// A farm with one agent.
@@ -78,6 +81,30 @@ impl World {
     }
 }
 
+/// Delivers what this build has made: a file that refers to these.
+#[track_caller]
+fn finish(hand: &Hand, allocation: &Allocation, made: &Made, references: &[&Made]) {
+    assert_eq!(allocation.derivation, made.path);
+    let references: Vec<_> = references.iter().map(|made| made.out().clone()).collect();
+    let nar = file_nar(format!("{} {references:?}", made.out().name()).as_bytes());
+    let output = declared(made.out(), &nar, &references);
+    hand.deliver(allocation.lease, &output, &zstd::encode_all(&nar[..], 1).unwrap());
+    let answer = hand.report(allocation.lease, &Report::Succeeded { outputs: vec![output] });
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+/// What the output of a build waits for, when it does.
+#[track_caller]
+fn waits_for(farm: &Farm, made: &Made) -> Vec<PublicationWait> {
+    wait::until(&format!("{} should wait to be published", made.out()), || {
+        let build = farm.client.by_derivation()[&made.path].build;
+        match farm.client.show(build).outputs[0].publication.clone() {
+            Some(Publication::Waiting { waits_for, .. }) => Some(waits_for),
+            _ => None,
+        }
+    })
+}
+
 #[track_caller]
 fn success(output: &Output) {
     assert!(output.status.success(), "{}", words(output));
@@ -123,6 +150,62 @@ fn what_a_row_or_a_derivation_forbids_is_kept_for_the_farm_and_not_published() {
         "it went in the moment in which it was forbidden"
     );
     assert!(world.is_public(&plain) && !world.is_public(&zfs));
+}
+
+#[test]
+fn an_output_is_not_served_while_a_reference_is_missing_and_is_as_soon_as_an_agent_here_has_built_that() {
+    let site = Site::start();
+    let mut graph = Graph::new("missing").unwrap();
+    let library = graph.add(Recipe::new("library", "echo library >$out")).unwrap();
+    let needs = |name: &str| Recipe::new(name, "echo $inputs >$out").input(&library);
+    let pair = [graph.add(needs("one")).unwrap(), graph.add(needs("other")).unwrap()];
+    // A server promises it, so that both are built without it.
+    let narinfo = format!("{}.narinfo", library.out().hash_part());
+    site.put(&narinfo, format!("StorePath: {}\n", library.out()).as_bytes());
+    let farm = Farm::with_flags(&["--substitute-servers", &site.url]);
+    let public = Public::of(&farm);
+    let (hand, unlucky) = (Hand::new(&farm, "hand"), Hand::new(&farm, "unlucky"));
+    let _ = farm.client.submit(&graph, &[&pair[0], &pair[1]]);
+    let (first, second) = (hand.allocation(), unlucky.allocation());
+    let (done, waiting) =
+        if first.derivation == pair[0].path { (&pair[0], &pair[1]) } else { (&pair[1], &pair[0]) };
+    // It breaks the promise to the second agent, after the first has got it.
+    site.remove(&narinfo);
+    let missing = Report::MissingInputs { paths: vec![library.out().clone()] };
+    assert_eq!(unlucky.report(second.lease, &missing).status, 200);
+    finish(&hand, &first, done, &[&library]);
+    let waits = waits_for(&farm, done);
+    assert_eq!(waits.iter().map(|reference| &reference.path).collect::<Vec<_>>(), [library.out()]);
+    assert!(public.narinfo(done.out()).is_none() && public.narinfo(library.out()).is_none());
+
+    finish(&unlucky, &unlucky.allocation(), &library, &[]);
+    public.wait_for(&[library.out(), done.out()]);
+    finish(&unlucky, &unlucky.allocation(), waiting, &[&library]);
+    public.wait_for(&[waiting.out()]);
+}
+
+#[test]
+fn an_output_is_not_served_while_a_reference_is_missing_and_is_as_soon_as_a_substitute_server_has_that() {
+    let site = Site::start();
+    site.answer_all(Some("503 Not Yet"));
+    let mut graph = Graph::new("not-yet").unwrap();
+    let secret = Recipe::new("secret", "echo secret >$out").env("allowSubstitutes", "0");
+    let secret = graph.add(secret).unwrap();
+    let above = graph.add(Recipe::new("above", "echo $inputs >$out").input(&secret)).unwrap();
+    let farm = Farm::with_flags(&["--substitute-servers", &site.url]);
+    let (public, hand) = (Public::of(&farm), Hand::new(&farm, "hand"));
+    let _ = farm.client.submit(&graph, &[&above]);
+    finish(&hand, &hand.allocation(), &secret, &[]);
+    finish(&hand, &hand.allocation(), &above, &[&secret]);
+    let waits = waits_for(&farm, &above);
+    assert_eq!(waits.iter().map(|reference| &reference.path).collect::<Vec<_>>(), [secret.out()]);
+    assert!(public.narinfo(above.out()).is_none());
+
+    let narinfo = format!("StorePath: {}\n", secret.out());
+    site.put(&format!("{}.narinfo", secret.out().hash_part()), narinfo.as_bytes());
+    site.answer_all(None);
+    public.wait_for(&[above.out()]);
+    assert!(public.narinfo(secret.out()).is_none(), "it is not published here all the same");
 }
 
 #[test]
