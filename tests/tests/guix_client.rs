@@ -26,8 +26,9 @@ struct Built {
     farm: Farm,
 }
 
-/// Digits that do not compress, so that a changed byte of the file is a changed byte of the contents.
-const NOISE: &str = "n=0; while [ $n -lt 400 ]; do echo $n | sha256sum; n=$((n + 1)); done";
+/// Bytes that do not compress: they lie in the file as they are, and a changed byte of it is one of the contents.
+const NOISE: &str = r#"n=0; while [ $n -lt 400 ]; do echo $n | sha256sum | cut -c 1-64 | sed 's/../\\x&/g'; n=$((n + 1)); done \
+    | while read -r bytes; do printf "$bytes"; done"#;
 
 impl Built {
     fn new(name: &str) -> Self {
@@ -214,10 +215,17 @@ fn a_nar_with_one_flipped_byte_is_refused_by_guix() {
     let file = built.nar(built.library.out());
     let mut bytes = fs::read(&file).unwrap();
     let middle = bytes.len() / 2;
+    // It is what the file holds there, and not what zstd has made of that: what is unpacked is as long as it was.
+    let before = zstd::decode_all(&bytes[..]).unwrap();
     bytes[middle] ^= 1;
+    let after = zstd::decode_all(&bytes[..]).unwrap();
+    let changed = before.iter().zip(&after).filter(|(before, after)| before != after).count();
+    assert_eq!((before.len(), changed), (after.len(), 1));
     fs::write(&file, bytes).unwrap();
     let output = built.public.install(&client, built.program.out());
-    assert!(!output.status.success(), "{}", words(&output));
+    let said = words(&output);
+    assert!(!output.status.success() && said.contains("hash mismatch"), "{said}");
+    assert!(said.contains(built.library.out().as_str()), "{said}");
     assert!(!is_valid(&client, built.library.out()) && !is_valid(&client, built.program.out()));
 }
 
