@@ -139,7 +139,9 @@ fn out_of_place(grammar: &clap::Command, matches: &ArgMatches) -> Option<String>
         Some(_) => format!("; a folder of that name is './{word}'"),
         None => String::new(),
     };
-    Some(format!("'drover {name} {word}' takes no '{argument}': leave out that, or the word '{word}'{folder}"))
+    Some(format!(
+        "'drover {name} {word}' takes no '{argument}': leave out that, or the word '{word}'{folder}"
+    ))
 }
 
 fn run(command: Command) -> Exit {

@@ -41,9 +41,9 @@ pub(super) const FETCH: &str = r#"JSON: {"path", "to", "nar_hash", "nar_size"}"#
 pub(super) const AGENT: &str = r#"JSON: of new {"agent", "name", …}, of list a line of that for each, of passwords and tokens {"secret"}"#;
 /// `drover import`, `drover mirror`
 pub(super) const IMPORT: &str = r#"JSON: {"summary", "refusals" (at most 1,000)}; of list lines of summary: {"import", "source", "state" (running,
-  done, failed, stopped), "in_place", "every_minutes", "taken", "bytes", "known", "refused", "error", "started_at",
-  "ended_at"}, of mirrors and with --detach one of them; each of refusals is {"item", "why"}; times are milliseconds
-  since 1970"#;
+  done, failed, stopped), "in_place", "every_minutes", "taken", "bytes", "known", "refused", "waits_for" (in
+  words), "error", "started_at", "ended_at"}, of mirrors and with --detach one of them; each of refusals is {"item",
+  "why"}; times are milliseconds since 1970"#;
 /// `drover derivation check`
 pub(super) const CHECK: &str = r#"Lines of JSON: {"event": "problem", "path", "problem"} for each, then
   {"event": "summary", "given", "inputs", "parsed", "byte_exact", "name_right", "outputs_right", "problems"}"#;

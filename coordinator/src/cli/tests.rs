@@ -80,7 +80,9 @@ fn an_option_before_a_word_is_the_same_as_one_after_it() {
         let Ok(Command::Mirror(args)) = parse(&format!("mirror {word}")) else { panic!("mirror {word}") };
         assert!(matches!(args.command, Some(MirrorCommand::List)) && args.format.json, "mirror {word}");
     }
-    let Ok(Command::Import(args)) = parse("import --coordinator http://x stop 3") else { panic!("not a stop") };
+    let Ok(Command::Import(args)) = parse("import --coordinator http://x stop 3") else {
+        panic!("not a stop")
+    };
     assert!(matches!(args.command, Some(ImportCommand::Stop { import: 3 })));
     assert_eq!(args.connection.coordinator, "http://x");
     let Ok(Command::Retention(args)) = parse("retention --json run") else { panic!("not a run") };

@@ -77,6 +77,14 @@ pub(crate) fn age(then: Timestamp, now: Timestamp) -> String {
     }
 }
 
+/// [`age`] in a sentence: `now`, `3 min ago`.
+pub(crate) fn ago(then: Timestamp, now: Timestamp) -> String {
+    match age(then, now).as_str() {
+        "now" => "now".to_owned(),
+        age => format!("{age} ago"),
+    }
+}
+
 /// A point of time as UTC: `2026-11-23 18:30:13 UTC`.
 pub(crate) fn time(at: Timestamp) -> String {
     let seconds = at / 1000;
@@ -214,6 +222,7 @@ mod tests {
         );
         assert_eq!((span(7_200_000), span(792_000_000)), ("2 h 0 min".into(), "9 d 4 h".into()));
         assert_eq!((age(5, 6), age(0, 61_000), age(9, 0)), ("now".into(), "1 min".into(), "now".into()));
+        assert_eq!((ago(5, 6), ago(0, 61_000)), ("now".into(), "1 min ago".into()));
     }
 
     proptest! {

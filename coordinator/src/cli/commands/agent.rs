@@ -4,7 +4,7 @@ use drover_wire::client::AgentSummary;
 
 use crate::cli::out::Out;
 use crate::cli::table::{Column, Table};
-use crate::cli::text::{age, clean, now, size};
+use crate::cli::text::{ago, clean, now, size};
 use crate::cli::{AgentArgs, AgentCommand, Exit, PasswordCommand, TokenCommand};
 use crate::client::{ClientError, agents};
 
@@ -61,7 +61,7 @@ fn table(agents: &[AgentSummary]) -> Table {
         let seen = match agent.seen_at {
             None => "never".to_owned(),
             Some(_) if agent.online => "online".to_owned(),
-            Some(at) => format!("{} ago", age(at, now)),
+            Some(at) => ago(at, now),
         };
         table.row([
             agent.agent.to_string(),

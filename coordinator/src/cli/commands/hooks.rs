@@ -4,7 +4,7 @@ use drover_wire::hook::{FailedRuns, HookSummary};
 
 use crate::cli::out::Out;
 use crate::cli::table::{Column, Table};
-use crate::cli::text::{age, clean, count, now, thousands};
+use crate::cli::text::{ago, clean, count, now, thousands};
 use crate::cli::{Exit, HooksArgs, HooksCommand};
 use crate::client::{ClientError, hooks};
 
@@ -77,7 +77,7 @@ fn show(failed: &FailedRuns, out: &mut Out) -> Result<(), ClientError> {
         };
         let tries = count(u64::from(run.tries), "try", "tries");
         let error = clean(&run.error);
-        out.line(format!("{} of {about}, {} ago, {tries}: {error}", run.event, age(run.queued_at, now)))?;
+        out.line(format!("{} of {about}, {}, {tries}: {error}", run.event, ago(run.queued_at, now)))?;
     }
     let more = failed.failed.saturating_sub(failed.runs.len() as u64);
     if more > 0 {

@@ -7,7 +7,7 @@ use drover_wire::retention::{
 use super::estimate;
 use crate::cli::out::Out;
 use crate::cli::table::{Column, Table};
-use crate::cli::text::{age, clean, count, now, size, span, thousands};
+use crate::cli::text::{ago, clean, count, now, size, span, thousands};
 use crate::cli::{Exit, RetentionArgs, RetentionCommand};
 use crate::client::{ClientError, retention};
 
@@ -102,9 +102,10 @@ fn explain(why: &Why, out: &mut Out) -> Result<(), ClientError> {
         left => format!(", announced and due in {}", span(left)),
     });
     let going = going.unwrap_or_default();
-    let found = why.other_server.as_ref().map(|other| {
-        format!("{} has it, as was found {} ago", clean(&other.server), age(other.found_at, now()))
-    });
+    let found = why
+        .other_server
+        .as_ref()
+        .map(|other| format!("{} has it, as was found {}", clean(&other.server), ago(other.found_at, now())));
     match (why.fate, &why.ground) {
         (Fate::NotHeld, _) => return out.line(format!("{}: it is not here", why.path)),
         (Fate::Goes, _) => return out.line(format!("{}: goes, nothing keeps it{going}", why.path)),
@@ -119,7 +120,7 @@ fn explain(why: &Why, out: &mut Out) -> Result<(), ClientError> {
             match (found, why.missed_at) {
                 (Some(found), _) => out.line(format!("  {found}: it need not be here"))?,
                 (None, Some(at)) => {
-                    out.line(format!("  no other server had it {} ago", age(at, now())))?;
+                    out.line(format!("  no other server had it {}", ago(at, now())))?;
                 }
                 (None, None) if why.unless_elsewhere => {
                     out.line("  unless another server has it, which is not known yet")?;
@@ -172,8 +173,8 @@ fn stands(status: &RetentionStatus, out: &mut Out) -> Result<(), ClientError> {
 fn ended(last: &RetentionRun, out: &mut Out) -> Result<(), ClientError> {
     let took = span(last.ended_at.saturating_sub(last.started_at));
     out.line(format!(
-        "last look, {} ago, in {took}: {} announced, {} withdrawn, {} ({}) removed, {} kept after all, {} forgotten",
-        age(last.ended_at, now()),
+        "last look, {}, in {took}: {} announced, {} withdrawn, {} ({}) removed, {} kept after all, {} forgotten",
+        ago(last.ended_at, now()),
         thousands(last.announced),
         thousands(last.withdrawn),
         thousands(last.removed.items),

@@ -6,7 +6,7 @@ use drover_wire::{BuildState, Timestamp};
 use super::builds::state;
 use crate::cli::out::Out;
 use crate::cli::table::{Column, Table, wrap};
-use crate::cli::text::{age, clean, now, size, span, time};
+use crate::cli::text::{ago, clean, now, size, span, time};
 use crate::cli::{Exit, ShowArgs};
 use crate::client::{ClientError, builds};
 
@@ -91,7 +91,7 @@ fn facts(details: &BuildDetails, now: Timestamp, width: Option<usize>) -> Vec<St
 }
 
 fn at(then: Timestamp, now: Timestamp) -> String {
-    format!("{} ({} ago)", time(then), age(then, now)).replace(" (now ago)", " (now)")
+    format!("{} ({})", time(then), ago(then, now))
 }
 
 fn waits_for(things: &[WaitsFor]) -> Table {
@@ -131,9 +131,7 @@ fn outputs(outputs: &[BuildOutput], now: Timestamp) -> Table {
         let kept = output.kept.as_ref().map_or_else(|| "not here".to_owned(), |kept| size(kept.nar_size));
         let published = match &output.publication {
             Some(Publication::Published { until: Some(_), .. }) => "goes soon".to_owned(),
-            Some(Publication::Published { since, .. }) => {
-                format!("{} ago", age(*since, now)).replace("now ago", "now")
-            }
+            Some(Publication::Published { since, .. }) => ago(*since, now),
             Some(Publication::Waiting { count, .. }) => format!("waits for {count}"),
             Some(Publication::Never { .. }) => "never".to_owned(),
             Some(Publication::Pending) => "not yet".to_owned(),
