@@ -80,6 +80,8 @@ struct Connection {
     filled: usize,
     /// Where the body begins, when the head is there.
     head: Option<usize>,
+    /// The head of the answer before.
+    last: Vec<u8>,
     length: usize,
     closes: bool,
 }
@@ -95,6 +97,7 @@ impl Connection {
             buffer: vec![0; 64 * 1024],
             filled: 0,
             head: None,
+            last: Vec::new(),
             length: 0,
             closes: false,
         })
@@ -129,6 +132,11 @@ impl Connection {
         }
         if self.head.is_none() {
             let answer = &self.buffer[..self.filled];
+            // The same head says the same: this is not to be the client's bench.
+            if !self.last.is_empty() && answer.starts_with(&self.last) {
+                self.head = Some(self.last.len());
+                return Ok(());
+            }
             let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else {
                 return Ok(());
             };
@@ -145,6 +153,8 @@ impl Connection {
             self.length = field("content-length").ok_or("an answer of unknown length")?.parse()?;
             self.closes = field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
             self.head = Some(end + 4);
+            self.last.clear();
+            self.last.extend_from_slice(&answer[..end + 4]);
         }
         Ok(())
     }

@@ -4,11 +4,12 @@
 //! `bench-narinfo` compares; `bench-narinfo --bare PORT BYTES` is the bare handler. DROVER_BIN_DIR names the folder with
 //! the programs as they are to be measured.
 
+use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -29,6 +30,8 @@ const ROUNDS: usize = 5;
 const TIME: Duration = Duration::from_secs(2);
 const OVER_PUBLISH: f64 = 5.0;
 const OVER_BARE: f64 = 0.4;
+/// How much of its core the bare handler must have for the comparison to be one.
+const BUSY: f64 = 0.85;
 const SERVERS_CORE: &str = "0";
 const CLIENTS_CORE: usize = 1;
 
@@ -81,28 +84,59 @@ fn run() -> Result<Vec<Figure>> {
             load::get(server, path)?;
         }
     }
-    let (mut ours, mut of_publish, mut of_bare) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ours, mut of_publish, mut of_bare, mut busy) = (vec![], vec![], vec![], vec![]);
     for round in 1..=ROUNDS {
         paths = random.choose(paths, ITEMS);
-        let used = load::processor_seconds(&[farm.coordinator.pid()])?;
-        let rate = load::rate(farm.public, &paths, CONNECTIONS, TIME)?;
-        let used = load::processor_seconds(&[farm.coordinator.pid()])? - used;
+        let our = Load::of(farm.public, farm.coordinator.pid(), &paths)?;
         let theirs = load::rate(publish, &paths, CONNECTIONS, TIME)?;
-        let constant = load::rate(bare, &paths, CONNECTIONS, TIME)?;
-        println!(
-            "round {round}: drover {rate:.0}/s ({:.0} % of its core), guix publish {theirs:.0}/s, bare {constant:.0}/s",
-            used / TIME.as_secs_f64() * 100.0
-        );
-        ours.push(rate);
+        let constant = Load::of(bare, handler.pid(), &paths)?;
+        println!("round {round}: drover {our}; guix publish {theirs:.0}/s; bare {constant}");
+        ours.push(our.rate);
         of_publish.push(theirs);
-        of_bare.push(constant);
+        of_bare.push(constant.rate);
+        busy.push(constant.server);
     }
     let (ours, theirs, constant) = (median(&mut ours), median(&mut of_publish), median(&mut of_bare));
     println!("median: drover {ours:.0}/s, guix publish {theirs:.0}/s, bare {constant:.0}/s");
     Ok(vec![
         Figure { of: "over guix publish", figure: ours / theirs, limit: Limit::Least(OVER_PUBLISH) },
         Figure { of: "over a bare handler", figure: ours / constant, limit: Limit::Least(OVER_BARE) },
+        // A bare handler that waits for the client, or for others on its core, is slower than it could be.
+        Figure {
+            of: "of its core that the bare handler had",
+            figure: median(&mut busy),
+            limit: Limit::Least(BUSY),
+        },
     ])
+}
+
+/// What one server answered, and how busy both ends were meanwhile.
+struct Load {
+    /// Answers a second.
+    rate: f64,
+    /// How much of its core the server had.
+    server: f64,
+    /// How much of its core the client had.
+    client: f64,
+}
+
+impl Load {
+    fn of(server: SocketAddr, process: u32, paths: &[String]) -> Result<Self> {
+        let used = || -> Result<(f64, f64)> {
+            Ok((load::processor_seconds(&[process])?, load::processor_seconds(&[std::process::id()])?))
+        };
+        let (start, before) = (Instant::now(), used()?);
+        let rate = load::rate(server, paths, CONNECTIONS, TIME)?;
+        let (after, time) = (used()?, start.elapsed().as_secs_f64());
+        Ok(Self { rate, server: (after.0 - before.0) / time, client: (after.1 - before.1) / time })
+    }
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rate, server, client } = self;
+        write!(f, "{rate:.0}/s ({:.0} % of its core, the client {:.0} %)", server * 100.0, client * 100.0)
+    }
 }
 
 fn on_core(start: Start) -> Start {
