@@ -109,9 +109,11 @@ impl Manager {
         self.work.iter_mut().for_each(|work| work.look = true);
     }
 
-    /// Until something is due.
+    /// Until something is due. What has enough that could start is not read, so that what is said to be due next may
+    /// have been long ago: the end of one of its runs wakes it.
     fn pause(&self) -> Duration {
-        let next = self.work.iter().filter_map(|work| work.next_due).min();
+        let read = self.work.iter().filter(|work| work.ready.len() < FEW);
+        let next = read.filter_map(|work| work.next_due).min();
         next.map_or(LOOK_AGAIN, |due| Duration::from_millis(due.saturating_sub(now()))).min(LOOK_AGAIN)
     }
 
@@ -281,6 +283,20 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+    use crate::farm::hooks::Hooks;
+
+    #[test]
+    fn a_hook_that_has_enough_to_do_wakes_nobody_for_what_was_due_next() {
+        let hooks = Hooks::new(&Config::default()).unwrap();
+        let work = hooks.queued().map(|lane| Work::new(Arc::clone(lane))).collect();
+        let (ending, ended) = mpsc::unbounded_channel();
+        let mut manager = Manager { work, listening: Vec::new(), events: false, ending, ended };
+        manager.work[0].next_due = Some(1);
+        assert_eq!(manager.pause(), Duration::ZERO);
+        manager.work[0].ready.extend((0..FEW as i64).map(Run::for_test));
+        assert_eq!(manager.pause(), LOOK_AGAIN);
+    }
 
     #[test]
     fn what_fails_again_and_again_is_logged_now_and_then_with_the_number_of_those_left_out() {

@@ -29,6 +29,23 @@ pub(super) struct Run {
     pub(super) queued_at: Timestamp,
 }
 
+#[cfg(test)]
+impl Run {
+    /// One that is about nothing.
+    pub(super) fn for_test(id: i64) -> Self {
+        Self {
+            id,
+            kind: Kind::Published,
+            build: None,
+            path: None,
+            detail: None,
+            asked: 1,
+            tries: 0,
+            queued_at: 0,
+        }
+    }
+}
+
 /// How a run ended.
 #[derive(Debug)]
 pub(super) struct Ended {
