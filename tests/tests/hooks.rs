@@ -17,7 +17,7 @@ use drover_tests::random::Random;
 use drover_tests::service::{Service, Start};
 use drover_tests::wait;
 use drover_wire::agent::Report;
-use drover_wire::hook::{Event, FailedRuns, HookKind, HookRetried, HookSummary};
+use drover_wire::hook::{Event, FailedRuns, HookInput, HookKind, HookRetried, HookSummary};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
@@ -181,6 +181,57 @@ fn a_mirror_that_breaks_off_has_nothing_that_is_not_whole_and_gets_all_of_it_whe
     }
     wait::until("nothing should be left to push", || (hook(&farm, "far").waiting == 0).then_some(()));
     assert_eq!(hook(&farm, "far").failed, 0);
+}
+
+#[test]
+fn a_program_is_told_what_becomes_of_builds_in_its_order_and_what_one_lacks() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = folder.path().join("told");
+    let hooks = format!(
+        "[hooks.tell]\nkind = 'command'\nprogram = '/bin/sh'\narguments = ['-c', 'cat >> {}']\n\
+         on = ['build-submitted', 'build-started', 'build-success', 'missing-inputs']\n",
+        told.display()
+    );
+    let farm = farm(&folder, &hooks);
+    let mut graph = Graph::new("told").unwrap();
+    let library = graph.add(Recipe::new("library", "echo >$out")).unwrap();
+    let program = graph.add(Recipe::new("program", "echo >$out").input(&library)).unwrap();
+    let hand = Hand::new(&farm, "hand");
+    let deliver = |made: &Made| {
+        // Neither a heartbeat nor a word of a log comes before its end.
+        let lease = hand.allocation().lease;
+        let nar = file_nar(b"built");
+        let output = declared(made.out(), &nar, &[]);
+        hand.deliver(lease, &output, &zstd::encode_all(&nar[..], 1).unwrap());
+        assert_eq!(hand.report(lease, &Report::Succeeded { outputs: vec![output] }).status, 200);
+    };
+    let first = farm.client.submit(&graph, &[&library])[0];
+    deliver(&library);
+    farm.client.wait_success(&[first]);
+    let second = farm.client.submit(&graph, &[&program])[0];
+    let lease = hand.allocation().lease;
+    let nowhere = StorePath::parse_base(&format!("{}-nowhere", "0".repeat(32))).unwrap();
+    let missing = vec![nowhere.clone()];
+    assert_eq!(hand.report(lease, &Report::MissingInputs { paths: missing }).status, 200);
+
+    let lines = wait::until("the program should be told of all", || {
+        let text = fs::read_to_string(&told).unwrap_or_default();
+        let lines: Option<Vec<HookInput>> =
+            text.lines().map(|line| serde_json::from_str(line).ok()).collect();
+        lines.filter(|lines| lines.iter().any(|line| line.event == Event::MissingInputs))
+    });
+    let all: Vec<_> =
+        lines.iter().map(|line| (line.event, line.build.as_ref().unwrap().summary.build)).collect();
+    let expected = [
+        (Event::BuildSubmitted, first),
+        (Event::BuildStarted, first),
+        (Event::BuildSuccess, first),
+        (Event::BuildSubmitted, second),
+        (Event::MissingInputs, second),
+    ];
+    assert_eq!(all, expected);
+    let missing: Vec<&[StorePath]> = lines.iter().map(|line| &line.missing[..]).collect();
+    assert_eq!(missing, [&[], &[], &[], &[], std::slice::from_ref(&nowhere)] as [&[StorePath]; 5]);
 }
 
 #[test]

@@ -79,17 +79,17 @@ fn end_lease(
     log_size: u64,
     rules: Rules,
 ) -> Result<(BuildState, &'static str), Error> {
-    let select = "SELECT a.build, a.agent, a.ended_at IS NULL, a.answer, b.state FROM attempts a \
-                  JOIN builds b ON b.id = a.build WHERE a.lease = ?1";
-    type Columns = (i64, i64, bool, Option<String>, BuildState);
+    let select = "SELECT a.build, a.agent, a.ended_at IS NULL, a.answer, b.state, a.started_at IS NULL \
+                  FROM attempts a JOIN builds b ON b.id = a.build WHERE a.lease = ?1";
+    type Columns = (i64, i64, bool, Option<String>, BuildState, bool);
     let found: Option<Columns> = tx
         .prepare_cached(select)?
         .query_row([sql(lease.0)], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, paths::state(row, 4)?))
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, paths::state(row, 4)?, row.get(5)?))
         })
         .optional()?;
     let word = outcome_word(&report);
-    let Some((build, holder, open, answer, state)) = found else { return Err(Error::LeaseNotHeld(lease)) };
+    let Some((build, holder, open, answer, state, unstarted)) = found else { return Err(Error::LeaseNotHeld(lease)) };
     if holder != agent.id {
         return Err(Error::LeaseNotHeld(lease));
     }
@@ -101,6 +101,11 @@ fn end_lease(
     let one =
         Try { lease: sql(lease.0), build, agent: agent.id, agent_name: agent.name.clone(), state, log_size };
     let (message, step) = words_of(&report);
+    let ran = matches!(report, Report::Succeeded { .. } | Report::Failed { .. } | Report::TimedOut { .. });
+    if ran && unstarted && state == BuildState::Allocated {
+        // It was over before a heartbeat, or a word of its log, told that it had begun.
+        events::note(tx, Kind::BuildStarted, Subject::Build(build), None)?;
+    }
     let state = one.settle(tx, report, rules)?;
     let outcome =
         Outcome { word, step, message: message.as_deref(), answer: Some(state), log_size: one.log_size };

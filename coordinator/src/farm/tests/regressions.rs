@@ -185,3 +185,26 @@ fn whether_a_set_keeps_can_be_said_with_the_revision_that_is_there() {
     assert_eq!(submit("2", 0, None), (false, false));
     assert_eq!(submit("2", 0, Some(false)), (false, true));
 }
+
+#[test]
+fn a_build_that_was_over_before_anybody_saw_it_run_has_started_once_all_the_same() {
+    for how in [How::Succeeded, How::Failed, How::TimedOut] {
+        for seen in [false, true] {
+            let mut world = World::new();
+            world.submit(0, 0);
+            world.give(0, 1);
+            if seen {
+                world.building(0);
+            }
+            world.end(0, &how);
+            let kinds = world.farm().database.read_blocking::<_, Error>(|sql| {
+                let mut select = sql.prepare("SELECT kind FROM events WHERE build IS NOT NULL ORDER BY id")?;
+                let kinds = select.query_map([], |row| row.get(0))?;
+                Ok(kinds.collect::<rusqlite::Result<Vec<String>>>()?)
+            });
+            let kinds = kinds.unwrap();
+            let end = if matches!(how, How::Succeeded) { "build-success" } else { "build-failure" };
+            assert_eq!(kinds, ["build-submitted", "build-started", end], "{how:?}, seen: {seen}");
+        }
+    }
+}
