@@ -16,7 +16,7 @@ pub struct Ages {
     pub events_days: u32,
     /// Derivations, and the sources that only they name, from when nothing needed them any more.
     pub derivations_days: u32,
-    /// Runs of hooks that were given up.
+    /// Runs of hooks that were given up, or wait for a hook that is not configured any more.
     pub hook_runs_days: u32,
 }
 

@@ -35,7 +35,7 @@ pub(crate) struct Aged {
     pub(crate) builds: u64,
     /// Events.
     pub(crate) events: u64,
-    /// Runs of hooks that were given up.
+    /// Runs of hooks that were given up, or whose hook is gone.
     pub(crate) hook_runs: u64,
     /// Derivations.
     pub(crate) derivations: u64,

@@ -69,6 +69,11 @@ impl Hooks {
         self.all.iter().filter(|lane| lane.hook.enabled && lane.is_queued())
     }
 
+    /// The names of all, those that are switched off among them.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.all.iter().map(|lane| lane.hook.name.as_str())
+    }
+
     fn by_name(&self) -> BTreeMap<&str, &Arc<Lane>> {
         self.all.iter().map(|lane| (lane.hook.name.as_str(), lane)).collect()
     }

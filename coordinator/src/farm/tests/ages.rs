@@ -10,7 +10,7 @@ use super::super::keeper::{Keeper, New};
 use super::super::now;
 use super::super::press::Press;
 use super::*;
-use crate::config::Ages;
+use crate::config::{Ages, LocationConfig};
 
 const DAY: u64 = 24 * 60 * 60 * 1000;
 const YEARS: u64 = 1_000 * DAY;
@@ -250,17 +250,31 @@ fn events_that_hooks_have_not_seen_stay() {
 }
 
 #[test]
-fn runs_of_hooks_that_were_given_up_go_and_those_that_wait_do_not() {
-    let world = World::with(short);
+fn runs_of_hooks_that_were_given_up_go_and_those_that_wait_only_if_their_hook_is_gone() {
+    let world = World::with(|config| {
+        short(config);
+        let to = LocationConfig { folder: Some("/nowhere/mirror".into()), ..LocationConfig::default() };
+        let push = HookConfig { enabled: Some(false), to, ..HookConfig::default() };
+        config.hooks.insert("push".to_owned(), push);
+    });
     world.write(|tx| {
-        let insert = "INSERT INTO hook_runs (hook, kind, state, queued_at, due) VALUES ('push', 'published', ?1, 1, 1)";
-        for state in ["waiting", "failed", "failed"] {
-            tx.execute(insert, [state])?;
+        let insert = "INSERT INTO hook_runs (hook, kind, state, queued_at, due) VALUES (?1, 'published', ?2, 1, ?3)";
+        // One is switched on, one off, and of one nobody knows any more.
+        for (hook, state, due) in [
+            ("retry", "waiting", 1),
+            ("retry", "failed", 1),
+            ("push", "waiting", 1),
+            ("gone", "waiting", 1),
+            ("gone", "failed", 1),
+            ("gone", "waiting", i64::MAX),
+        ] {
+            tx.execute(insert, (hook, state, due))?;
         }
         Ok(())
     });
-    assert_eq!(world.farm().age_at(now()).unwrap().hook_runs, 2);
-    assert_eq!(world.count("hook_runs"), 1);
+    assert_eq!(world.farm().age_at(now()).unwrap().hook_runs, 3);
+    assert_eq!(world.count("hook_runs WHERE hook IN ('retry', 'push') AND state = 'waiting'"), 2);
+    assert_eq!(world.count("hook_runs"), 3);
 }
 
 #[test]
