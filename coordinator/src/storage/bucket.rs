@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use drover_os::Deadline;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
@@ -20,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::opened::{Chunks, Opened};
-use super::target::{StoreError, below};
+use super::target::{StoreError, Target, below};
 use crate::config::BucketConfig;
 
 /// How often a question is asked.
@@ -49,12 +50,14 @@ const QUEUE: usize = 4;
 type Begun = oneshot::Receiver<Result<(), StoreError>>;
 
 /// A bucket that files are put into.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Bucket {
     store: Arc<AmazonS3>,
     prefix: String,
     address: String,
     turns: Arc<Semaphore>,
+    /// Until when answers are waited for, whatever else there would be time for.
+    until: Deadline,
 }
 
 /// The threads that speak with buckets: those of a listener must not have to wait for them, nor they for those.
@@ -104,7 +107,16 @@ impl Bucket {
         let store = builder.build().map_err(|error| failed(error.to_string()))?;
         let prefix = config.prefix.clone();
         let turns = Arc::new(Semaphore::new(FILES_AT_ONCE));
-        Ok(Self { store: Arc::new(store), prefix, address, turns })
+        Ok(Self { store: Arc::new(store), prefix, address, turns, until: Deadline::never() })
+    }
+
+    /// The same one, of which nothing is waited for beyond a deadline.
+    pub(super) fn within(&self, until: Deadline) -> Target {
+        Target::Bucket(Self { until, ..self.clone() })
+    }
+
+    fn asked(&self, what: String) -> Asked {
+        Asked { what, until: self.until }
     }
 
     pub(super) fn address(&self) -> &str {
@@ -127,9 +139,10 @@ impl Bucket {
 
     pub(super) fn put(&self, from: &mut dyn Read, size: u64, name: &str) -> Result<(), StoreError> {
         let path = self.path(name)?;
-        let asked = Asked { what: format!("put {name} into {}", self.address) };
+        let asked = self.asked(format!("put {name} into {}", self.address));
         let _turn = self.run(async {
-            match timeout(TURN, Arc::clone(&self.turns).acquire_owned()).await {
+            let limit = self.until.remaining().unwrap_or(TURN);
+            match timeout(limit, Arc::clone(&self.turns).acquire_owned()).await {
                 Ok(Ok(turn)) => Ok(turn),
                 _ => Err(asked.failed("others are still being put there")),
             }
@@ -145,7 +158,8 @@ impl Bucket {
             let put = self.put_parts(from, size, &path, &id, &asked);
             if let Err(error) = put {
                 // Best effort: what is left of it has no name, and the bucket can be told to forget such after a while.
-                let _ = self.run(asked.patiently(SILENCE, || self.store.abort_multipart(&path, &id)));
+                let last = Asked { until: Deadline::after(SILENCE), ..asked };
+                let _ = self.run(last.patiently(SILENCE, || self.store.abort_multipart(&path, &id)));
                 return Err(error);
             }
         }
@@ -241,7 +255,7 @@ impl Bucket {
             path: self.path(name)?,
             name: name.to_owned(),
             address: self.address.clone(),
-            asked: Asked { what: format!("read {name} in {}", self.address) },
+            asked: self.asked(format!("read {name} in {}", self.address)),
             size,
         };
         let runtime = runtime().map_err(|error| StoreError::io(reading.asked.what.clone(), error))?;
@@ -268,7 +282,7 @@ impl Bucket {
 
     pub(super) fn size(&self, name: &str) -> Result<Option<u64>, StoreError> {
         let path = self.path(name)?;
-        let asked = Asked { what: format!("look for {name} in {}", self.address) };
+        let asked = self.asked(format!("look for {name} in {}", self.address));
         match self.run(asked.patiently(SILENCE, || self.store.head(&path))) {
             Ok(found) => Ok(Some(found.size)),
             Err(StoreError::Gone { .. }) => Ok(None),
@@ -276,9 +290,32 @@ impl Bucket {
         }
     }
 
+    /// As [`super::Target::read`].
+    pub(super) fn read(&self, name: &str, most: usize) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.path(name)?;
+        let asked = self.asked(format!("read {name} in {}", self.address));
+        let read = || async {
+            let mut pieces = self.store.get(&path).await?.into_stream();
+            let mut bytes = Vec::new();
+            while let Some(piece) = pieces.next().await {
+                let piece = piece?;
+                bytes.extend_from_slice(&piece[..piece.len().min(most - bytes.len())]);
+                if bytes.len() == most {
+                    break;
+                }
+            }
+            Ok(bytes)
+        };
+        match self.run(asked.patiently(SILENCE, read)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(StoreError::Gone { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     pub(super) fn remove(&self, name: &str) -> Result<(), StoreError> {
         let path = self.path(name)?;
-        let asked = Asked { what: format!("remove {name} from {}", self.address) };
+        let asked = self.asked(format!("remove {name} from {}", self.address));
         match self.run(asked.patiently(SILENCE, || self.store.delete(&path))) {
             Ok(()) | Err(StoreError::Gone { .. }) => Ok(()),
             Err(error) => Err(error),
@@ -312,6 +349,7 @@ fn end(from: &mut dyn Read, asked: &Asked) -> Result<(), StoreError> {
 #[derive(Debug, Clone)]
 struct Asked {
     what: String,
+    until: Deadline,
 }
 
 impl Asked {
@@ -327,7 +365,7 @@ impl Asked {
         }
     }
 
-    /// Asks a few times, for errors that may pass; each try has its time.
+    /// Asks a few times, for errors that may pass; each try has its time, as long as there is any.
     async fn patiently<T, F>(&self, limit: Duration, ask: impl Fn() -> F) -> Result<T, StoreError>
     where
         F: Future<Output = object_store::Result<T>>,
@@ -335,17 +373,19 @@ impl Asked {
         let mut pause = PAUSE;
         let mut tries = 0;
         loop {
-            let error = match timeout(limit, ask()).await {
+            let left = self.until.remaining();
+            let error = match timeout(left.map_or(limit, |left| left.min(limit)), ask()).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(object_store::Error::NotFound { .. })) => {
                     return Err(StoreError::Gone { name: self.what.clone(), place: "it".to_owned() });
                 }
                 Ok(Err(error)) if is_final(&error) => return Err(self.failed(one_line(&error))),
                 Ok(Err(error)) => self.failed(one_line(&error)),
+                Err(_) if self.until.is_over() => self.failed("nothing came as long as there was time"),
                 Err(_) => self.failed(format_args!("nothing came within {} s", limit.as_secs())),
             };
             tries += 1;
-            if tries == TRIES {
+            if tries == TRIES || self.until.remaining().is_some_and(|left| left <= pause) {
                 return Err(error);
             }
             tracing::debug!(%error, "a bucket is asked again");

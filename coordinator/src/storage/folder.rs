@@ -109,6 +109,20 @@ impl Folder {
         }
     }
 
+    /// As [`super::Target::read`].
+    pub(super) fn read(&self, name: &str, most: usize) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = below(&self.path, name)?;
+        let failed = |error| StoreError::io(format!("read {}", path.display()), error);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut bytes = Vec::new();
+        file.take(most as u64).read_to_end(&mut bytes).map_err(failed)?;
+        Ok(Some(bytes))
+    }
+
     pub(super) fn remove(&self, name: &str) -> Result<(), StoreError> {
         for name in [name, &format!("{name}{PARTIAL}")] {
             let path = below(&self.path, name)?;
@@ -145,8 +159,10 @@ mod tests {
         assert_eq!(text, "3456789");
         folder.put(&mut &b"abc"[..], 3, "01/y.nar").unwrap();
         assert_eq!(folder.size("01/y.nar").unwrap(), Some(3));
+        assert_eq!(folder.read("01/y.nar", 2).unwrap().as_deref(), Some(&b"ab"[..]));
         folder.remove("01/y.nar").unwrap();
         assert_eq!(folder.size("01/y.nar").unwrap(), None);
+        assert_eq!(folder.read("01/y.nar", 2).unwrap(), None);
     }
 
     #[test]

@@ -3,8 +3,10 @@
 use std::io::Read;
 use std::ops::Range;
 
+use drover_os::Deadline;
+
 use super::opened::Opened;
-use super::target::StoreError;
+use super::target::{StoreError, Target};
 use crate::config::BucketConfig;
 
 /// None at all.
@@ -23,6 +25,10 @@ impl Bucket {
         match *self {}
     }
 
+    pub(super) fn within(&self, _: Deadline) -> Target {
+        match *self {}
+    }
+
     pub(super) fn put(&self, _: &mut dyn Read, _: u64, _: &str) -> Result<(), StoreError> {
         match *self {}
     }
@@ -36,6 +42,10 @@ impl Bucket {
     }
 
     pub(super) fn size(&self, _: &str) -> Result<Option<u64>, StoreError> {
+        match *self {}
+    }
+
+    pub(super) fn read(&self, _: &str, _: usize) -> Result<Option<Vec<u8>>, StoreError> {
         match *self {}
     }
 

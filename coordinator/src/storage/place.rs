@@ -10,7 +10,7 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use drover_os::file::Lock;
-use drover_os::machine;
+use drover_os::{Deadline, machine};
 use drover_store::Compression;
 pub use drover_wire::storage::PlaceKind as Kind;
 
@@ -260,11 +260,24 @@ impl Places {
     /// # Errors
     /// When it is not there, is not as long as it should be, or cannot be read.
     pub fn open(&self, file: &NarFile, range: Range<u64>) -> Result<Opened, StoreError> {
+        self.open_within(file, range, Deadline::never())
+    }
+
+    /// As [`Places::open`], and nothing is waited for beyond a deadline.
+    ///
+    /// # Errors
+    /// As [`Places::open`].
+    pub fn open_within(
+        &self,
+        file: &NarFile,
+        range: Range<u64>,
+        until: Deadline,
+    ) -> Result<Opened, StoreError> {
         let place = self.get(file.place).ok_or_else(|| {
             let source = io::Error::new(io::ErrorKind::NotFound, "the place is not configured");
             StoreError::io(format!("read {} in the place {}", file.name, file.place), source)
         })?;
-        place.target.open(&file.name, file.size, range)
+        place.target.within(until).open(&file.name, file.size, range)
     }
 }
 

@@ -5,6 +5,8 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use drover_os::Deadline;
+
 use super::bucket::Bucket;
 use super::folder::Folder;
 use super::opened::Opened;
@@ -98,6 +100,16 @@ impl Target {
         }
     }
 
+    /// The same one, of which nothing is waited for beyond a deadline. What a disk does not answer is waited for all the
+    /// same.
+    #[must_use]
+    pub fn within(&self, until: Deadline) -> Self {
+        match self {
+            Self::Folder(folder) => Self::Folder(Folder::at(folder.path())),
+            Self::Bucket(bucket) => bucket.within(until),
+        }
+    }
+
     /// The folder, if it is one.
     pub fn folder(&self) -> Option<&Path> {
         match self {
@@ -153,6 +165,17 @@ impl Target {
         match self {
             Self::Folder(folder) => folder.size(name),
             Self::Bucket(bucket) => bucket.size(name),
+        }
+    }
+
+    /// The first bytes of a small file, `most` of them if it has more; none if there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(&self, name: &str, most: usize) -> Result<Option<Vec<u8>>, StoreError> {
+        match self {
+            Self::Folder(folder) => folder.read(name, most),
+            Self::Bucket(bucket) => bucket.read(name, most),
         }
     }
 

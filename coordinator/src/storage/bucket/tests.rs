@@ -167,6 +167,47 @@ fn a_server_that_stands_still_is_left_for_another_try_and_given_up_in_the_end() 
 }
 
 #[test]
+fn a_server_that_stands_still_is_not_waited_for_beyond_the_deadline() {
+    let stand_still = |stream: &mut TcpStream| {
+        // Until the other side has had enough of it.
+        let _ = stream.read(&mut [0]);
+    };
+    let soon = || Deadline::after(Duration::from_secs(1));
+    let (bucket, asked) = server(move |_, _, stream| stand_still(stream));
+    let error = bucket.within(soon()).put(&mut &b"0123456789"[..], 10, "01/x.nar").unwrap_err();
+    assert!(error.to_string().contains("as long as there was time"), "{error}");
+    assert!(asked.swap(0, Ordering::SeqCst) <= 1);
+    bucket.within(soon()).size("01/x.nar").unwrap_err();
+    bucket.within(soon()).read("01/x.nar", 10).unwrap_err();
+    bucket.within(soon()).remove("01/x.nar").unwrap_err();
+    assert!(asked.load(Ordering::SeqCst) <= 3);
+
+    let (bucket, asked) = server(move |_, first, stream| {
+        if first.starts_with("POST") {
+            let id = "<InitiateMultipartUploadResult><UploadId>7</UploadId></InitiateMultipartUploadResult>";
+            return stream.write_all((head("200 OK", id.len(), "") + id).as_bytes()).unwrap();
+        }
+        stand_still(stream);
+    });
+    let many = vec![0; PART as usize + 1];
+    bucket.within(soon()).put(&mut &many[..], many.len() as u64, "01/x.nar").unwrap_err();
+    // It begins; two parts, and that they are to be forgotten.
+    assert!(asked.load(Ordering::SeqCst) <= 4);
+}
+
+#[test]
+fn of_a_small_file_no_more_is_read_than_was_asked_for() {
+    let (bucket, _) = server(|n, _, stream| {
+        let answer =
+            if n == 0 { head("404 Not Found", 0, "") } else { head("200 OK", 10, "") + "0123456789" };
+        stream.write_all(answer.as_bytes()).unwrap();
+    });
+    assert_eq!(bucket.read("x.narinfo", 4).unwrap(), None);
+    assert_eq!(bucket.read("x.narinfo", 4).unwrap().unwrap(), b"0123");
+    assert_eq!(bucket.read("x.narinfo", 40).unwrap().unwrap(), b"0123456789");
+}
+
+#[test]
 fn a_put_that_the_server_did_not_keep_whole_is_an_error() {
     let (bucket, _) = server(|_, first, stream| {
         let answer = if first.starts_with("HEAD") { head("200 OK", 7, "") } else { head("200 OK", 0, "") };
