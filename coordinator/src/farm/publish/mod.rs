@@ -165,6 +165,7 @@ fn attempt(tx: &mut Tx<'_>, item: i64, drafts: &HashMap<i64, Draft>) -> Result<A
     let Needs { mut with, missing } = Needs::of(tx, item, drafts)?;
     if !missing.is_empty() {
         hold::withhold(tx, item, &missing)?;
+        hold::try_awaited(tx, item)?;
         return Ok(Attempt::Done(Publication::Withheld(named(tx, &missing)?)));
     }
     let whole = with.len() <= AT_ONCE;

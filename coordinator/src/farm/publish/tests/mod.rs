@@ -383,6 +383,40 @@ fn a_derivation_that_forbids_substitutes_is_obeyed() {
 }
 
 #[test]
+fn what_was_given_up_and_forgotten_is_tried_again_when_something_waits_for_it() {
+    let world = World::new(vec![output(&[]), output(&[0]), output(&[1])]);
+    for n in 0..2 {
+        world.comes(n);
+        world.write(|tx| Ok(tx.execute("DELETE FROM hook_runs", [])?));
+    }
+    world.comes(2);
+    world.run_all();
+    assert_eq!(world.published(), HashSet::from([0, 1, 2]));
+
+    // The one in the middle waits, and what it waits for was given up.
+    let world = World::new(vec![output(&[]), output(&[0]), output(&[1])]);
+    world.comes(1);
+    world.run_all();
+    world.comes(0);
+    world.write(|tx| Ok(tx.execute("DELETE FROM hook_runs", [])?));
+    world.comes(2);
+    world.run_all();
+    assert_eq!(world.published(), HashSet::from([0, 1, 2]));
+}
+
+#[test]
+fn outputs_that_refer_to_each_other_are_not_tried_without_end() {
+    let world = World::new(vec![output(&[1]), output(&[0]), output(&[0, 1])]);
+    (0..3).for_each(|n| world.comes(n));
+    let mut runs = 0;
+    while world.run_one() {
+        runs += 1;
+        assert!(runs < 20, "they are tried again and again");
+    }
+    assert_eq!(world.published(), HashSet::new());
+}
+
+#[test]
 fn more_than_one_transaction_lets_go_on_are_published_all_the_same() {
     const MANY: usize = 1100;
     let mut nodes = vec![output(&[])];
