@@ -8,6 +8,7 @@ use drover_wire::hook::{Event, HookKind, HookName};
 use serde::Deserialize;
 
 use super::location::{Location, LocationConfig};
+use super::places::Gib;
 use super::{Config, ConfigError, MOST};
 
 /// The most runs that all hooks together may have under way: each has a thread.
@@ -42,6 +43,8 @@ pub struct HookConfig {
     /// `push`: where it copies to.
     #[serde(flatten)]
     pub to: LocationConfig,
+    /// `push`: how much of a folder's disk stays free; by default, as much as of that of the state folder.
+    pub reserve_gib: Option<Gib>,
     /// `command`: the program, by its path from the root on or its name on PATH.
     pub program: Option<PathBuf>,
     /// `command`: its arguments.
@@ -88,7 +91,12 @@ pub enum Task {
         other_agents: Duration,
     },
     /// Copies what is published.
-    Push(Location),
+    Push {
+        /// Where it copies to.
+        to: Location,
+        /// The bytes of a folder's disk that stay free.
+        reserve: u64,
+    },
     /// Runs a program.
     Command {
         /// The program.
@@ -102,7 +110,7 @@ impl Hook {
     /// Whether it pushes to where this is, or within it, or it is within where it pushes to.
     #[must_use]
     pub fn pushes_into(&self, at: &Location) -> bool {
-        self.enabled && matches!(&self.task, Task::Push(to) if to.overlaps(at))
+        self.enabled && matches!(&self.task, Task::Push { to, .. } if to.overlaps(at))
     }
 }
 
@@ -114,7 +122,7 @@ impl Task {
             Self::Publish => HookKind::Publish,
             Self::SubmitMissingInputs => HookKind::SubmitMissingInputs,
             Self::Retry { .. } => HookKind::Retry,
-            Self::Push(_) => HookKind::Push,
+            Self::Push { .. } => HookKind::Push,
             Self::Command { .. } => HookKind::Command,
         }
     }
@@ -134,7 +142,8 @@ impl Config {
         let refused = |name: &str, reason: String| ConfigError::Hook { hook: name.to_owned(), reason };
         let mut hooks = Vec::with_capacity(all.len());
         for (name, config) in all {
-            hooks.push(config.resolve(name).map_err(|reason| refused(name, reason))?);
+            let resolved = config.resolve(name, self.disk_reserve_mib.saturating_mul(1 << 20));
+            hooks.push(resolved.map_err(|reason| refused(name, reason))?);
         }
         let threads: usize = hooks.iter().map(|hook| hook.parallel).sum();
         if threads > THREADS {
@@ -159,7 +168,7 @@ impl Config {
             }
         }
         for hook in hooks.iter().filter(|hook| hook.enabled) {
-            let Task::Push(to) = &hook.task else { continue };
+            let Task::Push { to, .. } = &hook.task else { continue };
             if let Some((whose, other)) = others.iter().find(|(_, other)| to.overlaps(other)) {
                 let reason = format!(
                     "it pushes to {}, and at {} {whose}: give it a folder or bucket, or a prefix in one, of its own \
@@ -176,7 +185,8 @@ impl Config {
 }
 
 impl HookConfig {
-    fn resolve(&self, name: &str) -> Result<Hook, String> {
+    /// `reserve`: what stays free of the disk of a folder, unless it says something else.
+    fn resolve(&self, name: &str, reserve: u64) -> Result<Hook, String> {
         let name: HookName =
             name.parse().map_err(|error: drover_wire::hook::HookNameError| error.to_string())?;
         let kind = match self.kind {
@@ -187,7 +197,7 @@ impl HookConfig {
             })?,
         };
         self.check_options(&name, kind)?;
-        let task = self.task(kind)?;
+        let task = self.task(kind, reserve)?;
         let on = self.events(kind)?;
         let parallel = self.parallel.unwrap_or(match kind {
             HookKind::Publish | HookKind::Push => 4,
@@ -228,6 +238,7 @@ impl HookConfig {
             ("other-agents-seconds", self.other_agents_seconds.is_some(), &[Retry]),
             ("program", self.program.is_some(), &[Command]),
             ("arguments", self.arguments.is_some(), &[Command]),
+            ("reserve-gib", self.reserve_gib.is_some(), &[Push]),
         ];
         let of_others = given.iter().filter(|(_, given, kinds)| *given && !kinds.contains(&kind));
         let of_push = self.to.given().filter(|_| kind != Push);
@@ -244,7 +255,7 @@ impl HookConfig {
         Ok(())
     }
 
-    fn task(&self, kind: HookKind) -> Result<Task, String> {
+    fn task(&self, kind: HookKind, reserve: u64) -> Result<Task, String> {
         Ok(match kind {
             HookKind::Publish => Task::Publish,
             HookKind::SubmitMissingInputs => Task::SubmitMissingInputs,
@@ -256,7 +267,12 @@ impl HookConfig {
                 timeouts: self.timeouts.unwrap_or(false),
                 other_agents: Duration::from_secs(self.other_agents_seconds.unwrap_or(3600).min(MOST)),
             },
-            HookKind::Push => Task::Push(self.to.location()?),
+            HookKind::Push => match (self.to.location()?, self.reserve_gib) {
+                (Location::Bucket(_), Some(_)) => {
+                    return Err("a bucket has no disk, and so no reserve-gib".to_owned());
+                }
+                (to, given) => Task::Push { to, reserve: given.map_or(reserve, |Gib(bytes)| bytes) },
+            },
             HookKind::Command => {
                 let program = self.program.clone().ok_or("say which program it runs, with program = …")?;
                 find_program(&program)?;
@@ -335,15 +351,28 @@ mod tests {
     fn a_hook_is_what_its_name_says_unless_it_says_something_else() {
         let hooks = read(
             "[hooks.retry]\ntimes = 2\n[hooks.mirror]\nkind = 'push'\nfolder = '/srv/mirror'\n\
-             [hooks.publish]\nenabled = false\n[hooks.tell]\nkind = 'command'\nprogram = '/bin/sh'\non = ['build-failure']",
+             reserve-gib = 0.5\n[hooks.publish]\nenabled = false\n[hooks.tell]\nkind = 'command'\nprogram = '/bin/sh'\non = ['build-failure']",
         )
         .unwrap();
         let named = |name: &str| hooks.iter().find(|hook| hook.name.as_str() == name).unwrap();
         assert!(matches!(named("retry").task, Task::Retry { times: 2, timeouts: false, .. }));
-        assert_eq!(named("mirror").task, Task::Push(Location::Folder("/srv/mirror".into())));
+        let to = Location::Folder("/srv/mirror".into());
+        assert_eq!(named("mirror").task, Task::Push { to, reserve: 1 << 29 });
         assert_eq!(named("mirror").on, [Event::Published]);
         assert!(!named("publish").enabled);
         assert_eq!(named("tell").on, [Event::BuildFailure]);
+    }
+
+    #[cfg(feature = "s3")]
+    #[test]
+    fn a_folder_that_is_pushed_to_keeps_the_reserve_of_the_state_unless_it_says_another_and_a_bucket_has_none()
+     {
+        let hooks = read("[hooks.push]\nfolder = '/srv'").unwrap();
+        let push = hooks.iter().find(|hook| hook.name.as_str() == "push").unwrap();
+        let reserve = Config::default().disk_reserve_mib << 20;
+        assert_eq!(push.task, Task::Push { to: Location::Folder("/srv".into()), reserve });
+        let error = read("[hooks.push]\nbucket = 's3://nars'\nreserve-gib = 1").unwrap_err();
+        assert!(error.contains("a bucket has no disk"), "{error}");
     }
 
     #[test]
@@ -405,6 +434,8 @@ mod tests {
             ("[hooks.push]\nfolder = 'here'", "from the root"),
             ("[hooks.push]\nfolder = '/srv'\nprogram = '/bin/sh'", "program means nothing"),
             ("[hooks.push]\nfolder = '/srv'\nregion = 'eu'", "belong to a bucket"),
+            ("[hooks.push]\nfolder = '/srv'\nreserve-gib = -1", "GiB"),
+            ("[hooks.retry]\nreserve-gib = 1", "reserve-gib means nothing"),
             ("[hooks.push]\nfolders = '/srv'", "unknown field `folders`"),
             ("[hooks.retry]\nbucket = 's3://nars'", "bucket means nothing"),
             ("[hooks.push]\nfolder = '/srv'\nparallel = 0", "parallel must be more than 0"),

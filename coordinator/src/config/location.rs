@@ -129,6 +129,15 @@ impl Location {
         }
     }
 
+    /// What tells it from others, as it is written.
+    #[must_use]
+    pub fn distinct(&self) -> String {
+        match self {
+            Self::Folder(_) => self.shown(),
+            Self::Bucket(bucket) => format!("{} {}", bucket.address(), bucket.server().unwrap_or_default()),
+        }
+    }
+
     /// Whether this is where the other is, by whatever name.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {

@@ -183,6 +183,7 @@ impl Farm {
             config,
         });
         farm.recover()?;
+        farm.note_hooks()?;
         sweep::pack_logs(&farm, ended_logs);
         leftovers::start(&farm, woken);
         moves::start(&farm, to_move);

@@ -89,7 +89,9 @@ fn end_lease(
         })
         .optional()?;
     let word = outcome_word(&report);
-    let Some((build, holder, open, answer, state, unstarted)) = found else { return Err(Error::LeaseNotHeld(lease)) };
+    let Some((build, holder, open, answer, state, unstarted)) = found else {
+        return Err(Error::LeaseNotHeld(lease));
+    };
     if holder != agent.id {
         return Err(Error::LeaseNotHeld(lease));
     }

@@ -141,13 +141,19 @@ CREATE TABLE unpublishable (
     path INTEGER PRIMARY KEY,
     why  TEXT NOT NULL
 ) STRICT;
--- Outputs that were held before anything was published: those up to `last` are given to the hook that publishes, in the
--- order of their numbers, and those up to `given` were. No row: all were.
+-- What there was before a hook was switched on, or pushed to where it does, and it is given all the same: outputs that
+-- are held, for the one that publishes, in the order of their numbers; what is published, for those that push, in the
+-- order of its publication. What has a number up to `last` is given, and what has one up to `given` was. No row: all was.
 CREATE TABLE backlog (
+    hook  TEXT PRIMARY KEY,
     given INTEGER NOT NULL,
     last  INTEGER NOT NULL
 ) STRICT;
-INSERT INTO backlog SELECT 0, max(path) FROM items WHERE kind = 'output' HAVING max(path) IS NOT NULL;
+-- Those hooks, as far as they were switched on at the last start, and where they push to.
+CREATE TABLE hooks_on (
+    hook   TEXT PRIMARY KEY,
+    target TEXT NOT NULL
+) STRICT;
 CREATE INDEX set_rows_private ON set_rows (target) WHERE publish = 0;
 CREATE INDEX set_rows_by_target ON set_rows (target, in_set, last) WHERE target IS NOT NULL;
 CREATE INDEX item_references_backwards ON item_references (reference);

@@ -7,6 +7,7 @@
 mod command;
 mod failure;
 mod manager;
+mod mirror;
 mod push;
 mod queue;
 mod retry;
@@ -14,12 +15,14 @@ mod run;
 mod show;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use drover_wire::hook::HookName;
+use drover_wire::hook::{Event, HookName};
 
 use crate::config::{Config, ConfigError, Hook, Location, Task};
+use failure::Failure;
+use mirror::Mirror;
 
 pub(super) use manager::start;
 pub(super) use queue::{enqueue, waiting};
@@ -31,12 +34,25 @@ pub(super) struct Hooks {
     submits_missing_inputs: bool,
 }
 
+/// What a hook is also given of what there was before it was switched on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Past {
+    /// Outputs that are held.
+    Held,
+    /// What is published.
+    Published,
+}
+
 /// A hook, and how it does.
 #[derive(Debug)]
 struct Lane {
     hook: Hook,
     running: AtomicU64,
     last_error: Mutex<Option<String>>,
+    /// Where it pushes to, once it did.
+    mirror: Mutex<Option<Arc<Mirror>>>,
+    /// Whether the folder that it pushes to may have to be made.
+    may_be_new: AtomicBool,
 }
 
 impl Hooks {
@@ -44,19 +60,14 @@ impl Hooks {
         let hooks = config.all_hooks()?;
         let submits_missing_inputs =
             hooks.iter().any(|hook| hook.task == Task::SubmitMissingInputs && hook.enabled);
-        let lane = |hook| Arc::new(Lane { hook, running: AtomicU64::new(0), last_error: Mutex::new(None) });
-        Ok(Self { all: hooks.into_iter().map(lane).collect(), submits_missing_inputs })
+        let all = hooks.into_iter().map(|hook| Arc::new(Lane::new(hook))).collect();
+        Ok(Self { all, submits_missing_inputs })
     }
 
     /// Whether what an agent lacks and nobody provides is built. It is planned in the transaction of the report, so that
     /// no build ever waits for something that nobody is about to build.
     pub(super) fn submit_missing_inputs(&self) -> bool {
         self.submits_missing_inputs
-    }
-
-    /// Whether there is a hook of this name that is switched on.
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.queued().any(|lane| lane.hook.name.as_str() == name)
     }
 
     /// A hook that pushes to where this is.
@@ -67,6 +78,33 @@ impl Hooks {
     /// Those that are run from the queue and are switched on.
     fn queued(&self) -> impl Iterator<Item = &Arc<Lane>> {
         self.all.iter().filter(|lane| lane.hook.enabled && lane.is_queued())
+    }
+
+    /// The hooks that are switched on and are given what there was before that, too; with where they push to.
+    pub(super) fn with_past(&self) -> impl Iterator<Item = (&HookName, Past, String)> {
+        self.queued().filter_map(|lane| {
+            let (past, target) = match &lane.hook.task {
+                Task::Publish => (Past::Held, String::new()),
+                Task::Push { to, .. } if lane.hook.on.contains(&Event::Published) => {
+                    (Past::Published, to.distinct())
+                }
+                _ => return None,
+            };
+            Some((&lane.hook.name, past, target))
+        })
+    }
+
+    /// Of a hook that was not switched on at the last start, or pushed to somewhere else: a folder that it pushes to is
+    /// made. False, and logged: it could not be. Then the runs of this hook fail until it can.
+    pub(super) fn make_new(&self, farm: &super::Farm, name: &HookName) -> bool {
+        let Some(lane) = self.queued().find(|lane| lane.hook.name == *name) else { return true };
+        let Task::Push { to: to @ Location::Folder(_), reserve } = &lane.hook.task else { return true };
+        lane.may_be_new.store(true, Ordering::Relaxed);
+        let made = lane.mirror(farm, to, *reserve);
+        if let Err(error) = &made {
+            tracing::error!(hook = %name, %error, "where a hook pushes to cannot be made; it is tried again");
+        }
+        made.is_ok()
     }
 
     /// The names of all, those that are switched off among them.
@@ -101,7 +139,7 @@ pub(super) fn work_off(farm: &Arc<super::Farm>, name: &str) {
             return;
         }
         for run in due {
-            run::run(farm, &lane.hook, &run).unwrap();
+            run::run(farm, lane, &run).unwrap();
             let (lane, ended) = (Arc::clone(lane), Ended { run, result: Ok(()) });
             farm.database.write_blocking(move |tx| queue::end(tx, &lane.hook, &ended)).unwrap();
         }
@@ -109,6 +147,29 @@ pub(super) fn work_off(farm: &Arc<super::Farm>, name: &str) {
 }
 
 impl Lane {
+    fn new(hook: Hook) -> Self {
+        Self {
+            hook,
+            running: AtomicU64::default(),
+            last_error: Mutex::default(),
+            mirror: Mutex::default(),
+            may_be_new: AtomicBool::default(),
+        }
+    }
+
+    /// Where it pushes to. All of its runs share it, and what it takes to be one: the turns of a bucket, the room on a
+    /// disk. What cannot be used is tried anew by the next run.
+    fn mirror(&self, farm: &super::Farm, to: &Location, reserve: u64) -> Result<Arc<Mirror>, Failure> {
+        let mut mirror = self.mirror.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mirror) = &*mirror {
+            return Ok(Arc::clone(mirror));
+        }
+        let may_be_new = self.may_be_new.load(Ordering::Relaxed);
+        let opened = Arc::new(Mirror::open(to, reserve, may_be_new, &farm.storage)?);
+        *mirror = Some(Arc::clone(&opened));
+        Ok(opened)
+    }
+
     /// Whether it is run from the queue.
     fn is_queued(&self) -> bool {
         self.hook.task != Task::SubmitMissingInputs
@@ -126,3 +187,6 @@ impl Lane {
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_owned());
     }
 }
+
+#[cfg(test)]
+mod tests;

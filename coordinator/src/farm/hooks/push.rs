@@ -2,23 +2,22 @@
 //! the narinfo that names it, each as a whole or not at all.
 
 use std::io::{self, Read};
-use std::sync::{Mutex, PoisonError};
 
 use drover_os::Deadline;
-use drover_store::{Compression, STORE_DIR, StorePath};
+use drover_store::narinfo::{NarInfo, SIZE_MAX};
+use drover_store::{Compression, StorePath};
+use rusqlite::OptionalExtension;
 use tokio::sync::watch;
 
+use super::Lane;
 use super::failure::Failure;
+use super::mirror;
 use super::queue::Run;
 use super::run::outputs;
-use crate::config::{Hook, Location};
+use crate::config::Location;
 use crate::farm::error::Error;
 use crate::farm::{Farm, files, paths, publish};
-use crate::storage::{NarFile, Target};
-
-const CACHE_INFO: &str = "nix-cache-info";
-/// Held by who makes that file: two would write to the same.
-static CACHE_INFO_MADE: Mutex<()> = Mutex::new(());
+use crate::storage::NarFile;
 
 /// A published item, with what is copied of it.
 struct Published {
@@ -30,16 +29,23 @@ struct Published {
 }
 
 /// Copies what is published of what the run is about.
-pub(super) fn run(farm: &Farm, hook: &Hook, run: &Run, location: &Location) -> Result<(), Failure> {
-    let limits = Limits { deadline: Deadline::after(hook.limit), stopping: farm.stopping() };
-    let target = Target::new(location)?;
+pub(super) fn run(
+    farm: &Farm,
+    lane: &Lane,
+    run: &Run,
+    location: &Location,
+    reserve: u64,
+) -> Result<(), Failure> {
+    let limit = lane.hook.limit;
+    let limits = Limits { deadline: Deadline::after(limit), stopping: farm.stopping() };
+    let mirror = lane.mirror(farm, location, reserve)?;
     for item in outputs(farm, run)? {
         // What was withdrawn meanwhile is not copied.
         let Some(published) = published(farm, item)? else { continue };
-        match copy(farm, &target, &published, &limits) {
+        match copy(farm, &mirror.within(limits.deadline), &published, &limits) {
             Err(_) if *limits.stopping.borrow() => return Err(Failure::Stopped),
             Err(Failure::Failed(error)) if limits.deadline.is_over() => {
-                let seconds = hook.limit.as_secs();
+                let seconds = limit.as_secs();
                 return Err(Failure::new(&format!(
                     "it took longer than {seconds} seconds and was ended: {error}"
                 )));
@@ -52,7 +58,6 @@ pub(super) fn run(farm: &Farm, hook: &Hook, run: &Run, location: &Location) -> R
 
 fn published(farm: &Farm, item: i64) -> Result<Option<Published>, Error> {
     farm.database.read_blocking(|sql| {
-        use rusqlite::OptionalExtension;
         let narinfo: Option<Vec<u8>> = sql
             .prepare_cached(
                 "SELECT narinfo FROM published WHERE path = ?1 AND until IS NULL AND elsewhere = 0",
@@ -73,41 +78,45 @@ fn published(farm: &Farm, item: i64) -> Result<Option<Published>, Error> {
     })
 }
 
-fn copy(farm: &Farm, target: &Target, item: &Published, limits: &Limits) -> Result<(), Failure> {
-    {
-        let _alone = CACHE_INFO_MADE.lock().unwrap_or_else(PoisonError::into_inner);
-        if target.size(CACHE_INFO)?.is_none() {
-            let text = format!("StoreDir: {STORE_DIR}\nWantMassQuery: 0\nPriority: 100\n");
-            target.put(&mut text.as_bytes(), text.len() as u64, CACHE_INFO)?;
-        }
-    }
-    let name = |compression: Compression| format!("nar/{}/{}", compression.word(), item.path.base_name());
-    if let Some(nar) = &item.small {
-        put(target, &name(Compression::Zstd), nar.len() as u64, || Ok(Box::new(&nar[..])), limits)?;
-    }
-    for file in &item.files {
-        let open = || Ok(farm.storage.places().open(file, 0..file.size)?.reader(file.size));
-        put(target, &name(file.compression), file.size, open, limits)?;
-    }
+/// Where nothing is another one than it should be, nothing is put. A narinfo goes before the nars that it names are
+/// replaced: whoever comes in between finds nothing, and not what the other does not fit.
+fn copy(farm: &Farm, mirror: &mirror::Within<'_>, item: &Published, limits: &Limits) -> Result<(), Failure> {
+    mirror.show_info()?;
     let narinfo = format!("{}.narinfo", item.path.hash_part());
-    target.put(&mut item.narinfo.as_bytes(), item.narinfo.len() as u64, &narinfo)?;
-    Ok(())
-}
-
-/// Puts a nar, unless it is there.
-fn put<'n>(
-    target: &Target,
-    name: &str,
-    size: u64,
-    open: impl FnOnce() -> Result<Box<dyn Read + Send + 'n>, Failure>,
-    limits: &Limits,
-) -> Result<(), Failure> {
-    if target.size(name)? == Some(size) {
+    let there = mirror.target().read(&narinfo, SIZE_MAX)?;
+    if there.as_deref() == Some(item.narinfo.as_bytes()) {
         return Ok(());
     }
-    let mut within = Within { from: open()?, limits };
-    target.put(&mut within, size, name)?;
-    Ok(())
+    let same = there.as_deref().is_some_and(|there| has_same_nars(there, &item.narinfo));
+    if there.is_some() && !same {
+        mirror.target().remove(&narinfo)?;
+    }
+    let name = |compression: Compression| format!("nar/{}/{}", compression.word(), item.path.base_name());
+    // What lies there without a narinfo that says what it is may be anything of that length.
+    let is_there =
+        |name: &str, size: u64| Ok::<_, Failure>(same && mirror.target().size(name)? == Some(size));
+    if let Some(nar) = &item.small {
+        let (name, size) = (name(Compression::Zstd), nar.len() as u64);
+        if !is_there(&name, size)? {
+            mirror.put(&mut Within { from: Box::new(&nar[..]), limits }, size, &name)?;
+        }
+    }
+    for file in &item.files {
+        let (name, size) = (name(file.compression), file.size);
+        if !is_there(&name, size)? {
+            let from = farm.storage.places().open_within(file, 0..size, limits.deadline)?.reader(size);
+            mirror.put(&mut Within { from, limits }, size, &name)?;
+        }
+    }
+    mirror.put(&mut item.narinfo.as_bytes(), item.narinfo.len() as u64, &narinfo)
+}
+
+/// Whether two narinfos name the same nars, however they are signed.
+fn has_same_nars(there: &[u8], here: &str) -> bool {
+    match (NarInfo::parse(there), NarInfo::parse(here.as_bytes())) {
+        (Ok(there), Ok(here)) => there.nar_hash == here.nar_hash && there.urls == here.urls,
+        _ => false,
+    }
 }
 
 /// Until when it may go on.

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use super::failure::Failure;
 use super::queue::Run;
-use super::{command, push, retry};
-use crate::config::{Hook, Task};
+use super::{Lane, command, push, retry};
+use crate::config::Task;
 use crate::farm::error::Error;
 use crate::farm::{Farm, paths};
 
 /// Does what a hook is to do. Blocks; that it was done before does no harm.
-pub(super) fn run(farm: &Arc<Farm>, hook: &Hook, run: &Run) -> Result<(), Failure> {
-    match &hook.task {
+pub(super) fn run(farm: &Arc<Farm>, lane: &Lane, run: &Run) -> Result<(), Failure> {
+    match &lane.hook.task {
         Task::Publish => {
             for item in outputs(farm, run)? {
                 // What has to wait is asked for again when it needs not any more.
@@ -24,8 +24,8 @@ pub(super) fn run(farm: &Arc<Farm>, hook: &Hook, run: &Run) -> Result<(), Failur
         Task::Retry { times, timeouts, other_agents } => {
             retry::run(farm, run, *times, *timeouts, *other_agents)
         }
-        Task::Push(location) => push::run(farm, hook, run, location),
-        Task::Command { program, arguments } => command::run(farm, hook, run, program, arguments),
+        Task::Push { to, reserve } => push::run(farm, lane, run, to, *reserve),
+        Task::Command { program, arguments } => command::run(farm, &lane.hook, run, program, arguments),
     }
 }
 

@@ -7,8 +7,9 @@ use drover_store::key::SecretKey;
 use drover_store::narinfo::{NarInfo, Signed};
 
 use super::draft::host;
-use super::{hold, packed, text, withdraw};
+use super::{backlog, hold, packed, text, withdraw};
 use crate::farm::error::Error;
+use crate::farm::hooks::Past;
 use crate::farm::{Farm, Tx, keys};
 
 /// How many narinfos one transaction replaces.
@@ -24,7 +25,7 @@ struct Renewed {
 impl Farm {
     /// Signs some of what is published anew, if a key signed it that does not sign any more. True: there is more. What was
     /// done stays done, whenever it is interrupted. Blocks.
-    pub(super) fn sign_anew(&self) -> Result<bool, Error> {
+    pub(in crate::farm) fn sign_anew(&self) -> Result<bool, Error> {
         self.show_signing_key()?;
         let Some(old) = self.database.read_blocking(keys::used_up)?.first().copied() else {
             return Ok(false);
@@ -40,9 +41,16 @@ impl Farm {
         let renewed: Vec<Renewed> =
             some.into_iter().map(|(item, before)| renew(item, before, &host, &secret)).collect();
         let count = renewed.len();
+        let pushed = self.hooks.with_past().filter(|(_, past, _)| *past == Past::Published);
+        let pushed: Vec<String> = pushed.map(|(hook, ..)| hook.to_string()).collect();
         let unused = self.database.write_alone_blocking(move |tx| {
             renewed.into_iter().try_for_each(|one| replace(tx, one, old, new))?;
-            keys::note_unused(tx, old)
+            let unused = keys::note_unused(tx, old)?;
+            if unused {
+                // What clients have from elsewhere is to be signed by a key that is still ours, too.
+                backlog::push_anew(tx, &pushed)?;
+            }
+            Ok::<_, Error>(unused)
         })?;
         if unused {
             tracing::info!(key = old, "nothing that is published is signed by this key any more");

@@ -258,7 +258,8 @@ fn runs_of_hooks_that_were_given_up_go_and_those_that_wait_only_if_their_hook_is
         config.hooks.insert("push".to_owned(), push);
     });
     world.write(|tx| {
-        let insert = "INSERT INTO hook_runs (hook, kind, state, queued_at, due) VALUES (?1, 'published', ?2, 1, ?3)";
+        let insert =
+            "INSERT INTO hook_runs (hook, kind, state, queued_at, due) VALUES (?1, 'published', ?2, 1, ?3)";
         // One is switched on, one off, and of one nobody knows any more.
         for (hook, state, due) in [
             ("retry", "waiting", 1),
