@@ -19,7 +19,7 @@ mod why;
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use drover_wire::retention::RetentionRun;
 use rusqlite::Connection;
@@ -32,12 +32,14 @@ pub(super) use elsewhere::{Elsewhere, file_url, is_away};
 use mark::{Mark, mark};
 pub(super) use promise::{believed_until, promise};
 pub(super) use rescue::{forget, rescue, rescue_for_build, rescue_outputs, rescue_references};
-use walk::{Bits, paths, referrers_first};
+use walk::{Bits, hold_back, paths, referrers_first};
 
 /// How long a job may hold up others.
 const BATCH_TIME: Duration = Duration::from_millis(80);
 /// How long something that is not served any more can still be had by whoever was just told where it is.
 const GRACE_MS: u64 = 10 * 60 * 1000;
+/// After how long what failed is tried again; there is no more than one look in so long.
+const AGAIN: Duration = Duration::from_secs(60);
 /// How long after the start it is looked first.
 const FIRST: Duration = Duration::from_secs(10 * 60);
 
@@ -94,6 +96,16 @@ impl Sweeps {
     }
 }
 
+/// What a look is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// All that is to be done from time to time.
+    All,
+    /// Only what was announced and is due. It announces nothing: what it announced would be due at another time, for
+    /// which there would be a look, and so on.
+    Due,
+}
+
 /// What is to be done after a look.
 struct Findings {
     mark: Mark,
@@ -101,7 +113,9 @@ struct Findings {
     kept: Vec<u32>,
     /// What is announced and due, or withdrawn, and not kept: each after what refers to it, up to the second value.
     due: (Vec<u32>, usize),
-    /// What is not kept and was not announced.
+    /// What would be due as well, but something that is held and is not due refers to it.
+    held_back: Vec<u32>,
+    /// What is not kept and was not announced, in the same order.
     new: Vec<u32>,
     /// What need not be here if another server has it.
     open: Open,
@@ -114,10 +128,14 @@ impl Farm {
     /// # Errors
     /// When the database fails, or the coordinator stops: what was done stays done.
     pub fn sweep_items(&self) -> Result<RetentionRun, Error> {
+        self.sweep_for(Look::All)
+    }
+
+    fn sweep_for(&self, look: Look) -> Result<RetentionRun, Error> {
         let _turn = self.sweeps.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        self.sweeps.change(|state| state.running = true);
+        self.sweeps.change(|state| state.running = look == Look::All);
         let mut run = RetentionRun { started_at: now(), ..RetentionRun::default() };
-        let swept = self.sweep_all(&mut run);
+        let swept = self.sweep_all(look, &mut run);
         run.ended_at = now();
         run.error = swept.as_ref().err().map(ToString::to_string);
         tracing::info!(
@@ -137,41 +155,48 @@ impl Farm {
         );
         self.sweeps.change(|state| {
             state.running = false;
-            state.runs += 1;
+            state.runs += u64::from(look == Look::All);
             state.last = Some(run.clone());
         });
         swept.map(|()| run)
     }
 
-    fn sweep_all(&self, run: &mut RetentionRun) -> Result<(), Error> {
-        run.revisions = self.forget_revisions(now())?;
+    fn sweep_all(&self, look: Look, run: &mut RetentionRun) -> Result<(), Error> {
+        if look == Look::All {
+            run.revisions = self.forget_revisions(now())?;
+        }
+        self.end_redirects()?;
         // What is announced for no time at all, because nobody is told to keep anything, goes at the second look.
-        let mut elsewhere = Open::default();
+        let mut elsewhere = Vec::new();
         for _ in 0..2 {
-            let Findings { mark, kept, due: (due, together), new, open } = self.look()?;
-            elsewhere = open;
+            let Findings { mark, kept, due: (due, together), held_back, new, open } = self.look(look)?;
             run.rescued += removal::keep(self, &kept)?;
             removal::note_needed(self, &mark.needed, now())?;
             drop(mark);
+            // What is gone from here for the sake of another server is what was found a moment ago not to be needed.
+            self.settle_elsewhere(&open.due, run)?;
+            elsewhere = open.new;
             run.withdrawn += removal::withdraw(self, &due, together)?;
             let removed = removal::remove(self, &due, together)?;
             run.removed.items += removed.items;
             run.removed.bytes += removed.bytes;
+            removal::postpone(self, &held_back)?;
             run.announced += removal::announce(self, &new)?;
             if new.is_empty() || self.next_due()?.is_none_or(|due| due > now()) {
                 break;
             }
         }
-        self.look_elsewhere(elsewhere, run)
+        if look == Look::All { self.look_elsewhere(&elsewhere, run) } else { Ok(()) }
     }
 
-    fn look(&self) -> Result<Findings, Error> {
+    fn look(&self, look: Look) -> Result<Findings, Error> {
         let config = &self.config.retention;
         self.database.read_blocking(|sql_| {
             let at = now();
             let mark = mark(sql_, config, at, false)?;
             let mut known = Bits::new(paths(sql_)?);
             let mut due = known.clone();
+            let mut new = known.clone();
             let mut kept = Vec::new();
             let mut open = Open::default();
             let is_weak = |path| mark.reached.reason(path).is_some_and(|reason| reason.is_weak(config));
@@ -181,24 +206,35 @@ impl Farm {
             let mut rows = select.query([sql(at)])?;
             while let Some(row) = rows.next()? {
                 let Ok(path) = row.get(0) else { continue };
-                known.put(path);
                 let is_elsewhere: bool = row.get(2)?;
+                let is_kept = mark.reached.reason(path).is_some();
+                if is_kept || !is_elsewhere {
+                    known.put(path);
+                }
                 if is_elsewhere && is_weak(path) {
                     if row.get(1)? && open.due.len() < elsewhere::AT_ONE_LOOK {
                         open.due.push(path);
                     }
-                } else if is_elsewhere || mark.reached.reason(path).is_some() {
+                } else if is_elsewhere || is_kept {
+                    // What is not kept is announced anew, with what it refers to.
                     kept.push(path);
                 } else if row.get(1)? && mark.reached.held.has(path) {
                     due.put(path);
                 }
             }
-            let held = mark.reached.held.all();
-            let new = held.filter(|path| !known.has(*path) && mark.reached.reason(*path).is_none());
-            let new = new.collect();
+            let held = &mark.reached.held;
+            // What was announced at different times goes in the order of the graph for all that.
+            let held_back = hold_back(sql_, &mut due, held)?;
             let due = referrers_first(sql_, &due)?;
-            open.new = elsewhere::candidates(sql_, config, at, &known, is_weak)?;
-            Ok(Findings { mark, kept, due, new, open })
+            if look == Look::All {
+                let is_new = |path: &u32| !known.has(*path) && mark.reached.reason(*path).is_none();
+                held.all().filter(is_new).for_each(|path| {
+                    new.put(path);
+                });
+                open.new = elsewhere::candidates(sql_, config, at, &known, is_weak)?;
+            }
+            let (new, _) = referrers_first(sql_, &new)?;
+            Ok(Findings { mark, kept, due, held_back, new, open })
         })
     }
 
@@ -230,50 +266,54 @@ pub(super) fn start(farm: &Arc<Farm>) {
     let mut stopping = farm.stopping();
     let weak: Weak<Farm> = Arc::downgrade(farm);
     tokio::spawn(async move {
-        let mut wait = FIRST.min(every);
+        let (mut since, mut rest) = (Instant::now(), FIRST.min(every));
+        let mut due = Duration::MAX;
         loop {
             let Some(farm) = weak.upgrade() else { return };
             let sweeps = Arc::clone(&farm.sweeps);
             drop(farm);
             let is_asked_for = tokio::select! {
-                () = tokio::time::sleep(wait) => false,
+                () = tokio::time::sleep(rest.saturating_sub(since.elapsed()).min(due)) => false,
                 () = sweeps.wanted.notified() => true,
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             };
             let Some(farm) = weak.upgrade() else { return };
-            wait = farm.sweep_apart(is_asked_for).await.min(every);
+            let look = if is_asked_for || since.elapsed() >= rest { Look::All } else { Look::Due };
+            let swept = farm.sweep_apart(look, is_asked_for).await;
+            if look == Look::All {
+                (since, rest) = (Instant::now(), swept.map_or(AGAIN, |_| every));
+            }
+            due = swept.unwrap_or(AGAIN);
         }
     });
 }
 
 impl Farm {
-    /// Looks on a thread of its own; gives after which time to look again. `ages`: whether what goes by its age alone does,
-    /// too, which has its own time otherwise.
-    async fn sweep_apart(self: Arc<Self>, ages: bool) -> Duration {
-        const AGAIN: Duration = Duration::from_secs(60);
+    /// Looks on a thread of its own; gives after which time something is due, none if it failed. `ages`: whether what
+    /// goes by its age alone does, too, which has its own time otherwise.
+    async fn sweep_apart(self: Arc<Self>, look: Look, ages: bool) -> Option<Duration> {
         let (end, ended) = tokio::sync::oneshot::channel();
         let started = thread::Builder::new().name("retention".to_owned()).spawn(move || {
             if ages {
                 // What goes wrong is logged there, and tried again.
                 let _ = self.age();
             }
-            let next = self.sweep_items().and_then(|_| self.next_due());
+            let next = self.sweep_for(look).and_then(|_| self.next_due());
             drop(self);
             let _ = end.send(next);
         });
         if let Err(error) = started {
             tracing::error!(%error, "no thread for looking at what may go; it is tried again");
-            return AGAIN;
+            return None;
         }
         match ended.await {
-            Ok(Ok(Some(due))) => Duration::from_millis(due.saturating_sub(now())).max(AGAIN),
-            Ok(Ok(None)) => Duration::MAX,
-            Ok(Err(Error::Stopping)) => AGAIN,
+            Ok(Ok(Some(due))) => Some(Duration::from_millis(due.saturating_sub(now())).max(AGAIN)),
+            Ok(Ok(None)) => Some(Duration::MAX),
+            Ok(Err(Error::Stopping)) | Err(_) => None,
             Ok(Err(error)) => {
                 tracing::error!(%error, "looking at what may go failed; it is tried again");
-                AGAIN
+                None
             }
-            Err(_) => AGAIN,
         }
     }
 }

@@ -57,8 +57,9 @@ pub(in crate::farm) fn rescue_for_build(tx: &mut Tx<'_>, derivation: i64) -> Res
 
 /// What was known of an item that was here before, and is about to be another one.
 pub(in crate::farm) fn forget(tx: &mut Tx<'_>, item: i64) -> Result<(), Error> {
-    for delete in ["DELETE FROM item_references WHERE item = ?1", "DELETE FROM removals WHERE path = ?1"] {
-        tx.prepare_cached(delete)?.execute([item])?;
+    tx.prepare_cached("DELETE FROM item_references WHERE item = ?1")?.execute([item])?;
+    if tx.prepare_cached("DELETE FROM removals WHERE path = ?1")?.execute([item])? == 1 {
+        tx.prepare_cached("UPDATE published SET until = NULL WHERE path = ?1")?.execute([item])?;
     }
     elsewhere::came_back(tx, item)
 }

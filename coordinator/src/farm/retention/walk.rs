@@ -29,6 +29,14 @@ impl Bits {
         new
     }
 
+    fn take(&mut self, path: u32) -> bool {
+        let was = self.has(path);
+        if let Some(word) = self.0.get_mut(path as usize / 64) {
+            *word &= !(1 << (path % 64));
+        }
+        was
+    }
+
     /// All of them, in ascending order.
     pub(super) fn all(&self) -> impl Iterator<Item = u32> + '_ {
         self.0.iter().enumerate().flat_map(|(place, word)| {
@@ -168,6 +176,40 @@ pub(super) fn each(sql: &Connection, question: &str, mut take: impl FnMut(u32)) 
     Ok(())
 }
 
+/// Takes out of what is going whatever is referred to by something that is held and does not go, with all that it refers
+/// to in turn. Gives what was taken out.
+pub(super) fn hold_back(sql: &Connection, going: &mut Bits, held: &Bits) -> Result<Vec<u32>, Error> {
+    let mut above = sql.prepare_cached("SELECT item FROM item_references WHERE reference = ?1")?;
+    let mut back = Vec::new();
+    for item in going.all() {
+        let mut rows = above.query([item])?;
+        while let Some(row) = rows.next()? {
+            match row.get(0) {
+                Ok(referrer) if referrer != item && held.has(referrer) && !going.has(referrer) => {
+                    back.push(item);
+                    break;
+                }
+                _ => {}
+            }
+        }
+    }
+    for item in &back {
+        going.take(*item);
+    }
+    let mut below = sql.prepare_cached("SELECT reference FROM item_references WHERE item = ?1")?;
+    let mut next = 0;
+    while let Some(item) = back.get(next).copied() {
+        next += 1;
+        let mut rows = below.query([item])?;
+        while let Some(row) = rows.next()? {
+            if let Some(reference) = row.get(0).ok().filter(|reference| going.take(*reference)) {
+                back.push(reference);
+            }
+        }
+    }
+    Ok(back)
+}
+
 /// In which order these can go so that each goes before what it refers to. Those that refer to each other in a circle
 /// come last, together, with what is below them; from where, is the second value.
 pub(super) fn referrers_first(sql: &Connection, going: &Bits) -> Result<(Vec<u32>, usize), Error> {
@@ -226,6 +268,25 @@ mod tests {
         }
         assert!(!bits.has(65) && !bits.has(1000) && !bits.put(1000));
         assert_eq!(bits.all().collect::<Vec<_>>(), [0, 63, 64, 130, 199]);
+    }
+
+    #[test]
+    fn what_is_below_something_that_is_held_and_stays_is_held_back() {
+        let sql = Connection::open_in_memory().unwrap();
+        sql.execute_batch(
+            "CREATE TABLE item_references (item, reference, PRIMARY KEY (item, reference)) WITHOUT ROWID;
+             INSERT INTO item_references VALUES (1, 2), (2, 2), (2, 3), (3, 4), (5, 6), (6, 5), (7, 6), (8, 8), (9, 3);",
+        )
+        .unwrap();
+        let bits = |all: &[u32]| {
+            let mut bits = Bits::new(10);
+            all.iter().for_each(|path| assert!(bits.put(*path)));
+            bits
+        };
+        // 1 stays; 7 is not held any more; 9 goes, too.
+        let (mut going, held) = (bits(&[2, 3, 4, 5, 6, 8, 9]), bits(&[1, 2, 3, 4, 5, 6, 8, 9]));
+        assert_eq!(hold_back(&sql, &mut going, &held).unwrap(), [2, 3, 4]);
+        assert_eq!(going.all().collect::<Vec<_>>(), [5, 6, 8, 9]);
     }
 
     #[test]

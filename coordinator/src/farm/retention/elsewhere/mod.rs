@@ -104,16 +104,16 @@ pub(super) fn held(sql: &Connection, held: &mut Bits) -> Result<(), Error> {
 }
 
 impl Farm {
-    /// Asks the other servers, and does what follows. Blocks.
-    pub(super) fn look_elsewhere(&self, open: Open, run: &mut RetentionRun) -> Result<(), Error> {
-        self.end_redirects()?;
-        if self.elsewhere.servers().is_empty() {
-            return Ok(());
-        }
-        let asking = Asking {
-            farm: self,
-            failures: self.elsewhere.servers().iter().map(|_| AtomicU32::new(0)).collect(),
-        };
+    /// What was announced and is due goes, as far as other servers have it. Blocks.
+    pub(super) fn settle_elsewhere(&self, due: &[u32], run: &mut RetentionRun) -> Result<(), Error> {
+        let asking = Asking::new(self);
+        due.chunks(BATCH).try_for_each(|batch| asking.settle(batch, run))
+    }
+
+    /// Asks the other servers whether they still have what is not here, and for what is new, and does what follows.
+    /// Blocks.
+    pub(super) fn look_elsewhere(&self, new: &[u32], run: &mut RetentionRun) -> Result<(), Error> {
+        let asking = Asking::new(self);
         let stale = self.database.read_blocking(|sql| self.stale(sql))?;
         for batch in stale.chunks(BATCH) {
             run.lost += asking.confirm(batch, run)?;
@@ -124,13 +124,7 @@ impl Farm {
                 "what other servers had is not there any more; nobody is sent there for it"
             );
         }
-        for batch in open.due.chunks(BATCH) {
-            asking.settle(batch, run)?;
-        }
-        for batch in open.new.chunks(BATCH) {
-            asking.announce(batch, run)?;
-        }
-        Ok(())
+        new.chunks(BATCH).try_for_each(|batch| asking.announce(batch, run))
     }
 
     /// What is not here and was not looked after for long, some of it.
@@ -144,7 +138,7 @@ impl Farm {
     }
 
     /// Forgets where things were that are held again, when nobody comes for them there any more.
-    fn end_redirects(&self) -> Result<(), Error> {
+    pub(super) fn end_redirects(&self) -> Result<(), Error> {
         const OVER: &str = "SELECT path FROM redirects WHERE until IS NOT NULL AND until <= ?1 LIMIT 1000";
         loop {
             let ended = self.database.write_blocking::<_, Error>(|tx| {
@@ -166,7 +160,12 @@ struct Asking<'f> {
     failures: Vec<AtomicU32>,
 }
 
-impl Asking<'_> {
+impl<'f> Asking<'f> {
+    fn new(farm: &'f Farm) -> Self {
+        let failures = farm.elsewhere.servers().iter().map(|_| AtomicU32::new(0)).collect();
+        Self { farm, failures }
+    }
+
     /// These may be announced.
     fn announce(&self, items: &[u32], run: &mut RetentionRun) -> Result<(), Error> {
         let at = now();

@@ -1,5 +1,7 @@
 //! Items that another server has, or says that it has, beside a small HTTP server that says what a test has it say.
 
+mod order;
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
