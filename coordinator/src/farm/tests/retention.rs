@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::chaos::check::files_are_right;
 use super::chaos::graph::{Graph, Shape};
 use super::chaos::shape;
 use super::*;
@@ -366,6 +367,7 @@ impl Town {
         self.note(&keep, &removals);
         self.world.restart();
         self.hello();
+        files_are_right(self.world.farm());
     }
 
     fn between_jobs(&self, what: impl FnMut() -> bool + Send + 'static) {
@@ -567,6 +569,7 @@ proptest! {
         shapes in proptest::collection::vec(shape(), 2..10),
         ttl in prop_oneof![Just(0_i64), Just(2)],
         steps in proptest::collection::vec(step(), 1..60),
+        interrupted in proptest::collection::vec(proptest::option::weighted(0.3, 0..12_u32), 16),
     ) {
         let mut town = Town::new(&shapes, ttl);
         for step in &steps {
@@ -574,10 +577,17 @@ proptest! {
         }
         // In the end only what is kept is here: after the longest time of all rules, that of what was needed until then,
         // and a look for each step of a removal.
-        for _ in 0..8 {
-            town.days(3);
-            town.sweep();
+        // On many days in a row what was announced by a look that was interrupted is due, and the rest is not.
+        for jobs in interrupted.into_iter().chain([None; 8]) {
+            town.days(1);
+            match jobs {
+                Some(jobs) => town.interrupted(jobs),
+                None => town.sweep(),
+            }
+            town.check_published("a look in the end");
+            town.check_kept("a look in the end");
         }
+        files_are_right(town.world.farm());
         let keep = town.kept(false);
         for path in town.here.keys() {
             prop_assert!(keep.contains(path), "{} is still here", path);

@@ -89,7 +89,7 @@ impl History {
         self.builds = seen;
         self.answers_stay(farm);
         leases_are_known(farm);
-        self.files(farm);
+        files_are_right(farm);
     }
 
     fn answers_stay(&mut self, farm: &Farm) {
@@ -111,15 +111,15 @@ impl History {
         assert!(items.is_superset(&self.items), "an item is gone");
         (self.answers, self.items) = (answers, items);
     }
+}
 
-    /// Every file belongs to something, and everything has its file. What ended leases left is removed in the
-    /// background: it is waited for.
-    fn files(&self, farm: &Farm) {
-        let end = Instant::now() + Duration::from_secs(3);
-        while let Err(wrong) = files(farm) {
-            assert!(Instant::now() < end, "{wrong}");
-            std::thread::sleep(Duration::from_millis(1));
-        }
+/// Every file belongs to something, and everything has its file. What ended leases left is removed in the background: it
+/// is waited for.
+pub(in crate::farm::tests) fn files_are_right(farm: &Farm) {
+    let end = Instant::now() + Duration::from_secs(3);
+    while let Err(wrong) = files(farm) {
+        assert!(Instant::now() < end, "{wrong}");
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

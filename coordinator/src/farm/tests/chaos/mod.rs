@@ -1,6 +1,6 @@
 //! The core as a whole, without HTTP: agents that do anything in any order, and a coordinator that dies in between.
 
-mod check;
+pub(super) mod check;
 pub(super) mod graph;
 mod world;
 
