@@ -194,9 +194,9 @@ pub struct RetentionRun {
 pub struct RetentionStatus {
     /// Whether there are rules: without them no output is ever removed.
     pub removes: bool,
-    /// Whether it is being looked now.
+    /// Whether everything is being looked through now.
     pub running: bool,
-    /// How often it was looked since the coordinator started.
+    /// How often everything was looked through since the coordinator started; looks at what is due are not counted.
     pub runs: u64,
     /// The last look.
     pub last: Option<RetentionRun>,
@@ -210,6 +210,9 @@ pub struct RetentionStatus {
     /// Items that are not here because another server has them: requests are sent there.
     #[serde(default)]
     pub elsewhere: u64,
+    /// Of these, those that were not found there when they were looked for last.
+    #[serde(default)]
+    pub not_found: u64,
     /// When the next of them is due.
     pub next_due: Option<Timestamp>,
 }

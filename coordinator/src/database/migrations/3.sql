@@ -255,6 +255,7 @@ CREATE TABLE elsewhere_misses (
     path       INTEGER PRIMARY KEY,
     checked_at INTEGER NOT NULL
 ) STRICT;
+CREATE INDEX elsewhere_misses_by_time ON elsewhere_misses (checked_at);
 
 -- What retention takes away. reason: 'not kept', or 'elsewhere': another server has it (see redirects). step: announced
 -- (served with a shorter time to live until due), withdrawn (no narinfo of it is served any more; its files go when it is

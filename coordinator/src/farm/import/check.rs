@@ -144,6 +144,7 @@ impl Farm {
                 Verdict::Bad(why) => {
                     tracing::error!(%path, file = name, why, "a nar that is used where it lies is not what it should be");
                     let (path, file) = (path.clone(), file.clone());
+                    self.take_back_in_batches(item)?;
                     self.database
                         .write_alone_blocking::<_, Error>(move |tx| bad(tx, item, &path, &file, &why))?;
                 }
@@ -253,6 +254,7 @@ fn good(
     let Some(method) = method else { return Ok(()) };
     let source = "UPDATE items SET kind = 'source', method = ?2 WHERE path = ?1 AND kind = 'output'";
     if tx.prepare_cached(source)?.execute((item, sources::word(method)))? > 0 {
+        retention::rescue(tx, item)?;
         sources::came(tx, item)?;
     }
     Ok(())

@@ -1,11 +1,9 @@
 //! What is never published: what a row of a set or a derivation forbids.
 
-use std::collections::HashSet;
-
 use rusqlite::{Connection, OptionalExtension};
 
 use super::draft::Draft;
-use super::{hold, is_published, withdraw};
+use super::{hold, take_back};
 use crate::farm::error::Error;
 use crate::farm::{Tx, paths};
 
@@ -117,31 +115,4 @@ pub(in crate::farm) fn reconsider_set(tx: &mut Tx<'_>, set: i64) -> Result<(), E
         "SELECT DISTINCT target FROM set_rows WHERE in_set = ?1 AND publish = 0 AND target IS NOT NULL";
     let targets = paths::numbers(tx, TARGETS, set)?;
     reconsider(tx, targets)
-}
-
-/// Withdraws an item with all that refers to it, what refers before what is referred to. These wait for it then.
-pub(in crate::farm) fn take_back(tx: &Tx<'_>, item: i64) -> Result<(), Error> {
-    const ABOVE: &str = "SELECT r.item FROM item_references r JOIN published p ON p.path = r.item \
-         WHERE r.reference = ?1 AND r.item <> ?1";
-    if !is_published(tx, item)? {
-        return Ok(());
-    }
-    let mut seen = HashSet::new();
-    // One goes on the stack twice: to be opened, and to be withdrawn when all above it is.
-    let mut stack = vec![(item, false)];
-    while let Some((one, opened)) = stack.pop() {
-        if opened {
-            withdraw(tx, one)?;
-            continue;
-        }
-        if !seen.insert(one) {
-            continue;
-        }
-        stack.push((one, true));
-        for above in paths::numbers(tx, ABOVE, one)? {
-            hold::wait_for(tx, above, one)?;
-            stack.push((above, false));
-        }
-    }
-    Ok(())
 }

@@ -11,6 +11,7 @@ mod forbid;
 mod hold;
 mod resign;
 mod shown_there;
+mod take_back;
 mod tasks;
 mod view;
 
@@ -27,9 +28,10 @@ use super::{Farm, Tx, now, paths, retention, sql};
 pub(super) use backlog::Given;
 use draft::{Draft, packed};
 pub(super) use draft::{served, text};
-pub(super) use forbid::{reconsider, reconsider_forgotten, reconsider_set, take_back};
+pub(super) use forbid::{reconsider, reconsider_forgotten, reconsider_set};
 pub(super) use hold::run_later as later;
 pub(super) use shown_there::{info, show_elsewhere, show_own};
+pub(super) use take_back::take_back;
 pub(super) use tasks::start;
 pub(super) use view::view;
 
@@ -132,6 +134,16 @@ pub(super) fn adopt(tx: &mut Tx<'_>, item: i64, narinfo: &str) -> Result<Publica
 pub(super) fn withdraw(tx: &Tx<'_>, item: i64) -> Result<bool, Error> {
     shown_there::remember(tx, item)?;
     Ok(tx.prepare_cached("DELETE FROM published WHERE path = ?1")?.execute([item])? == 1)
+}
+
+/// What waits for an item that the public has all the time is to be published: it was about to be withdrawn, and is not.
+pub(super) fn let_go_on(tx: &mut Tx<'_>, item: i64) -> Result<(), Error> {
+    let waited_for =
+        "SELECT 1 FROM withheld w JOIN published p ON p.path = w.reference WHERE w.reference = ?1";
+    if tx.prepare_cached(waited_for)?.exists([item])? {
+        hold::run_later(tx, item)?;
+    }
+    Ok(())
 }
 
 /// Whether the public can have an item from here.

@@ -34,6 +34,7 @@ impl Farm {
                     withdrawn: amount(sql, "withdrawn")?,
                     leaving: leaving(sql)?,
                     elsewhere: elsewhere(sql)?,
+                    not_found: not_found(sql)?,
                     next_due: next_due(sql)?,
                 })
             })
@@ -79,6 +80,13 @@ fn amount_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Amount> {
 /// What is not here because another server has it.
 fn elsewhere(sql: &Connection) -> Result<u64, Error> {
     let select = "SELECT count(*) FROM redirects r WHERE r.until IS NULL \
+                  AND NOT EXISTS (SELECT 1 FROM items i WHERE i.path = r.path)";
+    Ok(unsql(sql.prepare_cached(select)?.query_row([], |row| row.get(0))?))
+}
+
+/// Of that, what was not found there at the last look.
+fn not_found(sql: &Connection) -> Result<u64, Error> {
+    let select = "SELECT count(*) FROM redirects r WHERE r.until IS NULL AND r.asked_at > r.found_at \
                   AND NOT EXISTS (SELECT 1 FROM items i WHERE i.path = r.path)";
     Ok(unsql(sql.prepare_cached(select)?.query_row([], |row| row.get(0))?))
 }

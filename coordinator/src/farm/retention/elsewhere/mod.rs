@@ -31,13 +31,15 @@ pub(in crate::farm) use rows::is_away;
 pub(super) use rows::{came_back, forget, keep};
 
 /// Items of each kind that are asked for at one look; the others have their turn at the next.
-pub(super) const AT_ONE_LOOK: usize = 10_000;
+pub(super) const AT_ONE_LOOK: usize = if cfg!(test) { 50 } else { 10_000 };
 /// Items that are asked for before what came of it is noted.
 const BATCH: usize = 100;
 /// Questions at a time.
 const AT_ONCE: usize = 6;
 /// After so many failures in a row a server is not asked for the rest of a look.
 const FAILURES: u32 = 3;
+/// What was not found for so many times `check-days` counts as lost.
+const GIVEN_UP: u64 = 4;
 /// How long an item that is due stays if its server does not answer, in milliseconds.
 const POSTPONED_MS: u64 = 6 * 60 * 60 * 1000;
 
@@ -62,7 +64,8 @@ enum Verdict {
     NotAsked,
 }
 
-/// Those items among `weak` that are to be asked for; `known`: what is being removed.
+/// Those items among `weak` that are to be asked for, first those that never were, and then those that were longest ago;
+/// `known`: what is being removed.
 pub(super) fn candidates(
     sql_: &Connection,
     config: &RetentionConfig,
@@ -72,23 +75,28 @@ pub(super) fn candidates(
 ) -> Result<Vec<u32>, Error> {
     // That it is published is asked of an index: the narinfos would be a gigabyte.
     const PUBLISHED: &str = "SELECT 1 FROM publications WHERE path = ?1";
-    const OLD: &str = "SELECT i.path FROM items i WHERE i.kind = 'output' AND i.added_at <= ?1 \
-         AND NOT EXISTS (SELECT 1 FROM elsewhere_misses m WHERE m.path = i.path AND m.checked_at > ?2)";
+    const NEVER: &str = "SELECT i.path FROM items i WHERE i.kind = 'output' AND i.added_at <= ?1 \
+         AND NOT EXISTS (SELECT 1 FROM elsewhere_misses m WHERE m.path = i.path)";
+    const LONG_AGO: &str = "SELECT m.path FROM elsewhere_misses m CROSS JOIN items i ON i.path = m.path \
+         WHERE i.kind = 'output' AND i.added_at <= ?1 AND m.checked_at <= ?2 ORDER BY m.checked_at";
     let mut found = Vec::new();
     let elsewhere = &config.elsewhere;
     if elsewhere.servers.is_empty() {
         return Ok(found);
     }
     let since = |count: u64| sql(at.saturating_sub(days(count)));
-    let mut old = sql_.prepare_cached(OLD)?;
+    let (here, asked) = (since(elsewhere.after_days), since(elsewhere.check_days));
     let mut published = sql_.prepare_cached(PUBLISHED)?;
-    let mut rows = old.query([since(elsewhere.after_days), since(elsewhere.check_days)])?;
-    while let Some(row) = rows.next()? {
-        let Ok(path) = row.get(0) else { continue };
-        if weak(path) && !known.has(path) && published.exists([path])? {
-            found.push(path);
-            if found.len() >= AT_ONE_LOOK {
-                break;
+    for (question, limits) in [(NEVER, &[here][..]), (LONG_AGO, &[here, asked])] {
+        let mut some = sql_.prepare_cached(question)?;
+        let mut rows = some.query(rusqlite::params_from_iter(limits))?;
+        while let Some(row) = rows.next()? {
+            let Ok(path) = row.get(0) else { continue };
+            if weak(path) && !known.has(path) && published.exists([path])? {
+                found.push(path);
+                if found.len() >= AT_ONE_LOOK {
+                    return Ok(found);
+                }
             }
         }
     }
@@ -121,7 +129,7 @@ impl Farm {
         if run.lost > 0 {
             tracing::warn!(
                 items = run.lost,
-                "what other servers had is not there any more; nobody is sent there for it"
+                "what other servers had is not there any more, or was not found there for long; nobody is sent there for it"
             );
         }
         new.chunks(BATCH).try_for_each(|batch| asking.announce(batch, run))
@@ -183,9 +191,16 @@ impl<'f> Asking<'f> {
         Ok(())
     }
 
+    /// What was not found since then counts as lost.
+    fn given_up(&self, at: Timestamp) -> Timestamp {
+        at.saturating_sub(days(self.farm.config.retention.elsewhere.check_days.saturating_mul(GIVEN_UP)))
+    }
+
     /// These are announced, and may go now.
     fn settle(&self, items: &[u32], run: &mut RetentionRun) -> Result<(), Error> {
         let at = now();
+        let since = self.given_up(at);
+        let named = self.farm.elsewhere.servers().to_vec();
         let gone = self.each(items, run, move |tx, subject, verdict, gone: &mut (u64, u64)| {
             match verdict {
                 Verdict::Has(found) => {
@@ -197,7 +212,14 @@ impl<'f> Asking<'f> {
                     super::rescue(tx, subject.item)?;
                     rows::missed(tx, subject.item, at)?;
                 }
+                Verdict::Unsure | Verdict::NotAsked
+                    if subject.is_given_up(since)
+                        || subject.server.as_ref().is_none_or(|server| !named.contains(server)) =>
+                {
+                    super::rescue(tx, subject.item)?;
+                }
                 Verdict::Unsure | Verdict::NotAsked => {
+                    rows::asked(tx, subject.item, at)?;
                     rows::postpone(tx, subject.item, now().saturating_add(POSTPONED_MS))?;
                 }
             }
@@ -211,15 +233,29 @@ impl<'f> Asking<'f> {
     /// These are not here: whether they are still there. Gives how many are lost.
     fn confirm(&self, items: &[u32], run: &mut RetentionRun) -> Result<u64, Error> {
         let at = now();
-        self.each(items, run, move |tx, subject, verdict, lost: &mut u64| {
+        let since = self.given_up(at);
+        // After a day it is looked again, and not before others have had their turn.
+        let again = days(self.farm.config.retention.elsewhere.check_days.saturating_sub(1));
+        let lost = self.each(items, run, move |tx, subject, verdict, lost: &mut Vec<i64>| {
             match verdict {
                 Verdict::Has(found) => rows::confirm(tx, subject.item, &found, at)?,
-                Verdict::HasNot => *lost += u64::from(rows::lose(tx, subject.item)?),
-                Verdict::Untrusted | Verdict::Unsure => rows::asked(tx, subject.item, at)?,
-                Verdict::NotAsked => {}
+                Verdict::HasNot => lost.push(subject.item),
+                _ if subject.is_given_up(since) => lost.push(subject.item),
+                Verdict::Untrusted => rows::asked(tx, subject.item, at)?,
+                Verdict::Unsure | Verdict::NotAsked => {
+                    rows::asked(tx, subject.item, at.saturating_sub(again))?;
+                }
             }
             Ok(())
-        })
+        })?;
+        let mut count = 0;
+        for item in lost {
+            // What refers to it may be much: that goes before, in short jobs.
+            self.farm.take_back_in_batches(item)?;
+            let was_lost = self.farm.database.write_alone_blocking(move |tx| rows::lose(tx, item))?;
+            count += u64::from(was_lost);
+        }
+        Ok(count)
     }
 
     /// Asks for these, and does something about each in one transaction; gives what that comes to.
@@ -241,7 +277,9 @@ impl<'f> Asking<'f> {
         if *farm.stopping().borrow() || farm.sweeps.is_over() {
             return Err(Error::Stopping);
         }
-        run.asked += answered.len() as u64;
+        if !self.failures.is_empty() {
+            run.asked += answered.len() as u64;
+        }
         farm.database.write_alone_blocking(move |tx| {
             let mut result = R::default();
             for (subject, verdict) in answered {

@@ -10,7 +10,8 @@ use super::super::believed_until;
 use super::ask::{Found, Nar};
 use crate::farm::depend::{self, Provided};
 use crate::farm::error::Error;
-use crate::farm::{Tx, files, now, paths, publish, sql, unsql};
+use crate::farm::plan::{self, Plan};
+use crate::farm::{Tx, files, now, paths, publish, sql, unsql, wants};
 
 /// What is asked about.
 #[derive(Debug)]
@@ -22,19 +23,32 @@ pub(super) struct Subject {
     pub(super) file: Option<Sha256Hash>,
     /// The server that was found to have it.
     pub(super) server: Option<String>,
+    /// When it was found there last, and looked for there last.
+    seen: Option<(Timestamp, Timestamp)>,
+}
+
+impl Subject {
+    /// Whether it was not found since then, though it was looked for at an earlier look, too: to have been away for
+    /// long says nothing about others.
+    pub(super) fn is_given_up(&self, since: Timestamp) -> bool {
+        self.seen.is_some_and(|(found, asked)| found <= since && asked > found)
+    }
 }
 
 /// What is to be known of an item to ask for it; none if it is not published, and never was a redirect.
 pub(super) fn subject(sql: &Connection, item: i64) -> Result<Option<Subject>, Error> {
-    const SELECT: &str = "SELECT coalesce(u.narinfo, r.narinfo), r.server FROM paths p \
+    const SELECT: &str = "SELECT coalesce(u.narinfo, r.narinfo), r.server, r.found_at, r.asked_at FROM paths p \
          LEFT JOIN published u ON u.path = p.id LEFT JOIN redirects r ON r.path = p.id WHERE p.id = ?1";
     const FILE: &str =
         "SELECT hash FROM fixed_outputs WHERE path = ?1 AND algorithm = 'sha256' AND recursive = 0";
-    let (packed, server): (Option<Vec<u8>>, Option<String>) =
-        sql.prepare_cached(SELECT)?.query_row([item], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    type Columns = (Option<Vec<u8>>, Option<String>, Option<i64>, Option<i64>);
+    let (packed, server, found, asked): Columns = sql
+        .prepare_cached(SELECT)?
+        .query_row([item], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
     let Some(packed) = packed else { return Ok(None) };
     let file = sql.prepare_cached(FILE)?.query_row([item], |row| paths::hash(row, 0)).optional()?;
-    Ok(Some(Subject { item, ours: publish::info(packed)?, file, server }))
+    let seen = found.zip(asked).map(|(found, asked)| (unsql(found), unsql(asked)));
+    Ok(Some(Subject { item, ours: publish::info(packed)?, file, server, seen }))
 }
 
 /// The removal of an item is announced, and who asks is told of the other server's nars: those of us stay until nobody
@@ -122,22 +136,23 @@ pub(super) fn missed(tx: &Tx<'_>, item: i64, at: Timestamp) -> Result<(), Error>
 }
 
 /// What is not here was found again.
-pub(super) fn confirm(tx: &Tx<'_>, item: i64, found: &Found, at: Timestamp) -> Result<(), Error> {
+pub(super) fn confirm(tx: &mut Tx<'_>, item: i64, found: &Found, at: Timestamp) -> Result<(), Error> {
     if is_away(tx, item)? {
         note(tx, item, found, at)?;
         show(tx, item, found)?;
+        publish::let_go_on(tx, item)?;
     }
     Ok(())
 }
 
-/// Nobody could say whether what is not here is still there.
+/// Nobody could say whether what is not here is still there; it counts as looked for at this time.
 pub(super) fn asked(tx: &Tx<'_>, item: i64, at: Timestamp) -> Result<(), Error> {
     tx.prepare_cached("UPDATE redirects SET asked_at = ?2 WHERE path = ?1")?.execute([item, sql(at)])?;
     Ok(())
 }
 
-/// The server does not have it any more: nobody is sent there, and it can be built again. What refers to it is withdrawn
-/// before, and waits for it. False: it is here again, or was lost before.
+/// The server does not have it any more: nobody is sent there, and it is built again if a set wants it, or can be. What
+/// refers to it is withdrawn before, and waits for it. False: it is here again, or was lost before.
 pub(super) fn lose(tx: &mut Tx<'_>, item: i64) -> Result<bool, Error> {
     if !is_away(tx, item)? {
         return Ok(false);
@@ -157,8 +172,23 @@ pub(super) fn lose(tx: &mut Tx<'_>, item: i64) -> Result<bool, Error> {
     // Where an open build needs it, the agent that does not find it has it built (see `missing_inputs`).
     if !depend::is_needed(tx, item)? {
         depend::provide(tx, item, Provided::No)?;
+        build_again(tx, item)?;
     }
     Ok(true)
+}
+
+/// What rows of sets want is built again.
+fn build_again(tx: &mut Tx<'_>, item: i64) -> Result<(), Error> {
+    const MAKERS: &str = "SELECT min(d.id) FROM derivation_outputs o JOIN derivations d ON d.id = o.derivation \
+         WHERE o.path = ?1 GROUP BY d.target";
+    let mut plan = Plan::default();
+    for maker in paths::numbers(tx, MAKERS, item)? {
+        let target = plan::target_of(tx, maker)?;
+        if let Some(wish) = wants::row_wish(tx, target)? {
+            plan.need_again(tx, maker, wish)?;
+        }
+    }
+    plan.settle(tx)
 }
 
 /// An item that was announced stays: its own nars are told of again. Those of the other server can be had for as long as

@@ -1,5 +1,6 @@
 //! Items that another server has, or says that it has, beside a small HTTP server that says what a test has it say.
 
+mod lost;
 mod order;
 
 use std::collections::HashMap;
@@ -253,7 +254,9 @@ impl World {
     /// So many days pass since others were asked.
     fn days(&self, days: u64) {
         self.write(move |tx| {
-            for (table, column) in [("redirects", "asked_at"), ("elsewhere_misses", "checked_at")] {
+            for (table, column) in
+                [("redirects", "asked_at"), ("redirects", "found_at"), ("elsewhere_misses", "checked_at")]
+            {
                 tx.execute(&format!("UPDATE {table} SET {column} = {column} - ?1"), [sql(days * DAY_MS)])?;
             }
             Ok(())

@@ -128,3 +128,15 @@ fn what_is_forgotten_is_not_about_to_go() {
     world.write(move |tx| retention::forget(tx, id));
     assert_eq!(until(&world), Some(0));
 }
+
+#[test]
+fn what_turns_out_to_be_a_source_while_it_is_removed_stays() {
+    let world = World::new();
+    world.comes(0, &[], nar_hash(0));
+    let id = world.id(0);
+    removal::announce(&world.farm, &[id]).unwrap();
+    removal::withdraw(&world.farm, &[id], 1).unwrap();
+    world.write(|tx| Ok(tx.execute("UPDATE items SET kind = 'source'", [])?));
+    assert_eq!(removal::remove(&world.farm, &[id], 1).unwrap().items, 0);
+    assert!(world.is_here(0) && !world.is_announced(0));
+}
