@@ -61,12 +61,14 @@ pub(super) fn mark(
     walk.run(Reason::Asked)?;
     // What keeps things whoever else has them goes first: what is found later is kept by nothing else.
     let mut weak = Vec::new();
+    // Derivations whose inputs were begun from: for all sets, since one reason is enough.
+    let mut seen = Bits::new(paths(sql_)?);
     for kept in &sets {
         let roots = outputs(sql_, kept, &mut wanted)?;
         if kept.reason.is_weak(config) {
             weak.push((kept, roots));
         } else {
-            roots.start(sql_, &mut walk, kept)?;
+            roots.start(sql_, &mut walk, kept, &mut seen)?;
         }
     }
     let needed = needed(sql_, &wanted)?;
@@ -75,7 +77,7 @@ pub(super) fn mark(
     walk.start_with("SELECT path FROM items WHERE kind = 'source'", Reason::Source)?;
     walk.run(Reason::Source)?;
     for (kept, roots) in weak {
-        roots.start(sql_, &mut walk, kept)?;
+        roots.start(sql_, &mut walk, kept, &mut seen)?;
     }
     rules.others_and_sources(&mut walk, true)?;
     Ok(Mark { reached: walk.end(), needed })
@@ -148,11 +150,17 @@ struct Roots {
 }
 
 impl Roots {
-    fn start(self, sql_: &Connection, walk: &mut Walk<'_>, kept: &Kept) -> Result<(), Error> {
+    fn start(
+        self,
+        sql_: &Connection,
+        walk: &mut Walk<'_>,
+        kept: &Kept,
+        seen: &mut Bits,
+    ) -> Result<(), Error> {
         for output in self.outputs {
             walk.start(output, kept.reason, None);
         }
-        needed_to_build(sql_, walk, kept.reason, self.derivations)?;
+        needed_to_build(sql_, walk, kept.reason, self.derivations, seen)?;
         walk.run(kept.reason)
     }
 }
@@ -179,14 +187,14 @@ fn outputs(sql_: &Connection, kept: &Kept, wanted: &mut Bits) -> Result<Roots, E
     Ok(roots)
 }
 
-/// Whatever was needed to build these, and to build that, all the way down.
+/// Whatever was needed to build these, and to build that, all the way down to what was seen.
 fn needed_to_build(
     sql_: &Connection,
     walk: &mut Walk<'_>,
     reason: Reason,
     own: Vec<u32>,
+    seen: &mut Bits,
 ) -> Result<(), Error> {
-    let mut seen = Bits::new(paths(sql_)?);
     let mut level = own;
     level.retain(|derivation| seen.put(*derivation));
     let mut select =

@@ -1,6 +1,5 @@
 //! Which revisions of which sets are kept, and how the others are forgotten.
 
-use std::collections::HashSet;
 use std::time::Instant;
 
 use rusqlite::Connection;
@@ -13,6 +12,8 @@ use crate::config::{RetentionConfig, SetRule};
 
 /// Rows that are deleted in one go, at most.
 const ROWS: usize = 2_000;
+/// Rows that are found at once, at most.
+const FOUND: usize = if cfg!(test) { 2 } else { 10 * ROWS };
 
 /// A set, and what is kept of it.
 #[derive(Debug)]
@@ -99,16 +100,18 @@ impl Farm {
             }
             forgotten += count;
         }
-        let mut done = HashSet::new();
+        let mut after = (i64::MIN, i64::MIN, Vec::new());
         loop {
-            let rows = self.database.read_blocking(|sql| orphans(sql, &done))?;
-            if rows.is_empty() {
-                return Ok(forgotten);
-            }
-            done.extend(rows.iter().cloned());
-            let mut rest = rows;
+            let (mut rest, next) = self.database.read_blocking(|sql| orphans(sql, after))?;
             while !rest.is_empty() {
+                if *self.stopping().borrow() {
+                    return Err(Error::Stopping);
+                }
                 rest = self.database.write_alone_blocking(move |tx| delete(tx, rest))?;
+            }
+            match next {
+                Some(next) => after = next,
+                None => return Ok(forgotten),
             }
         }
     }
@@ -132,30 +135,31 @@ fn forget(tx: &mut Tx<'_>, kept: &Kept) -> Result<u64, Error> {
 
 type RowKey = (i64, i64, Vec<u8>);
 
-/// Rows that no revision has any more, some of them.
-fn orphans(sql: &Connection, but: &HashSet<RowKey>) -> Result<Vec<RowKey>, Error> {
+/// Rows that no revision has any more: some of those after this one, and after which to go on, if there may be more.
+fn orphans(sql: &Connection, after: RowKey) -> Result<(Vec<RowKey>, Option<RowKey>), Error> {
     let mut sets = sql.prepare_cached("SELECT min(in_set) FROM set_rows WHERE in_set > ?1")?;
     let mut rows = sql.prepare_cached(
-        "SELECT r.last, r.digest FROM set_rows r WHERE r.in_set = ?1 AND NOT EXISTS \
-         (SELECT 1 FROM revisions v WHERE v.in_set = r.in_set AND v.id BETWEEN r.first AND r.last)",
+        "SELECT r.last, r.digest FROM set_rows r WHERE r.in_set = ?1 AND (r.last, r.digest) > (?2, ?3) \
+         AND NOT EXISTS \
+         (SELECT 1 FROM revisions v WHERE v.in_set = r.in_set AND v.id BETWEEN r.first AND r.last) \
+         ORDER BY r.last, r.digest",
     )?;
-    let mut found = Vec::new();
-    let mut set = i64::MIN;
-    while let Some(next) = sets.query_row([set], |row| row.get::<_, Option<i64>>(0))? {
-        set = next;
-        let mut rows = rows.query([set])?;
-        while let Some(row) = rows.next()? {
-            let key = (set, row.get(0)?, row.get(1)?);
-            if but.contains(&key) {
-                continue;
-            }
-            found.push(key);
-            if found.len() >= 10 * ROWS {
-                return Ok(found);
+    let mut found: Vec<RowKey> = Vec::new();
+    let (mut set, mut last, mut digest) = after;
+    loop {
+        let mut some = rows.query((set, last, &digest))?;
+        while let Some(row) = some.next()? {
+            found.push((set, row.get(0)?, row.get(1)?));
+            if found.len() >= FOUND {
+                let next = found.last().cloned();
+                return Ok((found, next));
             }
         }
+        match sets.query_row([set], |row| row.get(0))? {
+            Some(next) => (set, last, digest) = (next, i64::MIN, Vec::new()),
+            None => return Ok((found, None)),
+        }
     }
-    Ok(found)
 }
 
 /// Deletes some of these rows, and gives the others. One whose build goes on, because the set keeps, stays.

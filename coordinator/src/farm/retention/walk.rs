@@ -155,7 +155,7 @@ impl Reached {
         while let Some(from) = self.from.get(at as usize).copied().filter(|from| *from != at) {
             way.push(from);
             at = from;
-            // Derivations of one walk may have been reached by another way in the next: no circle is followed.
+            // No circle is followed, whatever the database has.
             if way.len() > self.from.len() {
                 break;
             }
