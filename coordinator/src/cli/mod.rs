@@ -172,7 +172,9 @@ fn run(command: Command) -> Exit {
         }
         Command::Hooks(args) => with(args.format.json, |out, _| commands::hooks::run(&args, out)),
         Command::Storage(args) => with(args.format.json, |out, _| commands::storage::run(&args, out)),
-        Command::Retention(args) => with(args.format.json, |out, _| commands::retention::run(&args, out)),
+        Command::Retention(args) => {
+            with(args.format.json, |out, watch| commands::retention::run(&args, out, watch))
+        }
         Command::Sources(args) => with(args.format.json, |out, _| commands::sources::run(&args, out)),
         Command::Key(args) => with(args.format.json, |out, _| commands::key::run(&args, out)),
     }

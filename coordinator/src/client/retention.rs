@@ -5,7 +5,7 @@ use std::time::Duration;
 use drover_wire::retention::{RetentionPlan, RetentionQuestion, RetentionStatus};
 use drover_wire::route::clients;
 
-use super::{ClientError, Coordinator};
+use super::{ClientError, Coordinator, Unit, Watch};
 
 /// How often it is asked whether it has been looked.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
@@ -22,7 +22,12 @@ pub fn status(coordinator: &Coordinator) -> Result<RetentionStatus, ClientError>
 ///
 /// # Errors
 /// As [`status`].
-pub fn plan(coordinator: &Coordinator, question: &RetentionQuestion) -> Result<RetentionPlan, ClientError> {
+pub fn plan(
+    coordinator: &Coordinator,
+    question: &RetentionQuestion,
+    watch: &dyn Watch,
+) -> Result<RetentionPlan, ClientError> {
+    watch.begin("looking through all items", None, Unit::Things);
     coordinator.tell("asking what would go", &clients::RETENTION_PLAN, &[], question)
 }
 
@@ -30,7 +35,8 @@ pub fn plan(coordinator: &Coordinator, question: &RetentionQuestion) -> Result<R
 ///
 /// # Errors
 /// As [`status`].
-pub fn run(coordinator: &Coordinator) -> Result<RetentionStatus, ClientError> {
+pub fn run(coordinator: &Coordinator, watch: &dyn Watch) -> Result<RetentionStatus, ClientError> {
+    watch.begin("looking at what may go", None, Unit::Things);
     let started =
         coordinator.ask::<RetentionStatus>("having it looked what may go", &clients::RETENTION_RUN, &[])?;
     // One that was under way then may have missed what has just been.
@@ -41,6 +47,8 @@ pub fn run(coordinator: &Coordinator) -> Result<RetentionStatus, ClientError> {
         if status.runs >= enough || status.runs < started.runs {
             return Ok(status);
         }
+        let (announced, withdrawn) = (status.announced.items, status.withdrawn.items);
+        watch.note(&format!("{announced} announced, {withdrawn} withdrawn"));
         std::thread::sleep(LOOK_EVERY);
     }
 }

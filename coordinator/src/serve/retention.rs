@@ -21,6 +21,8 @@ pub(super) async fn plan(State(farm): Core, call: Call) -> Answer {
 }
 
 pub(super) async fn run(State(farm): Core) -> Answer {
+    // As it stood before: whoever waits for the look counts from there.
+    let before = farm.retention().await?;
     farm.sweep_soon();
-    json(farm.retention().await?)
+    json(before)
 }

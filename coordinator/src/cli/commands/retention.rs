@@ -6,25 +6,32 @@ use drover_wire::retention::{
 
 use super::estimate;
 use crate::cli::out::Out;
+use crate::cli::progress::Progress;
 use crate::cli::table::{Column, Table};
 use crate::cli::text::{ago, clean, count, now, size, span, thousands};
 use crate::cli::{Exit, RetentionArgs, RetentionCommand};
-use crate::client::{ClientError, retention};
+use crate::client::{ClientError, Watch, retention};
 
 /// The steps of a way that are shown.
 const STEPS: usize = 20;
 const NO_RULES: &str = "There are no rules for sets ([[retention.sets]] in the coordinator's configuration): nothing is removed.";
 
-pub(in crate::cli) fn run(args: &RetentionArgs, out: &mut Out) -> Result<Exit, ClientError> {
+pub(in crate::cli) fn run(
+    args: &RetentionArgs,
+    out: &mut Out,
+    watch: &Progress,
+) -> Result<Exit, ClientError> {
     let coordinator = args.connection.coordinator()?;
     match args.command {
         None if args.estimate => return estimate::run(&coordinator, out),
         None => {
-            let plan = retention::plan(&coordinator, &RetentionQuestion { why: args.why.clone() })?;
+            let plan = retention::plan(&coordinator, &RetentionQuestion { why: args.why.clone() }, watch)?;
+            watch.end();
             out.value(&plan, |out| show(&plan, out))?;
         }
         Some(RetentionCommand::Run) => {
-            let status = retention::run(&coordinator)?;
+            let status = retention::run(&coordinator, watch)?;
+            watch.end();
             out.value(&status, |out| stands(&status, out))?;
             if status.last.is_some_and(|last| last.error.is_some()) {
                 return Ok(Exit::Failed);
@@ -113,6 +120,9 @@ fn explain(why: &Why, out: &mut Out) -> Result<(), ClientError> {
             let words = ground.as_ref().map(words).unwrap_or_default();
             let found = found.as_deref().unwrap_or("another server has it");
             out.line(format!("{}: it is not here: {found}; kept for: {words}{going}", why.path))?;
+            if !why.unless_elsewhere {
+                out.line("  that keeps it here: it stays when it is built or imported again")?;
+            }
         }
         (Fate::Kept, ground) => {
             let words = ground.as_ref().map(words).unwrap_or_default();
@@ -159,6 +169,12 @@ fn stands(status: &RetentionStatus, out: &mut Out) -> Result<(), ClientError> {
     out.line(format!("announced: {}", amount(status.announced)))?;
     out.line(format!("withdrawn: {}", amount(status.withdrawn)))?;
     elsewhere(status.leaving, status.elsewhere, out)?;
+    if status.not_found > 0 {
+        let items = count(status.not_found, "item", "items");
+        out.line(format!(
+            "not found there at the last look: {items}; what is not found for long counts as lost"
+        ))?;
+    }
     if let Some(due) = status.next_due {
         let left = due.saturating_sub(now());
         out.line(if left == 0 { "due: now".to_owned() } else { format!("due: in {}", span(left)) })?;
