@@ -2,11 +2,12 @@
 //!
 //! Items come in generations, as the packages of one revision of Guix do: they refer to earlier ones of their
 //! generation, those at its bottom most often, and to what all generations have in common. Every second generation is
-//! what a set wants. Files of nars are not made, only their rows; signatures are numbers that nobody checked.
+//! what sets want, with the derivations that made it, what was needed for that, and builds. Files of nars are not made,
+//! only their rows; signatures are numbers that nobody checked.
 
 use std::path::Path;
 
-use drover::database::narinfos;
+use drover::database::{makers, narinfos};
 use drover_store::Sha256Hash;
 use drover_store::base32;
 use drover_store::key::SecretKey;
@@ -16,13 +17,23 @@ use crate::bench::Result;
 use crate::random::Random;
 
 /// Which herd this is: another number for another one.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 const SEED: u64 = 20_261_124;
 /// The items of a generation, and how many are common to all.
 const GENERATION: usize = 30_000;
 const COMMON: usize = 2_000;
+/// What an item refers to on average.
+const REFERENCES: f64 = 11.0;
 /// One in so many refers to thousands.
 const LARGE_EVERY: usize = 10_000;
+/// The most inputs of a derivation that its output refers to.
+const INPUTS: usize = 20;
+/// In a generation with derivations, one item in so many is a source, and one is a fixed output.
+const SOURCE_EVERY: usize = 50;
+const FIXED_EVERY: usize = 20;
+/// One derivation in so many has a build that is still open, and one has one that succeeded.
+const OPEN_EVERY: usize = 2_000;
+const BUILT_EVERY: usize = 4;
 /// When they came, in milliseconds: long ago.
 const ADDED_AT: i64 = 1_760_000_000_000;
 
@@ -72,7 +83,7 @@ impl Herd {
         let start = item - item % GENERATION;
         let own = item - start;
         let many = item % LARGE_EVERY == LARGE_EVERY - 1;
-        let count = if many { 1_000 + self.random.number() % 3_000 } else { self.random.number() % 22 };
+        let count = if many { 1_000 + self.random.number() % 3_000 } else { self.random.number() % 23 };
         let mut found: Vec<usize> = (0..count)
             .map(|n| match own {
                 0 => item,
@@ -94,10 +105,56 @@ impl Herd {
     }
 }
 
-/// Whether a set wants the items of this generation, and which.
-fn is_wanted(item: usize) -> bool {
+/// What an item is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Nobody knows what made it.
+    Alone,
+    Source,
+    Fixed,
+    /// The output of a derivation.
+    Made,
+}
+
+fn kind(item: usize) -> Kind {
     let (generation, own) = (item / GENERATION, item % GENERATION);
-    generation % 2 == 0 && own % 2 == 1
+    match generation % 2 {
+        1 => Kind::Alone,
+        _ if own % SOURCE_EVERY == SOURCE_EVERY - 2 => Kind::Source,
+        _ if own % FIXED_EVERY == FIXED_EVERY - 4 => Kind::Fixed,
+        _ => Kind::Made,
+    }
+}
+
+fn has_derivation(item: usize) -> bool {
+    matches!(kind(item), Kind::Fixed | Kind::Made)
+}
+
+/// Whether a set wants an item.
+fn is_wanted(item: usize) -> bool {
+    kind(item) == Kind::Made && item % 2 == 1
+}
+
+/// What is below a derivation: items with derivations, and a source.
+fn needed(item: usize, references: &[usize]) -> (Vec<usize>, Option<usize>) {
+    if kind(item) != Kind::Made {
+        return (Vec::new(), None);
+    }
+    let start = item - item % GENERATION;
+    let near = |every: usize, place: usize| {
+        let near = (item - item % every + place).checked_sub(every)?;
+        (near >= start).then_some(near)
+    };
+    let mut inputs: Vec<usize> = references
+        .iter()
+        .copied()
+        .filter(|input| *input < item && has_derivation(*input))
+        .take(INPUTS)
+        .collect();
+    inputs.extend(near(FIXED_EVERY, FIXED_EVERY - 4).filter(|fixed| kind(*fixed) == Kind::Fixed));
+    inputs.sort_unstable();
+    inputs.dedup();
+    (inputs, near(SOURCE_EVERY, SOURCE_EVERY - 2).filter(|source| kind(*source) == Kind::Source))
 }
 
 /// The number of a path in the database.
@@ -133,7 +190,7 @@ fn fill_paths(sql: &Connection, herd: &Herd) -> Result<()> {
     for (item, name) in herd.names.iter().enumerate() {
         insert.execute((number(item), name, 1))?;
     }
-    for (item, name) in herd.names.iter().enumerate().filter(|(item, _)| is_wanted(*item)) {
+    for (item, name) in herd.names.iter().enumerate().filter(|(item, _)| has_derivation(*item)) {
         insert.execute((deriver(herd, item), derivation_name(name), 0))?;
     }
     Ok(())
@@ -155,7 +212,7 @@ fn fill_items(sql: &Connection, herd: &mut Herd) -> Result<()> {
     let public = public.split('#').nth(1).ok_or("a key without a number")?.to_owned();
     let mut item_insert = sql.prepare(
         "INSERT INTO items (path, kind, nar_hash, nar_size, file_size, deriver, export_hash, added_at) \
-         VALUES (?1, 'output', ?2, ?3, ?4, ?5, ?6, ?7)",
+         VALUES (?1, ?8, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?;
     let mut reference_insert = sql.prepare("INSERT INTO item_references VALUES (?1, ?2)")?;
     let mut file_insert = sql.prepare(
@@ -164,18 +221,30 @@ fn fill_items(sql: &Connection, herd: &mut Herd) -> Result<()> {
     let mut publish =
         sql.prepare("INSERT INTO published (path, narinfo, key, published_at) VALUES (?1, ?2, ?3, ?4)")?;
     let mut derivation_insert = sql.prepare(
-        "INSERT INTO derivations (id, system, platform, target, modulo, lacking) VALUES (?1, 1, 1, ?2, ?3, 0)",
+        "INSERT INTO derivations (id, system, platform, target, modulo, lacking, makers) \
+         VALUES (?1, 1, 1, ?2, ?3, 0, ?4)",
     )?;
     let mut output_insert = sql.prepare("INSERT INTO derivation_outputs VALUES (?1, 'out', ?2)")?;
+    let mut input_insert = sql.prepare("INSERT INTO derivation_inputs VALUES (?1, ?2, ?3)")?;
+    let mut source_insert = sql.prepare("INSERT INTO derivation_sources VALUES (?1, ?2)")?;
+    let mut fixed_insert = sql.prepare("INSERT INTO fixed_outputs VALUES (?1, 'sha256', 0, ?2)")?;
+    let mut build_insert = sql.prepare(
+        "INSERT INTO builds (uuid, derivation, target, platform, state, priority, missing, submitted_at, ended_at) \
+         VALUES (?1, ?2, ?3, 1, ?4, 0, 0, ?5, ?6)",
+    )?;
     sql.execute("INSERT INTO platforms (id, name) VALUES (1, 'x86_64-linux')", [])?;
+    let mut count = 0;
     for item in 0..herd.names.len() {
-        let references = herd.references(item);
+        let mut references = herd.references(item);
+        if kind(item) == Kind::Source {
+            references.clear();
+        }
+        count += references.len();
         let nar_hash: [u8; 32] = herd.numbers();
         let nar_size = 2_000 + herd.random.number() % 9_000_000;
         let file_size = nar_size / 4;
-        let wanted = is_wanted(item);
         let id = number(item);
-        let from = wanted.then(|| deriver(herd, item));
+        let from = has_derivation(item).then(|| deriver(herd, item));
         let export_hash: [u8; 32] = herd.numbers();
         item_insert.execute((
             id,
@@ -185,6 +254,7 @@ fn fill_items(sql: &Connection, herd: &mut Herd) -> Result<()> {
             from,
             export_hash,
             ADDED_AT,
+            if kind(item) == Kind::Source { "source" } else { "output" },
         ))?;
         for reference in &references {
             reference_insert.execute([id, number(*reference)])?;
@@ -194,9 +264,33 @@ fn fill_items(sql: &Connection, herd: &mut Herd) -> Result<()> {
         let text = narinfo(herd, item, &references, (nar_hash, nar_size, file_size), &signature, &public);
         publish.execute((id, narinfos::pack(&text), key, ADDED_AT))?;
         if let Some(from) = from {
-            derivation_insert.execute((from, id, nar_hash))?;
+            let (inputs, source) = needed(item, &references);
+            let below = makers::encode(inputs.iter().map(|input| deriver(herd, *input)).collect());
+            derivation_insert.execute((from, id, nar_hash, below))?;
             output_insert.execute((from, id))?;
+            for input in inputs {
+                input_insert.execute((from, number(input), deriver(herd, input)))?;
+            }
+            if let Some(source) = source {
+                source_insert.execute((from, number(source)))?;
+            }
+            if kind(item) == Kind::Fixed {
+                fixed_insert.execute((id, nar_hash))?;
+            }
+            let state = match item {
+                _ if item % OPEN_EVERY == 1 => Some(("ready", None)),
+                _ if item % BUILT_EVERY == 1 => Some(("succeeded", Some(ADDED_AT))),
+                _ => None,
+            };
+            if let Some((state, ended_at)) = state {
+                build_insert.execute((&nar_hash[..16], from, id, state, ADDED_AT, ended_at))?;
+            }
         }
+    }
+    let average = count as f64 / herd.names.len() as f64;
+    println!("{average:.2} references each on average");
+    if (average - REFERENCES).abs() > 0.5 {
+        return Err(format!("it should be {REFERENCES} references on average").into());
     }
     Ok(())
 }
@@ -232,7 +326,7 @@ fn narinfo(
     )
 }
 
-/// A set for every second generation.
+/// A set for every second generation; what was needed to build it is kept of half of these.
 fn fill_sets(sql: &Connection, herd: &Herd) -> Result<()> {
     let mut set = sql.prepare("INSERT INTO sets (id, name, keep, current) VALUES (?1, ?2, 0, ?1)")?;
     let mut revision = sql.prepare(
@@ -246,7 +340,8 @@ fn fill_sets(sql: &Connection, herd: &Herd) -> Result<()> {
         let id = generation as i64 + 1;
         let all = generation * GENERATION..((generation + 1) * GENERATION).min(herd.names.len());
         let wanted = all.filter(|item| is_wanted(*item));
-        set.execute((id, format!("kept-{id}")))?;
+        let name = if generation % 4 == 0 { "inputs" } else { "kept" };
+        set.execute((id, format!("{name}-{id}")))?;
         let mut rows = 0;
         for item in wanted {
             let digest = Sha256Hash::of(&item.to_le_bytes());
@@ -255,6 +350,16 @@ fn fill_sets(sql: &Connection, herd: &Herd) -> Result<()> {
         }
         revision.execute((id, ADDED_AT, rows))?;
     }
+    Ok(())
+}
+
+/// What is being removed from the database of a coordinator that does not run is due.
+///
+/// # Errors
+/// When the database cannot be written.
+pub fn all_is_due(database: &Path) -> Result<()> {
+    let sql = Connection::open(database)?;
+    sql.execute("UPDATE removals SET due = 0", [])?;
     Ok(())
 }
 

@@ -246,8 +246,18 @@ fn pump(mut from: impl Read + Send + 'static, to: Arc<Output>) {
 /// The bytes of memory that a process has resident, by `VmRSS`.
 #[must_use]
 pub fn resident(pid: u32) -> Option<u64> {
+    memory(pid, "VmRSS:")
+}
+
+/// The most bytes of memory that a process has had resident, by `VmHWM`.
+#[must_use]
+pub fn peak(pid: u32) -> Option<u64> {
+    memory(pid, "VmHWM:")
+}
+
+fn memory(pid: u32, word: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(word))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 

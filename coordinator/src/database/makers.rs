@@ -7,7 +7,8 @@
 use rusqlite::Transaction;
 
 /// The column for these numbers, which are not negative.
-pub(crate) fn encode(mut makers: Vec<i64>) -> Vec<u8> {
+#[must_use]
+pub fn encode(mut makers: Vec<i64>) -> Vec<u8> {
     makers.sort_unstable();
     makers.dedup();
     let mut bytes = Vec::with_capacity(makers.len() * 3);
@@ -25,7 +26,7 @@ pub(crate) fn encode(mut makers: Vec<i64>) -> Vec<u8> {
 }
 
 /// The numbers of a column. Bytes that are none, at the end, are left out.
-pub(crate) fn decode(bytes: &[u8]) -> impl Iterator<Item = i64> {
+pub fn decode(bytes: &[u8]) -> impl Iterator<Item = i64> {
     let mut rest = bytes.iter();
     let mut before = 0_i64;
     std::iter::from_fn(move || {

@@ -1,7 +1,7 @@
 //! The database: SQLite in WAL mode, one writer that commits many jobs at once, and readers apart from it.
 
 pub(crate) mod fixed;
-pub(crate) mod makers;
+pub mod makers;
 pub mod narinfos;
 mod readers;
 mod writer;

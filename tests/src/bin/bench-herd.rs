@@ -1,5 +1,6 @@
 //! The bench `herd`: what 2.4 million narinfos cost. Narinfos at random from a coordinator with so many, and from one
-//! with 10,000; the memory that it has resident; how long it takes to start, and to find what retention may take away.
+//! with 10,000; the most memory that it has resident; how long it takes to start, to find what retention may take away,
+//! to withdraw that and to remove it.
 //!
 //! `bench-herd FOLDER`: where the databases are made and kept for the next time; 8 GiB. DROVER_BIN_DIR names the folder
 //! with the programs as they are to be measured.
@@ -16,7 +17,7 @@ use drover_tests::bench::{self, Figure, Limit, Result, timed};
 use drover_tests::farm::{Farm, Setup};
 use drover_tests::http::Peer;
 use drover_tests::{herd, service, wait};
-use drover_wire::retention::RetentionStatus;
+use drover_wire::retention::{RetentionRun, RetentionStatus};
 use drover_wire::route::clients;
 
 const HERD: usize = 2_400_000;
@@ -36,6 +37,10 @@ const CONFIG: &str = "[retention]
 sweep-hours = 8784
 [retention.others]
 days = 1
+[[retention.sets]]
+names = \"inputs-*\"
+keep-revisions = 1
+build-inputs = true
 [[retention.sets]]
 names = \"kept-*\"
 keep-revisions = 1
@@ -60,9 +65,24 @@ fn run(folder: &Path) -> Result<Vec<Figure>> {
     let of_many = many.narinfos()?;
     let after_load = many.resident_mb()?;
     println!("resident after the load: {after_load:.1} MB");
-    let sweep = many.sweep()?;
-    let after_sweep = many.resident_mb()?;
-    println!("resident after the sweep: {after_sweep:.1} MB");
+    let (announced, sweep) = many.sweep(|run| run.announced)?;
+    println!("announced: {announced} of {HERD} in {sweep:.1} s");
+    if announced < HERD as u64 / 4 || announced > HERD as u64 * 3 / 4 {
+        return Err("about half of the items should be announced".into());
+    }
+    let mut peak = many.peak_mb()?;
+    println!("at most resident until after the sweep: {peak:.1} MB");
+    many.all_is_due()?;
+    let (withdrawn, withdrawing) = many.sweep(|run| run.withdrawn)?;
+    println!("withdrawn: {withdrawn} in {withdrawing:.1} s");
+    peak = peak.max(many.peak_mb()?);
+    many.all_is_due()?;
+    let (removed, removing) = many.sweep(|run| run.removed.items)?;
+    println!("removed: {removed} in {removing:.1} s");
+    peak = peak.max(many.peak_mb()?);
+    if (withdrawn, removed) != (announced, announced) {
+        return Err("what is announced should be withdrawn and removed".into());
+    }
     Ok(vec![
         Figure {
             of: "of the p99 of narinfos of 10,000",
@@ -70,11 +90,9 @@ fn run(folder: &Path) -> Result<Vec<Figure>> {
             limit: Limit::Most(LIMIT_RATIO),
         },
         Figure { of: "s for a sweep", figure: sweep, limit: Limit::Most(LIMIT_SWEEP_SECONDS) },
-        Figure {
-            of: "MB resident",
-            figure: after_load.max(after_sweep),
-            limit: Limit::Most(LIMIT_RESIDENT_MB),
-        },
+        Figure { of: "s to withdraw half of them", figure: withdrawing, limit: Limit::None },
+        Figure { of: "s to remove these", figure: removing, limit: Limit::None },
+        Figure { of: "MB resident at most", figure: peak, limit: Limit::Most(LIMIT_RESIDENT_MB) },
         Figure { of: "bytes of database for each nar", figure: many.bytes_a_nar, limit: Limit::None },
     ])
 }
@@ -151,8 +169,21 @@ impl Coordinator {
         Ok(bytes as f64 / 1e6)
     }
 
-    /// Has it look once for what may go; the seconds until it is found and announced.
-    fn sweep(&mut self) -> Result<f64> {
+    fn peak_mb(&self) -> Result<f64> {
+        let bytes = service::peak(self.farm.coordinator.pid()).ok_or("it has ended")?;
+        Ok(bytes as f64 / 1e6)
+    }
+
+    /// All that is announced or withdrawn is due, without a day having passed.
+    fn all_is_due(&mut self) -> Result<()> {
+        self.farm.coordinator.kill();
+        herd::all_is_due(&self.farm.dir().join("coordinator/drover.sqlite"))?;
+        self.farm.restart();
+        Ok(())
+    }
+
+    /// Has it look once for what may go; what that came to, and the seconds until it was done.
+    fn sweep(&mut self, what: impl Fn(&RetentionRun) -> u64) -> Result<(u64, f64)> {
         let token = fs::read_to_string(self.farm.dir().join("token"))?;
         let peer = Peer::stranger(&format!("http://{}", self.farm.clients)).token(token.trim());
         let ask = || -> RetentionStatus { peer.get(&clients::RETENTION.path(&[])).value() };
@@ -167,11 +198,7 @@ impl Coordinator {
         if let Some(error) = run.error {
             return Err(format!("the sweep failed: {error}").into());
         }
-        println!("announced: {} of {}", run.announced, self.count);
-        if run.announced < self.count as u64 / 4 || run.announced > self.count as u64 * 3 / 4 {
-            return Err("about half of the items should be announced".into());
-        }
-        Ok(time.as_secs_f64())
+        Ok((what(&run), time.as_secs_f64()))
     }
 }
 
