@@ -4,7 +4,8 @@
 //! up. What nothing keeps is announced; what was announced long enough ago and is still not kept at a later look is
 //! withdrawn from the public, and then it goes (`removal`). So nothing goes that one look alone has found: what came to
 //! be needed before the second look is found by it, and what comes to be needed after something was announced takes it
-//! back itself (`rescue`). Whatever is interrupted goes on at the next look, which begins from what the database has.
+//! back itself (`rescue`). Nothing goes before all that is held and refers to it, whenever that was announced. Whatever is
+//! interrupted goes on at the next look, which begins from what the database has.
 
 mod elsewhere;
 mod mark;

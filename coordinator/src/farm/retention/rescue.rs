@@ -15,7 +15,7 @@ pub(in crate::farm) fn rescue(tx: &mut Tx<'_>, item: i64) -> Result<(), Error> {
     let mut open = vec![item];
     while let Some(item) = open.pop() {
         let removed = tx.prepare_cached("DELETE FROM removals WHERE path = ?1")?.execute([item])?;
-        // What stays has all that it refers to staying, too.
+        // What stays has all that it refers to staying, too, or leaving for a server that has it: that can be had there.
         if removed == 0 {
             continue;
         }
