@@ -15,7 +15,7 @@ use super::places::Placed;
 use super::press::Press;
 use super::{Farm, Tx, now, sql};
 use super::{files, paths, retention};
-use crate::storage::{Storage, remove_if_there};
+use crate::storage::{Plain, Storage, remove_if_there};
 
 /// Up to how many compressed bytes a source is kept in the database.
 const SMALL: usize = 64 * 1024;
@@ -486,9 +486,10 @@ pub(super) fn open(
         Some(id) => files::of(sql, id),
         None => Ok(Vec::new()),
     })?;
-    let file = found.into_iter().find(|file| file.compression == Compression::Zstd);
+    // What was imported may be here in any other compression, and in none else.
+    let file = found.iter().find(|file| file.compression == Compression::Zstd).or(found.first());
     let file = file.ok_or_else(|| Error::NotFound { what: "nar of", name: path.to_string() })?;
-    let compressed = farm.open_file(&file, 0..file.size)?.reader(file.size);
+    let compressed = farm.open_file(file, 0..file.size)?.reader(file.size);
     let failed = |error| Error::io(format!("read the nar of {path}"), error);
-    Ok(Box::new(zstd::Decoder::new(compressed).map_err(failed)?))
+    Ok(Box::new(Plain::new(file.compression, compressed).map_err(failed)?))
 }

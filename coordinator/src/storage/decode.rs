@@ -137,32 +137,33 @@ fn is_of_decoder(error: &io::Error) -> bool {
     matches!(error.kind(), InvalidData | InvalidInput | Other | OutOfMemory | UnexpectedEof)
 }
 
+/// A lzip member; liblzma reads lzip and does not write it. Its body is LZMA without a header of its own.
+#[cfg(test)]
+pub(crate) fn lzip(plain: &[u8]) -> Vec<u8> {
+    let options = liblzma::stream::LzmaOptions::new_preset(6).unwrap();
+    let stream = Stream::new_lzma_encoder(&options).unwrap();
+    let mut alone = Vec::new();
+    liblzma::bufread::XzEncoder::new_stream(plain, stream).read_to_end(&mut alone).unwrap();
+    // The header of .lzma: properties, dictionary (4 bytes), length (8 bytes).
+    assert_eq!(alone[0], 93, "lzip knows lc=3, lp=0, pb=2 only");
+    let body = &alone[13..];
+    let mut member = b"LZIP\x01".to_vec();
+    member.push(23); // a dictionary of 8 MiB
+    member.extend_from_slice(body);
+    let mut crc = flate2::Crc::new();
+    crc.update(plain);
+    member.extend_from_slice(&crc.sum().to_le_bytes());
+    member.extend_from_slice(&(plain.len() as u64).to_le_bytes());
+    let size = member.len() as u64 + 8;
+    member.extend_from_slice(&size.to_le_bytes());
+    member
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
 
     use super::*;
-
-    /// A lzip member; liblzma reads lzip and does not write it. Its body is LZMA without a header of its own.
-    fn lzip(plain: &[u8]) -> Vec<u8> {
-        let options = liblzma::stream::LzmaOptions::new_preset(6).unwrap();
-        let stream = Stream::new_lzma_encoder(&options).unwrap();
-        let mut alone = Vec::new();
-        liblzma::bufread::XzEncoder::new_stream(plain, stream).read_to_end(&mut alone).unwrap();
-        // The header of .lzma: properties, dictionary (4 bytes), length (8 bytes).
-        assert_eq!(alone[0], 93, "lzip knows lc=3, lp=0, pb=2 only");
-        let body = &alone[13..];
-        let mut member = b"LZIP\x01".to_vec();
-        member.push(23); // a dictionary of 8 MiB
-        member.extend_from_slice(body);
-        let mut crc = flate2::Crc::new();
-        crc.update(plain);
-        member.extend_from_slice(&crc.sum().to_le_bytes());
-        member.extend_from_slice(&(plain.len() as u64).to_le_bytes());
-        let size = member.len() as u64 + 8;
-        member.extend_from_slice(&size.to_le_bytes());
-        member
-    }
 
     fn gzip(plain: &[u8]) -> Vec<u8> {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());

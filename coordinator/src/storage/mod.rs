@@ -25,6 +25,8 @@ use drover_wire::{BuildId, LeaseId};
 pub(crate) use algorithm::Algorithm;
 pub use bucket::Bucket;
 pub use decode::Plain;
+#[cfg(test)]
+pub(crate) use decode::lzip;
 pub use folder::Folder;
 pub use incoming::{Expected, Incoming, Judge, Refused, Verified, packed_limit};
 pub use logs::{LogReader, pack as pack_log};

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::farm::{files, publish};
 
 mod servers;
+mod sources;
 
 /// A farm, and a folder that is taken over.
 struct Ground {
@@ -59,7 +60,8 @@ fn packed(compression: Compression, nar: &[u8]) -> Vec<u8> {
             encoder.write_all(nar).unwrap();
             encoder.finish().unwrap()
         }
-        _ => nar.to_vec(),
+        Compression::Lzip => crate::storage::lzip(nar),
+        Compression::None => nar.to_vec(),
     }
 }
 
