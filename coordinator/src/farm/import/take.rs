@@ -89,7 +89,7 @@ impl Taking<'_> {
         let failed = |error| Error::io(format!("write {}", path.display()), error);
         let to = File::create_new(&path).map_err(failed)?;
         let file = TemporaryFile { path: path.clone() };
-        let mut tee = Tee { from, to, count: 0, limit, halt: self.halt, end: None };
+        let mut tee = Tee { from, to, count: 0, limit, halt: self.halt, is_over: false, end: None };
         let info = &said.info;
         let judge = Judge::new(expected(
             self.farm,
@@ -119,9 +119,13 @@ impl Taking<'_> {
         };
         if let Some(size) = form.size.filter(|size| *size != tee.count) {
             let why = format!("{} bytes of its nar came, and {size} were said", tee.count);
-            // A server that cut it off may do better the next time.
-            let error = if tee.count < size { SourceError::Failed(why) } else { SourceError::Refused(why) };
-            return Err(error.into());
+            if tee.count > size {
+                return Err(SourceError::Refused(why).into());
+            }
+            // A server that cut it off may do better the next time. What was refused before its end was not cut off.
+            if tee.is_over {
+                return Err(SourceError::Failed(why).into());
+            }
         }
         let after_nar = judged.map_err(SourceError::Refused)?;
         tee.to.sync_all().map_err(failed)?;
@@ -214,6 +218,8 @@ struct Tee<'a> {
     count: u64,
     limit: u64,
     halt: &'a Halt,
+    /// Whether the source said that there is no more.
+    is_over: bool,
     end: Option<End>,
 }
 
@@ -230,6 +236,7 @@ impl Read for Tee<'_> {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return ended(self, End::Cut(error)),
             read => read?,
         };
+        self.is_over |= n == 0 && !buffer.is_empty();
         self.count += n as u64;
         if self.count > self.limit {
             return ended(self, End::TooLong);

@@ -385,3 +385,54 @@ fn a_nar_of_a_server_that_is_too_long_is_not_read_to_its_end() {
     let why = why(&import.refusals, &one);
     assert!(why.contains("has more than") || why.contains("longer than"), "{import:?}");
 }
+
+/// Bytes that hardly become fewer, however they are compressed.
+fn noise(count: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    let next = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_be_bytes()[0]
+    };
+    (0..count).map(next).collect()
+}
+
+#[test]
+fn a_nar_that_is_refused_before_its_end_was_not_cut_off_and_is_asked_for_once() {
+    let ground = Ground::new();
+    let site = Site::start();
+    // Compressed, a nar may be an eighth longer than it is plain: so much more than is read ahead.
+    let (noise, shorter) = (noise(2900 << 10), 2540 << 10);
+    let large = |name: &str| {
+        let nar = Node::file(noise.clone()).to_nar();
+        let mut made = made(name, &[]);
+        (made.info.nar_hash, made.info.nar_size) = (Sha256Hash::of(&nar), nar.len() as u64);
+        Made { info: made.info, nar }
+    };
+    let names = ["good", "odd", "longer", "damaged", "other-1", "other-2"];
+    let mut all = names.map(large);
+    // No nar at all, from its first byte on.
+    all[1].nar[..64].fill(b'x');
+    all[1].info.nar_hash = Sha256Hash::of(&all[1].nar);
+    for n in [2, 4, 5] {
+        all[n].info.nar_size = shorter;
+    }
+    for made in &all {
+        site.has(made, &ground.key, [whole(made)]);
+    }
+    let mut damaged = zstd_of(&all[3]);
+    damaged[20_000..20_100].fill(0xff);
+    damaged[..4].fill(0);
+    site.has(&all[3], &ground.key, [Reply::Whole(damaged)]);
+    let import = ground.import(ground.of_site(&site, &all.iter().collect::<Vec<_>>()));
+    // Five in a row that a server does not give would be one that is down.
+    assert_eq!((import.summary.state, import.summary.taken), (ImportState::Done, 1), "{import:?}");
+    let says = |made, part: &str| {
+        let why = why(&import.refusals, made);
+        assert!(why.contains(part), "{why}");
+    };
+    says(&all[1], "its nar is none");
+    says(&all[2], "longer than");
+    says(&all[3], "no whole zstd stream");
+    let tries = |name: &str| site.asked().iter().filter(|asked| *asked == name).count();
+    assert_eq!(names.map(tries), [1; 6]);
+}
