@@ -77,7 +77,7 @@ impl Folder {
         narinfo: Option<&Path>,
     ) -> Result<Vec<(Form, PathBuf)>, SourceError> {
         let beside = narinfo.and_then(Path::parent).unwrap_or(Path::new(""));
-        let mut offered = Vec::new();
+        let (mut offered, mut other_size) = (Vec::new(), None);
         for form in &said.forms {
             let mut candidates = Vec::new();
             if let Some(below) = relative(&form.url)? {
@@ -103,11 +103,11 @@ impl Folder {
                     SourceError::Failed(format!("cannot look at {}: {error}", file.display()))
                 })?;
                 if let Some(said) = form.size.filter(|said| *said != size.len()) {
-                    return Err(SourceError::Refused(format!(
-                        "the file {} has {} bytes, and {said} were said",
-                        file.display(),
-                        size.len()
-                    )));
+                    // Another form may be as it was said.
+                    let is = size.len();
+                    other_size =
+                        Some(format!("the file {} has {is} bytes, and {said} were said", file.display()));
+                    break;
                 }
                 let form = Form { size: Some(size.len()), ..form.clone() };
                 offered.push((form, file));
@@ -115,7 +115,8 @@ impl Folder {
             }
         }
         if offered.is_empty() {
-            return Err(SourceError::Refused("none of the nars that its narinfo names is there".to_owned()));
+            let why = || "none of the nars that its narinfo names is there".to_owned();
+            return Err(SourceError::Refused(other_size.unwrap_or_else(why)));
         }
         Ok(offered)
     }
@@ -168,6 +169,13 @@ fn relative(url: &str) -> Result<Option<PathBuf>, SourceError> {
     Ok(decoded(url).and_then(|bytes| String::from_utf8(bytes).ok()).map(PathBuf::from))
 }
 
+/// A folder, below the one that is looked through, that cannot be looked through.
+#[derive(Debug)]
+pub(super) struct Closed {
+    pub(super) folder: PathBuf,
+    pub(super) why: String,
+}
+
 /// The files of narinfos below a folder, in no order: there may be millions, so they are given as they are met. What is
 /// a link to a folder is not followed.
 #[derive(Debug)]
@@ -177,38 +185,45 @@ pub(super) struct Narinfos {
     open: Vec<(PathBuf, std::fs::ReadDir)>,
 }
 
+impl Closed {
+    fn of(folder: PathBuf, error: &io::Error) -> Self {
+        Self { folder, why: format!("it cannot be looked through: {error}") }
+    }
+}
+
 impl Narinfos {
     /// All of them.
     ///
     /// # Errors
-    /// When the folder cannot be read, here and below.
+    /// When the folder cannot be read.
     pub(super) fn new(folder: &Folder) -> Result<Self, SourceError> {
         let mut all = Self { root: folder.root.clone(), open: Vec::new() };
-        all.enter(PathBuf::new())?;
+        all.enter(PathBuf::new()).map_err(|closed| {
+            SourceError::Failed(format!("the folder {}: {}", folder.root.display(), closed.why))
+        })?;
         Ok(all)
     }
 
-    fn enter(&mut self, folder: PathBuf) -> Result<(), SourceError> {
-        let entries =
-            std::fs::read_dir(self.root.join(&folder)).map_err(|error| self.failed(&folder, &error))?;
-        self.open.push((folder, entries));
+    fn enter(&mut self, folder: PathBuf) -> Result<(), Closed> {
+        match std::fs::read_dir(self.root.join(&folder)) {
+            Ok(entries) => self.open.push((folder, entries)),
+            Err(error) => return Err(Closed::of(folder, &error)),
+        }
         Ok(())
     }
 
-    fn failed(&self, folder: &Path, error: &io::Error) -> SourceError {
-        let folder = self.root.join(folder);
-        SourceError::Failed(format!("cannot look through {}: {error}", folder.display()))
-    }
-
     /// The next one.
-    pub(super) fn next(&mut self) -> Result<Option<PathBuf>, SourceError> {
+    ///
+    /// # Errors
+    /// What cannot be looked through and is passed over: there may be more after it.
+    pub(super) fn next(&mut self) -> Result<Option<PathBuf>, Closed> {
         while let Some((folder, entries)) = self.open.last_mut() {
             let Some(entry) = entries.next() else {
                 self.open.pop();
                 continue;
             };
             let folder = folder.clone();
-            let failed = |error: io::Error| self.failed(&folder, &error);
+            let failed = |error: io::Error| Closed::of(folder.clone(), &error);
             let entry = entry.map_err(failed)?;
             let below = folder.join(entry.file_name());
             if entry.file_type().map_err(failed)?.is_dir() {
@@ -270,5 +285,22 @@ mod tests {
         assert_eq!(folder.read(Path::new("inner.narinfo")), Ok(Some(b"text".to_vec())));
         assert_eq!(folder.read(Path::new("none.narinfo")), Ok(None));
         assert!(!all(&folder).contains(&"out/secret".to_owned()));
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_looked_through_is_told_of_and_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        for folder in ["one", "other"] {
+            std::fs::create_dir(dir.path().join(folder)).unwrap();
+            std::fs::write(dir.path().join(folder).join("x.narinfo"), "text").unwrap();
+        }
+        let folder = Folder::at(dir.path()).unwrap();
+        let mut narinfos = Narinfos::new(&folder).unwrap();
+        let first = narinfos.next().unwrap().unwrap();
+        let gone = if first.starts_with("one") { "other" } else { "one" };
+        std::fs::remove_dir_all(dir.path().join(gone)).unwrap();
+        let closed = narinfos.next().unwrap_err();
+        assert_eq!(closed.folder, Path::new(gone));
+        assert!(narinfos.next().unwrap().is_none());
     }
 }

@@ -178,12 +178,13 @@ pub(super) fn as_they_lie(
 }
 
 /// All of these become items, each after what it refers to, and are published. Blocks.
-pub(super) fn all(farm: &Arc<Farm>, import: i64, new: Vec<New>, sign: bool) -> Result<(), Error> {
+pub(super) fn all(farm: &Arc<Farm>, import: i64, new: &Arc<Vec<New>>, sign: bool) -> Result<(), Error> {
+    let new = Arc::clone(new);
     let by_us = farm.database.write_alone_blocking::<_, Error>(move |tx| {
         let mut by_us = Vec::new();
-        for new in new {
+        for new in &*new {
             let bytes = new.bytes();
-            let Some(id) = keep(tx, &new)? else { continue };
+            let Some(id) = keep(tx, new)? else { continue };
             rows::taken(tx, import, bytes)?;
             if sign {
                 by_us.push(id);

@@ -71,27 +71,40 @@ impl Taker {
     /// # Errors
     /// When it is not what it must be, the source does not give it, or the import is to stop.
     pub(super) fn take(&self, item: &Item) -> Result<(), Trouble> {
-        let mut pause = FIRST_WAIT;
-        let mut wait = None;
-        loop {
-            let what = match self.try_to(item) {
-                Err(Trouble::Farm(Error::StorageFull(what))) => what,
-                ended => return ended,
-            };
-            if wait.is_none() {
-                let why = format!("there is no room for {what}; `drover storage` says how full it is where");
-                tracing::warn!(import = self.import, why, "an import waits");
-                wait = Some(self.farm.imports.waits.begin(self.import, &why));
-            }
-            self.halt.rest(pause)?;
-            pause = (pause * 2).min(LONGEST_WAIT);
-        }
+        patiently(&self.farm, &self.halt, self.import, || self.try_to(item))
     }
 
     fn try_to(&self, item: &Item) -> Result<(), Trouble> {
         let Self { farm, source, halt, .. } = self;
         let taken = Taking { farm, source, halt }.take(&item.said, item.file.as_deref())?;
-        let new = vec![New::taken(item.said.clone(), taken)];
-        Ok(keep::all(farm, self.import, new, self.sign)?)
+        let new = Arc::new(vec![New::taken(item.said.clone(), taken)]);
+        Ok(keep::all(farm, self.import, &new, self.sign)?)
+    }
+}
+
+/// Does something of an import; while there is no room for it, waits, says so, and tries again. Blocks.
+///
+/// # Errors
+/// Those of the work; when the import is to stop.
+pub(super) fn patiently<T, E: Into<Trouble>>(
+    farm: &Arc<Farm>,
+    halt: &Halt,
+    import: i64,
+    mut work: impl FnMut() -> Result<T, E>,
+) -> Result<T, Trouble> {
+    let mut pause = FIRST_WAIT;
+    let mut wait = None;
+    loop {
+        let what = match work().map_err(Into::into) {
+            Err(Trouble::Farm(Error::StorageFull(what))) => what,
+            ended => return ended,
+        };
+        if wait.is_none() {
+            let why = format!("there is no room for {what}; `drover storage` says how full it is where");
+            tracing::warn!(import, why, "an import waits");
+            wait = Some(farm.imports.waits.begin(import, &why));
+        }
+        halt.rest(pause)?;
+        pause = (pause * 2).min(LONGEST_WAIT);
     }
 }

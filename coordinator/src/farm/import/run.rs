@@ -12,10 +12,10 @@ use drover_wire::import::{ImportState, PublishedQuestion};
 use rusqlite::Connection;
 
 use super::flight::{Flight, Item};
-use super::folder::{Folder, Narinfos};
+use super::folder::{Closed, Folder, Narinfos};
 use super::halt::Halt;
 use super::keep::{self, Here, New};
-use super::room::Taker;
+use super::room::{self, Taker};
 use super::roots::Roots;
 use super::rows::{self, Cursor, Job};
 use super::said::{Said, Terms, Wanted};
@@ -198,8 +198,9 @@ impl<'a> Run<'a> {
                 self.end(&landed.path);
             }
         }
-        self.flush()?;
-        passed
+        // Why it could not go on comes before what followed from that.
+        let flushed = self.flush();
+        passed.and_then(|reached| flushed.map(|()| reached))
     }
 
     fn all_roots(&mut self) -> Result<Cursor, Trouble> {
@@ -213,8 +214,15 @@ impl<'a> Run<'a> {
         let source = Arc::clone(&self.source);
         if let Source::Folder(folder) = &*source {
             let mut narinfos = Narinfos::new(folder)?;
-            while let Some(file) = narinfos.next()? {
-                self.root(Root::Narinfo(file), self.cursor)?;
+            loop {
+                match narinfos.next() {
+                    Ok(Some(file)) => self.root(Root::Narinfo(file), self.cursor)?,
+                    Ok(None) => break,
+                    Err(Closed { folder, why }) => {
+                        // One that is not for everybody is at the top of many disks.
+                        self.refuse(&folder.display().to_string(), SourceError::Refused(why).into())?;
+                    }
+                }
             }
             self.go_on(true)?;
             return Ok(Cursor::default());
@@ -358,8 +366,9 @@ impl<'a> Run<'a> {
                     held = held.saturating_sub(weight(&said));
                     if self.adopted.is_some() {
                         let path = said.info.store_path.clone();
-                        if let Err(trouble) = self.adopt(*said, file.as_deref()) {
-                            self.refuse(path.base_name(), trouble)?;
+                        match self.adopt(*said, file.as_deref()) {
+                            Ok(()) => self.failures = 0,
+                            Err(trouble) => self.refuse(path.base_name(), trouble)?,
                         }
                         continue;
                     }
@@ -500,8 +509,7 @@ impl<'a> Run<'a> {
             let why = "it is here, and does not refer to what it is said to refer to".to_owned();
             return Err(SourceError::Refused(why).into());
         }
-        keep::publish(self.farm, here.id, said, self.terms.sign)?;
-        Ok(())
+        self.patiently(|| keep::publish(self.farm, here.id, said.clone(), self.terms.sign))
     }
 
     fn can_be_had(&self, path: &StorePath) -> Result<bool, Trouble> {
@@ -530,15 +538,19 @@ impl<'a> Run<'a> {
             trouble => return Err(trouble),
         };
         tracing::debug!(import = self.job.id, item, why, "not imported");
-        let (id, item) = (self.job.id, item.to_owned());
-        Ok(self.farm.database.write_blocking::<_, Error>(move |tx| rows::refused(tx, id, &item, &why))?)
+        let id = self.job.id;
+        self.patiently(|| {
+            let (item, why) = (item.to_owned(), why.clone());
+            self.farm.database.write_blocking(move |tx| rows::refused(tx, id, &item, &why))
+        })
     }
 
     /// Notes what is used where it lies, and how far it came.
     fn flush(&mut self) -> Result<(), Trouble> {
         let waiting = std::mem::take(&mut self.waiting);
         if !waiting.is_empty() {
-            keep::all(self.farm, self.job.id, waiting, self.terms.sign)?;
+            let waiting = Arc::new(waiting);
+            self.patiently(|| keep::all(self.farm, self.job.id, &waiting, self.terms.sign))?;
         }
         self.note()
     }
@@ -548,7 +560,12 @@ impl<'a> Run<'a> {
         self.cursor = self.roots.passed().unwrap_or(self.cursor);
         let (id, cursor, known) = (self.job.id, self.cursor, std::mem::take(&mut self.known));
         let advance = move |tx: &mut Tx<'_>| rows::advance(tx, id, cursor, known);
-        Ok(self.farm.database.write_blocking::<_, Error>(advance)?)
+        self.patiently(|| self.farm.database.write_blocking(advance))
+    }
+
+    /// Does something that needs room, as soon as there is some.
+    fn patiently<T>(&self, work: impl FnMut() -> Result<T, Error>) -> Result<T, Trouble> {
+        room::patiently(self.farm, &self.halt, self.job.id, work)
     }
 }
 

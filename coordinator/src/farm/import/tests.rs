@@ -1,4 +1,6 @@
 use std::io::Write;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use drover_store::key::SecretKey;
 use drover_store::nar::Node;
@@ -11,8 +13,11 @@ use super::*;
 use crate::config::Config;
 use crate::farm::{files, publish};
 
+mod in_place;
 mod servers;
 mod sources;
+
+const LONG: Duration = Duration::from_secs(60);
 
 /// A farm, and a folder that is taken over.
 struct Ground {
@@ -164,6 +169,14 @@ impl Ground {
             files::of(sql, id)
         });
         found.unwrap().iter().map(|file| file.compression).collect()
+    }
+}
+
+fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let end = Instant::now() + LONG;
+    while !is() {
+        assert!(Instant::now() < end, "{what}");
+        thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -380,90 +393,4 @@ fn what_sets_want_is_found_without_a_look_at_all_items() {
     });
     let plan = plan.unwrap();
     assert!(!plan.iter().any(|step| step.starts_with("SCAN") || step.contains("TEMP B-TREE")), "{plan:?}");
-}
-
-impl Ground {
-    fn in_place(&self) -> NewImport {
-        NewImport { in_place: true, ..self.terms() }
-    }
-
-    fn read_all(&self) {
-        let unread = self.farm.database.read_blocking::<_, Error>(|sql| {
-            paths::numbers(sql, "SELECT DISTINCT item FROM files WHERE checked_at IS NULL AND item > ?1", 0)
-        });
-        for item in unread.unwrap() {
-            self.farm.read_now(item).unwrap();
-        }
-    }
-
-    fn is_unread(&self, made: &Made) -> bool {
-        let found = self.farm.database.read_blocking::<_, Error>(|sql| {
-            let id = paths::find(sql, &made.info.store_path)?.unwrap();
-            unread_among(sql, &[id])
-        });
-        !found.unwrap().is_empty()
-    }
-}
-
-#[test]
-fn files_are_used_where_they_lie_published_at_once_and_read_later() {
-    let ground = Ground::new();
-    let below = made("below", &[]);
-    let top = made("top", &[&below]);
-    ground.put(&top, Compression::Gzip);
-    ground.put(&below, Compression::None);
-    let import = ground.import(ground.in_place());
-    assert_eq!((import.summary.taken, import.summary.refused), (2, 0), "{:?}", import.refusals);
-    assert!(ground.is_published(&top) && ground.is_published(&below));
-    assert!(ground.is_unread(&top));
-    assert_eq!(std::fs::read_dir(ground.farm.storage.nars()).unwrap().count(), 0, "something was copied");
-    ground.read_all();
-    assert!(!ground.is_unread(&top) && !ground.is_unread(&below));
-    assert!(ground.is_published(&top));
-    assert_eq!(ground.import(ground.in_place()).summary.known, 2);
-}
-
-#[test]
-fn a_file_that_is_not_what_it_was_said_to_be_goes_from_the_public_with_all_that_refers_to_it() {
-    let ground = Ground::new();
-    let below = made("below", &[]);
-    let (middle, other) = (made("middle", &[&below]), made("other", &[]));
-    let top = made("top", &[&middle]);
-    for made in [&below, &middle, &top, &other] {
-        ground.put(made, Compression::None);
-    }
-    let file = ground.folder.path().join("nar/none").join(below.info.store_path.base_name());
-    let mut bytes = std::fs::read(&file).unwrap();
-    bytes[100] ^= 1;
-    std::fs::write(&file, bytes).unwrap();
-    let import = ground.import(ground.in_place());
-    assert_eq!(import.summary.taken, 4);
-    assert!(ground.is_published(&top));
-    ground.read_all();
-    assert!(![&below, &middle, &top].iter().any(|made| ground.is_published(made)));
-    assert!(ground.is_published(&other) && ground.is_held(&top) && !ground.is_held(&below));
-    assert!(file.exists(), "a file that is not ours was removed");
-    let id = import.summary.import;
-    let import = ground.farm.database.read_blocking(|sql| rows::show(sql, id)).unwrap();
-    assert!(why(&import.refusals, &below).contains("nar"), "{:?}", import.refusals);
-    // It is mended, and taken over again.
-    ground.put(&below, Compression::None);
-    let again = ground.import(ground.in_place());
-    assert!(ground.is_published(&below), "{again:?}");
-    assert!(ground.is_published(&middle) && ground.is_published(&top), "{again:?}");
-}
-
-#[test]
-fn a_folder_that_is_not_there_takes_nothing_from_the_public() {
-    let ground = Ground::new();
-    let one = made("one", &[]);
-    ground.put(&one, Compression::None);
-    ground.import(ground.in_place());
-    let moved = ground.folder.path().with_extension("moved");
-    std::fs::rename(ground.folder.path(), &moved).unwrap();
-    ground.read_all();
-    assert!(ground.is_published(&one) && ground.is_unread(&one));
-    std::fs::rename(&moved, ground.folder.path()).unwrap();
-    ground.read_all();
-    assert!(ground.is_published(&one) && !ground.is_unread(&one));
 }

@@ -4,8 +4,6 @@ use std::collections::{HashMap, VecDeque};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Condvar, Mutex};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use super::*;
 use crate::config::{Gib, PlaceConfig, STATE_PLACE};
@@ -39,8 +37,6 @@ struct Shared {
     changed: Condvar,
     held: Mutex<Vec<TcpStream>>,
 }
-
-const LONG: Duration = Duration::from_secs(60);
 
 impl Site {
     fn start() -> Self {
@@ -136,14 +132,6 @@ impl Ground {
     fn of_site(&self, site: &Site, all: &[&Made]) -> NewImport {
         let paths = all.iter().map(|made| made.info.store_path.clone()).collect();
         NewImport { source: site.url.clone(), paths, ..self.terms() }
-    }
-}
-
-fn until(what: &str, mut is: impl FnMut() -> bool) {
-    let end = Instant::now() + LONG;
-    while !is() {
-        assert!(Instant::now() < end, "{what}");
-        thread::sleep(Duration::from_millis(5));
     }
 }
 
