@@ -157,4 +157,7 @@ pub struct PublishedItem {
 pub struct PublishedPage {
     /// The items; fewer than were asked for: there are no more at the moment.
     pub items: Vec<PublishedItem>,
+    /// The highest number that was ever given: whoever knows a higher one begins anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<u64>,
 }

@@ -286,7 +286,8 @@ CREATE TABLE needed (
     at   INTEGER NOT NULL
 ) STRICT;
 
--- What is taken over from elsewhere. options: JSON. cursor: where to go on, in the importer's own words.
+-- What is taken over from elsewhere. options: JSON. cursor: where to go on, in the importer's own words. rests: it has
+-- ended, or is a mirror that waits for its next time.
 CREATE TABLE imports (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
     source     TEXT NOT NULL,
@@ -299,7 +300,8 @@ CREATE TABLE imports (
     refused    INTEGER NOT NULL DEFAULT 0,
     error      TEXT,
     started_at INTEGER NOT NULL,
-    ended_at   INTEGER
+    ended_at   INTEGER,
+    rests      INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 -- The base names of what an import is to take, where it was told.
 CREATE TABLE import_paths (

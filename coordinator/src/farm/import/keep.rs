@@ -16,7 +16,7 @@ use crate::database::fixed;
 use crate::farm::depend::{self, Provided};
 use crate::farm::error::Error;
 use crate::farm::places::{self, Placed};
-use crate::farm::provided::is_elsewhere;
+use crate::farm::provided::{FAILURES, MISS_MS, is_elsewhere, note_answers};
 use crate::farm::{Farm, Tx, files, now, outputs, paths, publish, retention, sources, sql};
 use crate::storage::NarFile;
 
@@ -102,32 +102,75 @@ pub(super) fn can_be_had(sql: &Connection, path: &StorePath) -> Result<bool, Err
     Ok(sql.prepare_cached(held)?.exists([id])? || is_elsewhere(sql, id)?)
 }
 
-/// Asks the servers of the configuration for something, and notes where it is.
-pub(super) fn ask_elsewhere(farm: &Arc<Farm>, path: &StorePath) -> Result<bool, Error> {
-    for server in farm.substitutes.servers() {
+/// What the servers of the configuration say of something.
+#[derive(Debug)]
+pub(super) enum Elsewhere {
+    There,
+    Nowhere,
+    /// Not all of them said it: why.
+    Unsaid(String),
+}
+
+/// Asks the servers of the configuration for something, unless they were asked a moment ago, and notes what they say of
+/// what is known here. `unsaid`: how often each of them did not say it in a row. Blocks.
+pub(super) fn ask_elsewhere(
+    farm: &Arc<Farm>,
+    path: &StorePath,
+    unsaid: &mut [u32],
+) -> Result<Elsewhere, Error> {
+    let servers = farm.substitutes.servers();
+    if servers.is_empty() {
+        return Ok(Elsewhere::Nowhere);
+    }
+    let (known, lately) = farm.database.read_blocking(|sql| missed_lately(sql, path))?;
+    let (mut answers, mut has, mut why) = (Vec::new(), false, None);
+    for (server, unsaid) in servers.iter().zip(unsaid) {
+        if lately.contains(server) {
+            continue;
+        }
+        // One that is down would take its whole time for each of many.
+        if *unsaid >= FAILURES {
+            why =
+                why.or_else(|| Some(format!("{server} failed {FAILURES} times in a row when it was asked")));
+            continue;
+        }
         match farm.substitutes.has(server, path) {
-            Ok(true) => {
-                let (server, path) = (server.clone(), path.clone());
-                farm.database.write_alone_blocking::<_, Error>(move |tx| {
-                    let id = paths::number(tx, &path)?;
-                    tx.prepare_cached(
-                        "INSERT INTO substitutes VALUES (?1, ?2, 1, ?3) \
-                         ON CONFLICT (path, server) DO UPDATE SET found = 1, checked_at = ?3",
-                    )?
-                    .execute((id, server, sql(now())))?;
-                    let nobodys = "SELECT 1 FROM paths WHERE id = ?1 AND provided = 0";
-                    if tx.prepare_cached(nobodys)?.exists([id])? {
-                        depend::provide(tx, id, Provided::Elsewhere)?;
-                    }
-                    Ok(())
-                })?;
-                return Ok(true);
+            Ok(found) => {
+                *unsaid = 0;
+                answers.push((server.clone(), found));
+                has = found;
+                if has {
+                    break;
+                }
             }
-            Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "asking for what an import refers to failed"),
+            Err(error) => {
+                *unsaid += 1;
+                tracing::warn!(%error, left_out = *unsaid == FAILURES, "asking for what an import refers to failed");
+                why = Some(error.to_string());
+            }
         }
     }
-    Ok(false)
+    if has || known && !answers.is_empty() {
+        let path = path.clone();
+        farm.database.write_alone_blocking::<_, Error>(move |tx| {
+            let id = paths::number(tx, &path)?;
+            note_answers(tx, id, answers)
+        })?;
+    }
+    Ok(match why {
+        _ if has => Elsewhere::There,
+        Some(why) => Elsewhere::Unsaid(why),
+        None => Elsewhere::Nowhere,
+    })
+}
+
+/// Whether something is known here, and which servers said a moment ago that they do not have it.
+fn missed_lately(sql_: &Connection, path: &StorePath) -> Result<(bool, Vec<String>), Error> {
+    let Some(id) = paths::find(sql_, path)? else { return Ok((false, Vec::new())) };
+    let select = "SELECT server FROM substitutes WHERE path = ?1 AND found = 0 AND checked_at > ?2";
+    let mut statement = sql_.prepare_cached(select)?;
+    let rows = statement.query_map((id, sql(now().saturating_sub(MISS_MS))), |row| row.get(0))?;
+    Ok((true, rows.collect::<rusqlite::Result<_>>()?))
 }
 
 /// The place of a folder whose files are used where they lie; it is made if need be. Blocks.
@@ -185,7 +228,7 @@ pub(super) fn all(farm: &Arc<Farm>, import: i64, new: &Arc<Vec<New>>, sign: bool
         for new in &*new {
             let bytes = new.bytes();
             let Some(id) = keep(tx, new)? else { continue };
-            rows::taken(tx, import, bytes)?;
+            rows::taken(tx, import, new.said.info.store_path.base_name(), bytes)?;
             if sign {
                 by_us.push(id);
             } else {

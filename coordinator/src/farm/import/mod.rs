@@ -10,6 +10,7 @@ mod flight;
 mod folder;
 mod halt;
 mod keep;
+mod pass;
 mod room;
 mod roots;
 mod rows;
@@ -29,6 +30,8 @@ use drover_wire::import::{
     ImportDetails, ImportId, ImportState, ImportSummary, NewImport, PUBLISHED_LIMIT, PublishedItem,
     PublishedPage, PublishedQuestion,
 };
+
+use rusqlite::OptionalExtension;
 
 use super::error::Error;
 use super::{Farm, Tx, paths, sql, unsql};
@@ -188,7 +191,11 @@ impl Farm {
                 let rows = select.query_map([sql(question.after), sql(limit)], |row| {
                     Ok(PublishedItem { number: unsql(row.get(0)?), path: paths::base(row, 1)? })
                 })?;
-                Ok(PublishedPage { items: rows.collect::<rusqlite::Result<_>>()? })
+                let items = rows.collect::<rusqlite::Result<_>>()?;
+                let last = "SELECT seq FROM sqlite_sequence WHERE name = 'publications'";
+                let last: Option<i64> =
+                    sql_.prepare_cached(last)?.query_row([], |row| row.get(0)).optional()?;
+                Ok(PublishedPage { items, last: Some(last.map_or(0, unsql)) })
             })
             .await
     }

@@ -66,12 +66,17 @@ impl Roots {
 
 #[cfg(test)]
 mod tests {
+    use super::super::rows::Kind;
     use super::*;
+
+    fn at(number: u64) -> Cursor {
+        Cursor::at(Kind::Told, number)
+    }
 
     #[test]
     fn a_root_counts_when_all_before_it_are_over_with_all_that_is_below_them() {
         let mut roots = Roots::default();
-        let (a, b, c) = (roots.begin(Cursor(10)), roots.begin(Cursor(20)), roots.begin(Cursor(30)));
+        let (a, b, c) = (roots.begin(at(10)), roots.begin(at(20)), roots.begin(at(30)));
         roots.more(a);
         roots.less(a);
         roots.less(c);
@@ -79,14 +84,14 @@ mod tests {
         roots.less(b);
         assert_eq!(roots.passed(), None);
         roots.less(a);
-        assert_eq!(roots.passed(), Some(Cursor(30)));
+        assert_eq!(roots.passed(), Some(at(30)));
         assert_eq!(roots.passed(), None);
-        let d = roots.begin(Cursor(40));
+        let d = roots.begin(at(40));
         assert_eq!(d, 3);
         // Of one that is over nothing is heard any more.
         roots.less(a);
         assert_eq!(roots.passed(), None);
         roots.less(d);
-        assert_eq!(roots.passed(), Some(Cursor(40)));
+        assert_eq!(roots.passed(), Some(at(40)));
     }
 }

@@ -24,9 +24,63 @@ pub(super) struct Job {
     pub(super) cursor: Cursor,
 }
 
-/// Where an import goes on: after which of its roots, by number. What a number is depends on where the roots come from.
+/// What roots are numbered by.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Cursor(pub(super) u64);
+pub(super) enum Kind {
+    /// They are not.
+    #[default]
+    None,
+    /// The paths that an import was told.
+    Told,
+    /// What a drover published.
+    Published,
+    /// The paths that sets here want.
+    Wanted,
+}
+
+impl Kind {
+    const ALL: [Self; 4] = [Self::None, Self::Told, Self::Published, Self::Wanted];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Told => "told",
+            Self::Published => "published",
+            Self::Wanted => "wanted",
+        }
+    }
+}
+
+/// Where an import goes on: after which of its roots, by number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Cursor {
+    pub(super) kind: Kind,
+    pub(super) number: u64,
+}
+
+impl Cursor {
+    pub(super) fn at(kind: Kind, number: u64) -> Self {
+        Self { kind, number }
+    }
+
+    /// The same among roots of this kind: a number of another kind says nothing about them.
+    pub(super) fn of(self, kind: Kind) -> Self {
+        if self.kind == kind { self } else { Self::at(kind, 0) }
+    }
+
+    /// As the database has it: `published:123`. What is something else is the beginning.
+    fn read(text: &str) -> Self {
+        let parts = text.split_once(':').and_then(|(word, number)| {
+            let kind = Kind::ALL.into_iter().find(|kind| kind.word() == word)?;
+            Some(Self::at(kind, number.parse().ok()?))
+        });
+        parts.unwrap_or_default()
+    }
+
+    fn text(self) -> String {
+        format!("{}:{}", self.kind.word(), self.number)
+    }
+}
 
 pub(super) fn insert(tx: &Tx<'_>, new: &NewImport) -> Result<i64, Error> {
     let options = NewImport { paths: Vec::new(), ..new.clone() };
@@ -102,10 +156,10 @@ pub(super) fn show(sql_: &Connection, import: ImportId) -> Result<ImportDetails,
 /// Those that are under way.
 pub(super) fn running(sql: &Connection) -> Result<Vec<Job>, Error> {
     let mut select = sql.prepare_cached(
-        "SELECT id, options, coalesce(cursor, '0') FROM imports WHERE state = 'running' ORDER BY id",
+        "SELECT id, options, coalesce(cursor, '') FROM imports WHERE state = 'running' ORDER BY id",
     )?;
     let rows = select.query_map([], |row| {
-        let cursor = Cursor(row.get_ref(2)?.as_str()?.parse().unwrap_or(0));
+        let cursor = Cursor::read(row.get_ref(2)?.as_str()?);
         Ok(Job { id: row.get(0)?, options: options(row, 1)?, cursor })
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
@@ -113,9 +167,9 @@ pub(super) fn running(sql: &Connection) -> Result<Vec<Job>, Error> {
 
 /// Where an import goes on.
 pub(super) fn cursor(sql: &Connection, import: i64) -> Result<Cursor, Error> {
-    let select = "SELECT coalesce(cursor, '0') FROM imports WHERE id = ?1";
+    let select = "SELECT coalesce(cursor, '') FROM imports WHERE id = ?1";
     let text: String = sql.prepare_cached(select)?.query_row([import], |row| row.get(0))?;
-    Ok(Cursor(text.parse().unwrap_or(0)))
+    Ok(Cursor::read(&text))
 }
 
 /// Whether one of this source is under way.
@@ -125,13 +179,12 @@ pub(super) fn running_of(sql: &Connection, source: &str) -> Result<Option<i64>, 
 }
 
 /// The paths that an import was told, after this number: the next few of them.
-pub(super) fn told(sql_: &Connection, import: i64, after: Cursor) -> Result<Vec<(u64, StorePath)>, Error> {
+pub(super) fn told(sql_: &Connection, import: i64, after: u64) -> Result<Vec<(u64, StorePath)>, Error> {
     let select =
         "SELECT number, base FROM import_paths WHERE import = ?1 AND number > ?2 ORDER BY number LIMIT 500";
     let mut statement = sql_.prepare_cached(select)?;
-    let rows = statement.query_map((import, sql(after.0)), |row| {
-        Ok((unsql(row.get(0)?), crate::farm::paths::base(row, 1)?))
-    })?;
+    let rows = statement
+        .query_map((import, sql(after)), |row| Ok((unsql(row.get(0)?), crate::farm::paths::base(row, 1)?)))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
@@ -141,10 +194,10 @@ pub(super) fn was_told(sql: &Connection, import: i64) -> Result<bool, Error> {
 }
 
 /// Outputs that current rows of sets here want and that are not held, after this path's number: the next few.
-pub(super) fn wanted(sql_: &Connection, after: Cursor) -> Result<Vec<(u64, StorePath)>, Error> {
+pub(super) fn wanted(sql_: &Connection, after: u64) -> Result<Vec<(u64, StorePath)>, Error> {
     let mut statement = sql_.prepare_cached(WANTED)?;
     let rows = statement
-        .query_map([sql(after.0)], |row| Ok((unsql(row.get(0)?), crate::farm::paths::base(row, 1)?)))?;
+        .query_map([sql(after)], |row| Ok((unsql(row.get(0)?), crate::farm::paths::base(row, 1)?)))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
@@ -158,16 +211,33 @@ pub(super) const WANTED: &str = "SELECT o.path, p.base FROM derivation_outputs o
 pub(super) fn advance(tx: &Tx<'_>, import: i64, cursor: Cursor, known: u64) -> Result<(), Error> {
     tx.prepare_cached("UPDATE imports SET cursor = ?2, known = known + ?3 WHERE id = ?1")?.execute((
         import,
-        cursor.0.to_string(),
+        cursor.text(),
         sql(known),
     ))?;
     Ok(())
 }
 
 /// Notes that an item was taken.
-pub(super) fn taken(tx: &Tx<'_>, import: i64, bytes: u64) -> Result<(), Error> {
+pub(super) fn taken(tx: &Tx<'_>, import: i64, item: &str, bytes: u64) -> Result<(), Error> {
     tx.prepare_cached("UPDATE imports SET taken = taken + 1, bytes = bytes + ?2 WHERE id = ?1")?
         .execute((import, sql(bytes)))?;
+    mended(tx, import, item)
+}
+
+/// Some of what was refused, after this.
+pub(super) fn refusals(sql: &Connection, import: i64, after: &str) -> Result<Vec<String>, Error> {
+    let select = "SELECT item FROM import_refusals WHERE import = ?1 AND item > ?2 ORDER BY item LIMIT 500";
+    let mut statement = sql.prepare_cached(select)?;
+    let rows = statement.query_map((import, after), |row| row.get(0))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Something is here, even if it was refused before.
+pub(super) fn mended(tx: &Tx<'_>, import: i64, item: &str) -> Result<(), Error> {
+    let delete = "DELETE FROM import_refusals WHERE import = ?1 AND item = ?2";
+    if tx.prepare_cached(delete)?.execute((import, item))? > 0 {
+        tx.prepare_cached("UPDATE imports SET refused = refused - 1 WHERE id = ?1")?.execute([import])?;
+    }
     Ok(())
 }
 
@@ -189,11 +259,17 @@ pub(super) fn refused(tx: &Tx<'_>, import: i64, item: &str, why: &str) -> Result
     Ok(())
 }
 
+/// Notes that it is under way: a mirror may have rested.
+pub(super) fn begin(tx: &Tx<'_>, import: i64) -> Result<(), Error> {
+    tx.prepare_cached("UPDATE imports SET rests = 0 WHERE id = ?1")?.execute([import])?;
+    Ok(())
+}
+
 /// Notes how it ended, or what a mirror met this time.
 pub(super) fn end(tx: &Tx<'_>, import: i64, state: ImportState, error: Option<&str>) -> Result<(), Error> {
     let ended_at = (state != ImportState::Running).then(|| sql(now()));
     tx.prepare_cached(
-        "UPDATE imports SET state = ?2, error = ?3, ended_at = ?4 WHERE id = ?1 AND state = 'running'",
+        "UPDATE imports SET state = ?2, error = ?3, ended_at = ?4, rests = 1 WHERE id = ?1 AND state = 'running'",
     )?
     .execute((import, state.as_str(), error, ended_at))?;
     if state != ImportState::Running {

@@ -1,6 +1,7 @@
 //! An import goes through its roots.
 
 use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,13 +9,14 @@ use std::time::Duration;
 use drover_store::StorePath;
 use drover_store::key::{Acl, PublicKey};
 use drover_tls::Trust;
-use drover_wire::import::{ImportState, PublishedQuestion};
+use drover_wire::import::ImportState;
 use rusqlite::Connection;
 
 use super::flight::{Flight, Item};
-use super::folder::{Closed, Folder, Narinfos};
+use super::folder::Folder;
 use super::halt::Halt;
-use super::keep::{self, Here, New};
+use super::keep::{self, Elsewhere, Here, New};
+use super::pass::Root;
 use super::room::{self, Taker};
 use super::roots::Roots;
 use super::rows::{self, Cursor, Job};
@@ -57,9 +59,14 @@ impl From<Error> for Trouble {
 pub(super) fn whole(farm: &Arc<Farm>, job: &Job, halt: &Halt) {
     let (id, source) = (job.id, &job.options.source);
     let mut cursor = job.cursor;
+    let mut again = String::new();
     tracing::info!(import = id, source, "an import begins, or goes on");
     loop {
-        let passed = Run::new(farm, job, halt, cursor).and_then(Run::pass);
+        let begun = farm.database.write_blocking::<_, Error>(move |tx| rows::begin(tx, id));
+        if let Err(error) = begun {
+            tracing::error!(import = id, %error, "that an import begins could not be noted");
+        }
+        let passed = Run::new(farm, job, halt, cursor, &mut again).and_then(Run::pass);
         let (state, error) = match passed {
             Ok(reached) => {
                 cursor = reached;
@@ -101,14 +108,16 @@ pub(super) fn whole(farm: &Arc<Farm>, job: &Job, halt: &Halt) {
 }
 
 /// One pass through the roots.
-struct Run<'a> {
-    farm: &'a Arc<Farm>,
-    job: &'a Job,
+pub(super) struct Run<'a> {
+    pub(super) farm: &'a Arc<Farm>,
+    pub(super) job: &'a Job,
     halt: Halt,
-    source: Arc<Source>,
+    pub(super) source: Arc<Source>,
     terms: Terms,
     /// After which root the import goes on if it ends now.
-    cursor: Cursor,
+    pub(super) cursor: Cursor,
+    /// After which of those that were refused before the next chances are given.
+    pub(super) again: &'a mut String,
     roots: Roots,
     /// The root that is looked at.
     root: u64,
@@ -119,18 +128,16 @@ struct Run<'a> {
     known: u64,
     unnoted: u64,
     failures: u32,
+    /// How often each server of the configuration did not say in a row whether it has something.
+    unsaid: Vec<u32>,
+    /// Of the items that this pass is done with, a number each: millions of them fit memory.
+    finished: HashSet<u64>,
+    /// The same of those that the source does not have, and of those that no server of the configuration has.
+    absent: HashSet<u64>,
+    nowhere: HashSet<u64>,
+    numbers: RandomState,
     /// Items that are used where they lie, and are to be noted together.
     waiting: Vec<New>,
-}
-
-/// Where a root comes from.
-enum Root {
-    /// It was told: that it is not there is to be said.
-    Told(StorePath),
-    /// It may be there, or may have been there a moment ago.
-    Likely(StorePath),
-    /// It is a narinfo's file.
-    Narinfo(PathBuf),
 }
 
 /// What is to be done on the way through what is below a root.
@@ -142,7 +149,13 @@ enum Step {
 }
 
 impl<'a> Run<'a> {
-    fn new(farm: &'a Arc<Farm>, job: &'a Job, halt: &Halt, cursor: Cursor) -> Result<Self, Trouble> {
+    fn new(
+        farm: &'a Arc<Farm>,
+        job: &'a Job,
+        halt: &Halt,
+        cursor: Cursor,
+        again: &'a mut String,
+    ) -> Result<Self, Trouble> {
         let options = &job.options;
         let halt = halt.of_pass();
         let source = if super::is_address(&options.source) {
@@ -175,6 +188,7 @@ impl<'a> Run<'a> {
             source: Arc::new(source),
             terms,
             cursor,
+            again,
             roots: Roots::default(),
             root: 0,
             flight: Flight::new(farm.config.import_parallel),
@@ -182,6 +196,11 @@ impl<'a> Run<'a> {
             known: 0,
             unnoted: 0,
             failures: 0,
+            unsaid: vec![0; farm.substitutes.servers().len()],
+            finished: HashSet::new(),
+            absent: HashSet::new(),
+            nowhere: HashSet::new(),
+            numbers: RandomState::new(),
             waiting: Vec::new(),
         })
     }
@@ -203,93 +222,15 @@ impl<'a> Run<'a> {
         passed.and_then(|reached| flushed.map(|()| reached))
     }
 
-    fn all_roots(&mut self) -> Result<Cursor, Trouble> {
-        let id = self.job.id;
-        if self.farm.database.read_blocking(|sql| rows::was_told(sql, id))? {
-            self.numbered(Root::Told, move |run, after| {
-                Ok(run.farm.database.read_blocking(|sql| rows::told(sql, id, after))?)
-            })?;
-            return Ok(Cursor::default());
-        }
-        let source = Arc::clone(&self.source);
-        if let Source::Folder(folder) = &*source {
-            let mut narinfos = Narinfos::new(folder)?;
-            loop {
-                match narinfos.next() {
-                    Ok(Some(file)) => self.root(Root::Narinfo(file), self.cursor)?,
-                    Ok(None) => break,
-                    Err(Closed { folder, why }) => {
-                        // One that is not for everybody is at the top of many disks.
-                        self.refuse(&folder.display().to_string(), SourceError::Refused(why).into())?;
-                    }
-                }
-            }
-            self.go_on(true)?;
-            return Ok(Cursor::default());
-        }
-        if self.is_drover()? {
-            self.numbered(Root::Likely, Self::published)?;
-            // A mirror goes on from here.
-            return Ok(self.cursor);
-        }
-        self.cursor = Cursor::default();
-        self.numbered(Root::Likely, |run, after| {
-            Ok(run.farm.database.read_blocking(|sql| rows::wanted(sql, after))?)
-        })?;
-        Ok(Cursor::default())
-    }
-
-    fn is_drover(&self) -> Result<bool, Trouble> {
-        let Source::Server(server) = &*self.source else { return Ok(false) };
-        let question = PublishedQuestion { after: self.cursor.0, limit: Some(1) };
-        match server.published(question) {
-            Ok(page) => Ok(page.is_some()),
-            // It knows no such address, in words of its own.
-            Err(SourceError::Refused(_)) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn published(&mut self, after: Cursor) -> Result<Vec<(u64, StorePath)>, Trouble> {
-        let Source::Server(server) = &*self.source else { return Ok(Vec::new()) };
-        let question = PublishedQuestion { after: after.0, limit: None };
-        let page = server.published(question)?.unwrap_or_default();
-        Ok(page.items.into_iter().map(|item| (item.number, item.path)).collect())
-    }
-
-    /// Goes through roots that have numbers, some at a time.
-    fn numbered(
-        &mut self,
-        root: impl Fn(StorePath) -> Root,
-        next: impl Fn(&mut Self, Cursor) -> Result<Vec<(u64, StorePath)>, Trouble>,
-    ) -> Result<(), Trouble> {
-        let mut reached = self.cursor;
-        loop {
-            let some = next(self, reached)?;
-            let Some((last, _)) = some.last() else { break };
-            if *last <= reached.0 {
-                return Err(
-                    SourceError::Failed("its list of what was published goes in circles".to_owned()).into()
-                );
-            }
-            for (number, path) in some {
-                reached = Cursor(number);
-                self.root(root(path), reached)?;
-            }
-        }
-        self.go_on(true)?;
-        self.note()
-    }
-
     /// Takes a root and what is below it, after which it goes on there. An error: the import cannot go on.
-    fn root(&mut self, root: Root, cursor: Cursor) -> Result<(), Trouble> {
+    pub(super) fn root(&mut self, root: Root, cursor: Cursor) -> Result<(), Trouble> {
         self.halt.check()?;
         self.unnoted += 1;
         if self.unnoted >= NOTE_EVERY {
             self.flush()?;
         }
         let name = match &root {
-            Root::Told(path) | Root::Likely(path) => path.base_name().to_owned(),
+            Root::Told(path) | Root::Likely(path) | Root::Again(path) => path.base_name().to_owned(),
             Root::Narinfo(file) => file.display().to_string(),
         };
         self.root = self.roots.begin(cursor);
@@ -305,10 +246,22 @@ impl<'a> Run<'a> {
         let mut held = 0;
         // The first that is looked for, and not being there is a refusal.
         let mut is_told = matches!(root, Root::Told(_));
+        let mut is_root = true;
         let mut steps = match root {
             Root::Told(path) | Root::Likely(path) => {
-                if self.is_settled(&path)? {
-                    self.known += 1;
+                if self.is_known(&path)? {
+                    return Ok(());
+                }
+                vec![Step::Open(path, None)]
+            }
+            Root::Again(path) => {
+                if self
+                    .farm
+                    .database
+                    .read_blocking(|sql| keep::here(sql, &path))?
+                    .is_some_and(|here| here.is_settled)
+                {
+                    self.mended(&path)?;
                     return Ok(());
                 }
                 vec![Step::Open(path, None)]
@@ -317,15 +270,13 @@ impl<'a> Run<'a> {
                 let source = Arc::clone(&self.source);
                 let Source::Folder(folder) = &*source else { return Ok(()) };
                 if let Some(path) = keep::named_by(self.farm, &file)? {
-                    if self.is_settled(&path)? {
-                        self.known += 1;
+                    if self.is_over(&path)? {
                         return Ok(());
                     }
                 }
                 let Some(text) = folder.read(&file)? else { return Ok(()) };
                 let said = Said::read(&text, &Wanted::Any, &self.terms)?;
-                if self.is_settled(&said.info.store_path)? {
-                    self.known += 1;
+                if self.is_over(&said.info.store_path)? {
                     return Ok(());
                 }
                 seen.insert(said.info.store_path.clone());
@@ -337,7 +288,10 @@ impl<'a> Run<'a> {
             match step {
                 Step::Open(path, near) => {
                     let is_told = std::mem::take(&mut is_told);
-                    if !seen.insert(path.clone()) || self.is_settled(&path)? {
+                    // A root may have come after it was not there.
+                    let is_absent =
+                        !std::mem::take(&mut is_root) && self.absent.contains(&self.number(&path));
+                    if is_absent || !seen.insert(path.clone()) || self.is_settled(&path)? {
                         continue;
                     }
                     if seen.len() > BELOW {
@@ -358,8 +312,14 @@ impl<'a> Run<'a> {
                             return Err(SourceError::Refused(why).into());
                         }
                         // What refers to it may still find it elsewhere.
-                        Ok(None) => {}
-                        Err(trouble) => self.refuse(path.base_name(), trouble)?,
+                        Ok(None) => {
+                            let number = self.number(&path);
+                            self.absent.insert(number);
+                        }
+                        Err(trouble) => {
+                            self.refuse(path.base_name(), trouble)?;
+                            self.finish(&path);
+                        }
                     }
                 }
                 Step::Close(said, file) => {
@@ -370,6 +330,7 @@ impl<'a> Run<'a> {
                             Ok(()) => self.failures = 0,
                             Err(trouble) => self.refuse(path.base_name(), trouble)?,
                         }
+                        self.finish(&path);
                         continue;
                     }
                     self.roots.more(self.root);
@@ -399,20 +360,70 @@ impl<'a> Run<'a> {
         Ok(Some((said, found.file)))
     }
 
-    /// Whether nothing is to be done about an item.
-    fn is_settled(&self, path: &StorePath) -> Result<bool, Trouble> {
-        let is_waiting = self.waiting.iter().any(|new| new.said.info.store_path == *path);
-        if is_waiting || self.flight.has(path) {
+    /// Whether nothing is to be done about an item in this pass.
+    fn is_settled(&mut self, path: &StorePath) -> Result<bool, Trouble> {
+        if self.is_finished(path) || self.flight.has(path) {
             return Ok(true);
         }
         let here = self.farm.database.read_blocking(|sql| keep::here(sql, path))?;
         // What is held and not published may get the signature that came now.
-        Ok(here.is_some_and(|here| here.is_settled))
+        let is_settled = here.is_some_and(|here| here.is_settled);
+        if is_settled {
+            self.finish(path);
+        }
+        Ok(is_settled)
+    }
+
+    /// Whether a root was here already, or is by now; the first is counted.
+    fn is_known(&mut self, path: &StorePath) -> Result<bool, Trouble> {
+        if self.flight.has(path) || self.waiting.iter().any(|new| new.said.info.store_path == *path) {
+            return Ok(true);
+        }
+        if self.is_finished(path) {
+            // What was refused is neither.
+            let here = self.farm.database.read_blocking(|sql| keep::here(sql, path))?;
+            return Ok(here.is_some_and(|here| here.is_settled));
+        }
+        let is_known = self.is_settled(path)?;
+        self.known += u64::from(is_known);
+        Ok(is_known)
+    }
+
+    /// Whether nothing is to be done about a root in a folder. That folder is there, then.
+    fn is_over(&mut self, path: &StorePath) -> Result<bool, Trouble> {
+        let is_over = self.is_known(path)? || self.is_finished(path);
+        if is_over {
+            self.failures = 0;
+        }
+        Ok(is_over)
+    }
+
+    /// Something that was refused before is here.
+    fn mended(&self, path: &StorePath) -> Result<(), Trouble> {
+        let id = self.job.id;
+        self.patiently(|| {
+            let item = path.base_name().to_owned();
+            self.farm.database.write_blocking(move |tx| rows::mended(tx, id, &item))
+        })
+    }
+
+    fn number(&self, path: &StorePath) -> u64 {
+        self.numbers.hash_one(path.base_name())
+    }
+
+    fn is_finished(&self, path: &StorePath) -> bool {
+        self.finished.contains(&self.number(path))
+    }
+
+    /// This pass is done with an item, however that ended.
+    fn finish(&mut self, path: &StorePath) {
+        let number = self.number(path);
+        self.finished.insert(number);
     }
 
     /// Has items taken whose turn it is, and sees to those that were taken; waits for them while there are many, or for
     /// all of them.
-    fn go_on(&mut self, to_the_end: bool) -> Result<(), Trouble> {
+    pub(super) fn go_on(&mut self, to_the_end: bool) -> Result<(), Trouble> {
         loop {
             while let Some(item) = self.flight.next() {
                 self.begin(item)?;
@@ -455,6 +466,7 @@ impl<'a> Run<'a> {
 
     /// An item is on its way no more.
     fn end(&mut self, path: &StorePath) {
+        self.finish(path);
         if let Some(root) = self.flight.done(path) {
             self.roots.less(root);
         }
@@ -478,17 +490,18 @@ impl<'a> Run<'a> {
     fn is_to_be_taken(&mut self, said: &Said) -> Result<bool, Trouble> {
         let here = self.farm.database.read_blocking(|sql| keep::here(sql, &said.info.store_path))?;
         if let Some(here) = here {
-            self.flush()?;
+            if !self.waiting.is_empty() {
+                self.flush()?;
+            }
             self.known += 1;
             self.publish_held(&here, said.clone())?;
             return Ok(false);
         }
         for other in said.others() {
-            if !self.can_be_had(other)? {
+            if let Some(where_not) = self.lacks(other)? {
+                let source = &self.job.options.source;
                 let why = format!(
-                    "it refers to {other}, which is nowhere: neither here, nor taken from {}, nor on a server that the \
-                     configuration names",
-                    self.job.options.source
+                    "it refers to {other}, which is neither here, nor taken from {source}, {where_not}"
                 );
                 return Err(SourceError::Refused(why).into());
             }
@@ -512,24 +525,33 @@ impl<'a> Run<'a> {
         self.patiently(|| keep::publish(self.farm, here.id, said.clone(), self.terms.sign))
     }
 
-    fn can_be_had(&self, path: &StorePath) -> Result<bool, Trouble> {
-        if self.waiting.iter().any(|new| new.said.info.store_path == *path) {
-            return Ok(true);
+    /// Where else something is not that can be had nowhere.
+    fn lacks(&mut self, path: &StorePath) -> Result<Option<String>, Trouble> {
+        if self.waiting.iter().any(|new| new.said.info.store_path == *path)
+            || self.farm.database.read_blocking(|sql| keep::can_be_had(sql, path))?
+        {
+            return Ok(None);
         }
-        if self.farm.database.read_blocking(|sql| keep::can_be_had(sql, path))? {
-            return Ok(true);
+        let number = self.number(path);
+        if !self.nowhere.contains(&number) {
+            match keep::ask_elsewhere(self.farm, path, &mut self.unsaid)? {
+                Elsewhere::There => return Ok(None),
+                Elsewhere::Nowhere => drop(self.nowhere.insert(number)),
+                Elsewhere::Unsaid(why) => return Ok(Some(format!("and may be elsewhere: {why}"))),
+            }
         }
-        Ok(keep::ask_elsewhere(self.farm, path)?)
+        Ok(Some("nor on a server that the configuration names: it is nowhere".to_owned()))
     }
 
     /// Notes why something is not taken. An error: the import cannot go on.
-    fn refuse(&mut self, item: &str, trouble: Trouble) -> Result<(), Trouble> {
+    pub(super) fn refuse(&mut self, item: &str, trouble: Trouble) -> Result<(), Trouble> {
         let why = match trouble {
             Trouble::Source(SourceError::Refused(why)) => why,
             Trouble::Source(SourceError::Failed(why)) => {
                 self.failures += 1;
-                // A mirror comes back to it.
-                if self.failures >= FAILURES || self.job.options.every_minutes.is_some() {
+                if self.failures >= FAILURES {
+                    // Others have their turn before it the next time.
+                    item.clone_into(self.again);
                     return Err(SourceError::Failed(why).into());
                 }
                 why
@@ -546,7 +568,7 @@ impl<'a> Run<'a> {
     }
 
     /// Notes what is used where it lies, and how far it came.
-    fn flush(&mut self) -> Result<(), Trouble> {
+    pub(super) fn flush(&mut self) -> Result<(), Trouble> {
         let waiting = std::mem::take(&mut self.waiting);
         if !waiting.is_empty() {
             let waiting = Arc::new(waiting);
@@ -555,7 +577,7 @@ impl<'a> Run<'a> {
         self.note()
     }
 
-    fn note(&mut self) -> Result<(), Trouble> {
+    pub(super) fn note(&mut self) -> Result<(), Trouble> {
         self.unnoted = 0;
         self.cursor = self.roots.passed().unwrap_or(self.cursor);
         let (id, cursor, known) = (self.job.id, self.cursor, std::mem::take(&mut self.known));

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::farm::{files, publish};
 
 mod in_place;
+mod mirrors;
 mod servers;
 mod sources;
 

@@ -10,7 +10,7 @@ use crate::config::{Gib, PlaceConfig, STATE_PLACE};
 
 /// What a server does when it is asked.
 #[derive(Clone)]
-enum Reply {
+pub(super) enum Reply {
     /// It gives this.
     Whole(Vec<u8>),
     /// It says that there is as much as this, and gives the first so many bytes.
@@ -23,8 +23,8 @@ enum Reply {
 }
 
 /// A server that does something else each time that it is asked for something, and at last the same again and again.
-struct Site {
-    url: String,
+pub(super) struct Site {
+    pub(super) url: String,
     all: Arc<Shared>,
 }
 
@@ -39,7 +39,7 @@ struct Shared {
 }
 
 impl Site {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let all = Arc::new(Shared::default());
@@ -53,13 +53,13 @@ impl Site {
         Self { url, all }
     }
 
-    fn on(&self, path: &str, replies: impl IntoIterator<Item = Reply>) {
+    pub(super) fn on(&self, path: &str, replies: impl IntoIterator<Item = Reply>) {
         let replies = replies.into_iter().collect();
         self.all.replies.lock().unwrap().insert(path.to_owned(), replies);
     }
 
     /// Has an item: its narinfo, and its nar as these replies.
-    fn has(&self, made: &Made, key: &SecretKey, replies: impl IntoIterator<Item = Reply>) {
+    pub(super) fn has(&self, made: &Made, key: &SecretKey, replies: impl IntoIterator<Item = Reply>) {
         let mut info = made.info.clone();
         let url = format!("nar/{}", made.info.store_path.base_name());
         let size = Some(packed(Compression::Zstd, &made.nar).len() as u64);
@@ -68,6 +68,11 @@ impl Site {
         let narinfo = format!("/{}.narinfo", made.info.store_path.hash_part());
         self.on(&narinfo, [Reply::Whole(info.print().into_bytes())]);
         self.on(&format!("/{url}"), replies);
+    }
+
+    /// All that it was asked for, in that order.
+    pub(super) fn all_asked(&self) -> Vec<String> {
+        self.all.asked.lock().unwrap().clone()
     }
 
     /// The names of the items whose nars were asked for, in that order.
@@ -124,12 +129,12 @@ fn zstd_of(made: &Made) -> Vec<u8> {
     packed(Compression::Zstd, &made.nar)
 }
 
-fn whole(made: &Made) -> Reply {
+pub(super) fn whole(made: &Made) -> Reply {
     Reply::Whole(zstd_of(made))
 }
 
 impl Ground {
-    fn of_site(&self, site: &Site, all: &[&Made]) -> NewImport {
+    pub(super) fn of_site(&self, site: &Site, all: &[&Made]) -> NewImport {
         let paths = all.iter().map(|made| made.info.store_path.clone()).collect();
         NewImport { source: site.url.clone(), paths, ..self.terms() }
     }
@@ -250,7 +255,7 @@ fn what_is_on_its_way_when_the_coordinator_stops_is_taken_when_it_goes_on() {
     let stopped = ground.show(id);
     assert_eq!((stopped.summary.state, stopped.summary.taken), (ImportState::Running, 4), "{stopped:?}");
     let cursor = ground.farm.database.read_blocking(|sql| rows::cursor(sql, id)).unwrap();
-    assert_eq!(cursor, rows::Cursor(1), "it would go on after what was not taken");
+    assert_eq!(cursor, rows::Cursor::at(rows::Kind::Told, 1), "it would go on after what was not taken");
     site.has(&all[1], &ground.key, [whole(&all[1])]);
     ground.farm.stopping.send_replace(false);
     ground.go_on(id, &ground.halt());
