@@ -301,7 +301,7 @@ fn remove_source(tx: &mut Tx<'_>, source: i64) -> Result<Went, Error> {
         "SELECT 1 FROM item_references r CROSS JOIN items i ON i.path = r.item WHERE r.reference = ?1 AND r.item <> ?1",
         "SELECT 1 FROM published WHERE path = ?1",
         "SELECT 1 FROM withheld WHERE path = ?1 OR reference = ?1",
-        "SELECT 1 FROM imports WHERE state = 'running' AND ?1 > 0",
+        "SELECT 1 FROM imports WHERE state = 'running' AND rests = 0 AND ?1 > 0",
     ];
     for select in NAMING {
         if tx.prepare_cached(select)?.exists([source])? {

@@ -158,6 +158,12 @@ fn what_nothing_needs_goes_after_its_time_and_comes_back_when_it_is_uploaded_aga
     );
     let aged = world.farm().age_at(now() + 12 * DAY).unwrap();
     assert_eq!((aged.derivations, aged.sources), (derivations - 1, 0));
+    // A mirror may be about to refer to a source, unless it rests.
+    let insert =
+        "INSERT INTO imports (source, options, state, started_at) VALUES ('http://a', '{}', 'running', 1)";
+    world.write(|tx| Ok(tx.execute(insert, []).map(drop)?));
+    assert_eq!(world.farm().age_at(now() + 14 * DAY).unwrap().sources, 0);
+    world.write(|tx| Ok(tx.execute("UPDATE imports SET rests = 1", []).map(drop)?));
     let aged = world.farm().age_at(now() + 14 * DAY).unwrap();
     assert_eq!((aged.derivations, aged.sources), (0, 2));
     assert_eq!(world.count("items"), items - 2);
