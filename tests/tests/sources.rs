@@ -2,7 +2,12 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 use std::process::Output;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use drover_store::{Sha256Hash, StorePath};
 use drover_tests::farm::{Farm, words};
@@ -172,6 +177,35 @@ fn an_upstream_is_looked_at_when_it_is_asked_for_and_what_cannot_be_is_said() {
         assert_eq!(output.status.code(), Some(code), "{line:?}: {}", words(&output));
         assert!(words(&output).contains(word), "{line:?}: {}", words(&output));
     }
+}
+
+#[test]
+fn a_look_that_is_asked_for_does_not_wait_for_one_at_a_slow_upstream() {
+    let site = Site::start();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}/slow.tar", listener.local_addr().unwrap());
+    let ((asked, was_asked), (release, released)) = (mpsc::channel(), mpsc::channel::<()>());
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+        let _ = lines.take_while(|line| line.as_ref().is_ok_and(|line| !line.is_empty())).count();
+        asked.send(()).unwrap();
+        released.recv().unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nslow").unwrap();
+    });
+    let mut graph = Graph::new("slow").unwrap();
+    let slow = graph.download("slow.tar", &address, b"slow", None).unwrap();
+    let url = site.put("x.tar", b"right");
+    let quick = graph.download("x.tar", &url, b"right", None).unwrap();
+    let farm = Farm::with_flags(&["--sources-check-private", "--sources-check-days", "0"]);
+    let _ = farm.client.submit(&graph, &[&slow, &quick]);
+    thread::scope(|scope| {
+        let looking = scope.spawn(|| check(&farm, &slow).state);
+        was_asked.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert_eq!(check(&farm, &quick).state, SourceState::There);
+        release.send(()).unwrap();
+        assert_eq!(looking.join().unwrap(), SourceState::There);
+    });
 }
 
 #[test]

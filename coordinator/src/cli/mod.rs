@@ -175,7 +175,9 @@ fn run(command: Command) -> Exit {
         Command::Retention(args) => {
             with(args.format.json, |out, watch| commands::retention::run(&args, out, watch))
         }
-        Command::Sources(args) => with(args.format.json, |out, _| commands::sources::run(&args, out)),
+        Command::Sources(args) => {
+            with(args.format.json, |out, watch| commands::sources::run(&args, out, watch))
+        }
         Command::Key(args) => with(args.format.json, |out, _| commands::key::run(&args, out)),
     }
 }

@@ -3,16 +3,22 @@
 use drover_wire::source::{Source, SourceQuestion};
 
 use crate::cli::out::Out;
+use crate::cli::progress::Progress;
 use crate::cli::table::{Column, Table};
 use crate::cli::text::{age, clean, now};
 use crate::cli::{Exit, SourcesArgs};
-use crate::client::{ClientError, sources};
+use crate::client::{ClientError, Unit, Watch, sources};
 
-pub(in crate::cli) fn run(args: &SourcesArgs, out: &mut Out) -> Result<Exit, ClientError> {
+pub(in crate::cli) fn run(args: &SourcesArgs, out: &mut Out, watch: &Progress) -> Result<Exit, ClientError> {
     let coordinator = args.connection.coordinator()?;
     if !args.check.is_empty() {
+        // Each may take a minute or two.
+        watch.begin("looking at upstreams", Some(args.check.len() as u64), Unit::Things);
         for path in &args.check {
-            show(out, &[sources::check(&coordinator, path)?])?;
+            watch.note(path.name());
+            let found = sources::check(&coordinator, path)?;
+            watch.aside(|| show(out, &[found]))?;
+            watch.advance(1);
         }
         return Ok(Exit::Success);
     }

@@ -209,3 +209,36 @@ fn a_build_that_was_over_before_anybody_saw_it_run_has_started_once_all_the_same
         }
     }
 }
+
+#[test]
+fn a_download_that_fails_somewhere_is_not_believed_more_than_a_look_at_the_upstream() {
+    let mut world = World::new();
+    world.submit(0, 0);
+    let build: i64 = world
+        .farm()
+        .database
+        .read_blocking::<_, Error>(|sql| Ok(sql.query_row("SELECT id FROM builds", [], |row| row.get(0))?))
+        .unwrap();
+    let path = world.nodes[0].outputs[0].1.clone();
+    let fails = |why: &'static str| {
+        let path = path.clone();
+        let noted = world.farm().database.write_blocking::<_, Error>(move |tx| {
+            super::super::upstreams::failed(tx, build, why)?;
+            let id = paths::number(tx, &path)?;
+            let select = "SELECT state FROM upstreams WHERE path = ?1";
+            Ok((id, tx.query_row(select, [id], |row| row.get::<_, String>(0))?))
+        });
+        noted.unwrap()
+    };
+    let (id, state) = fails("download of the file failed");
+    assert_eq!(state, "unknown");
+    for known in ["vanished", "changed"] {
+        let note = move |tx: &mut super::super::Tx<'_>| {
+            tx.execute("UPDATE upstreams SET state = ?2 WHERE path = ?1", (id, known))?;
+            Ok::<_, Error>(())
+        };
+        world.farm().database.write_blocking(note).unwrap();
+        assert_eq!(fails("download of the file failed").1, known);
+    }
+    assert_eq!(fails("hash mismatch for the file").1, "changed");
+}

@@ -14,6 +14,8 @@ use crate::web;
 
 /// How long a server may be silent.
 const SILENCE: Duration = Duration::from_secs(60);
+/// How long it may take to find out whether our own network is away.
+const ELSEWHERE: Duration = Duration::from_secs(10);
 /// The most bytes that are fetched of one address.
 const MOST: u64 = 16 << 30;
 const BUFFER: usize = 64 * 1024;
@@ -52,7 +54,7 @@ impl Looker {
     }
 
     /// Looks at these addresses until one gives what it should. `elsewhere` is an address that has answered before:
-    /// where it does not, it is our own network that is away. Blocks.
+    /// where it does not, it is our own network that is away. It takes no longer than `time` and a few seconds. Blocks.
     pub(super) fn look(
         &self,
         addresses: &[String],
@@ -65,7 +67,7 @@ impl Looker {
         let mut answers = Vec::new();
         for address in addresses {
             let answer = match end.checked_duration_since(Instant::now()) {
-                Some(_) => self.ask(address, fixed, executable, end),
+                Some(left) => self.ask(address, fixed, executable, (end, left)),
                 None => Answer::Trouble("there was no time left".to_owned()),
             };
             if answer == Answer::Right {
@@ -100,11 +102,19 @@ impl Looker {
     }
 
     fn answers(&self, address: &str) -> bool {
-        self.0.head(address).call().is_ok()
+        let request = self.0.head(address).config().timeout_global(Some(ELSEWHERE)).build();
+        request.call().is_ok()
     }
 
-    fn ask(&self, address: &str, fixed: &Fixed, executable: bool, end: Instant) -> Answer {
-        let mut answer = match self.0.get(address).call() {
+    fn ask(
+        &self,
+        address: &str,
+        fixed: &Fixed,
+        executable: bool,
+        (end, left): (Instant, Duration),
+    ) -> Answer {
+        let request = self.0.get(address).config().timeout_global(Some(left)).build();
+        let mut answer = match request.call() {
             Ok(answer) => answer,
             Err(error) if is_no_host(&error) => return Answer::NoHost,
             Err(error) => return Answer::Trouble(web::words(&error)),

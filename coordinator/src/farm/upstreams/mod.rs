@@ -9,7 +9,7 @@ use std::time::Duration;
 use drover_store::StorePath;
 use drover_wire::source::{Source, SourceList, SourceQuestion, SourceState};
 use rusqlite::{Connection, OptionalExtension};
-use tokio::sync::Mutex;
+use tokio::sync::Semaphore;
 
 use super::error::Error;
 use super::{Farm, Tx, intake, now, paths, sql, unsql};
@@ -19,22 +19,29 @@ use said::Said;
 
 /// How many fixed outputs a page has, and how many a page looks through.
 const PAGE: i64 = 500;
-/// How long a look may take: by itself, and when somebody waits for it.
+/// How long a look may take: by itself, and when somebody waits for it, which is shorter than anybody is patient.
 const LOOK_TIME: Duration = Duration::from_secs(1800);
 const ASKED_TIME: Duration = Duration::from_secs(100);
+/// How many looks that somebody waits for are taken at a time, and how long one waits for its turn.
+const ASKED_AT_ONCE: usize = 8;
+const TURN_TIME: Duration = Duration::from_secs(20);
 /// Between two looks: at least, and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(600));
 /// One that is due is looked for among so many at a time.
 const STEP: i64 = 200;
 const DAY: u64 = 86_400;
 
-/// Looks at upstreams, one at a time.
+/// Looks at upstreams: one at a time by itself, and a few beside that which somebody waits for.
 #[derive(Debug)]
-pub(super) struct Upstreams(Mutex<Arc<Looker>>);
+pub(super) struct Upstreams {
+    looker: Arc<Looker>,
+    asked: Semaphore,
+}
 
 impl Upstreams {
     pub(super) fn new(config: &Config) -> Self {
-        Self(Mutex::new(Arc::new(Looker::new(config.sources_check_private))))
+        let looker = Arc::new(Looker::new(config.sources_check_private));
+        Self { looker, asked: Semaphore::new(ASKED_AT_ONCE) }
     }
 }
 
@@ -83,7 +90,11 @@ pub(super) fn failed(tx: &Tx<'_>, build: i64, why: &str) -> Result<(), Error> {
     let is_fixed = drover_store::derivation::Derivation::parse(&text).is_ok_and(|d| d.is_fixed_output());
     if is_fixed {
         let words: String = why.chars().take(300).collect();
-        note(tx, path, state, &format!("a build failed: {words}"))?;
+        // What a look at the upstream itself found is worth more than that something went wrong.
+        let stronger = "SELECT 1 FROM upstreams WHERE path = ?1 AND state IN ('vanished', 'changed')";
+        if state != SourceState::Unknown || !tx.prepare_cached(stronger)?.exists([path])? {
+            note(tx, path, state, &format!("a build failed: {words}"))?;
+        }
     }
     Ok(())
 }
@@ -132,12 +143,14 @@ impl Farm {
     /// Looks at the upstream of a fixed output now.
     ///
     /// # Errors
-    /// When nothing is known of it as a fixed output, or the database cannot be written.
+    /// When nothing is known of it as a fixed output, too many ask at once, or the database cannot be written.
     pub async fn check_source(self: &Arc<Self>, path: StorePath) -> Result<Source, Error> {
         let named = path.clone();
         let id = self.database.read(move |sql| paths::find(sql, &named)).await?;
         let unknown = || Error::NotFound { what: "source", name: path.to_string() };
         let id = id.ok_or_else(unknown)?;
+        let turn = tokio::time::timeout(TURN_TIME, self.upstreams.asked.acquire()).await;
+        let Ok(Ok(_turn)) = turn else { return Err(Error::Busy("looks at upstreams")) };
         if !self.look_at(id, ASKED_TIME).await? {
             return Err(unknown());
         }
@@ -184,16 +197,15 @@ impl Farm {
 
     /// Looks at one; false: no derivation says that it is fixed.
     async fn look_at(self: &Arc<Self>, id: i64, time: Duration) -> Result<bool, Error> {
-        let looker = self.upstreams.0.lock().await;
-        let (farm, ours) = (Arc::clone(self), Arc::clone(&looker));
-        let looking = tokio::task::spawn_blocking(move || farm.look_blocking(id, &ours, time));
+        let farm = Arc::clone(self);
+        let looking = tokio::task::spawn_blocking(move || farm.look_blocking(id, time));
         let found = looking.await.unwrap_or_else(|_| Err(crate::database::Error::Panicked.into()))?;
         let Some((state, detail)) = found else { return Ok(false) };
         self.database.write::<_, Error>(move |tx| note(tx, id, state, &detail)).await?;
         Ok(true)
     }
 
-    fn look_blocking(&self, id: i64, looker: &Looker, time: Duration) -> Result<Option<look::Found>, Error> {
+    fn look_blocking(&self, id: i64, time: Duration) -> Result<Option<look::Found>, Error> {
         let (said, mirrors, elsewhere) = self.database.read_blocking(|sql| {
             let said = Said::of(sql, id)?;
             let list = match &said.mirrors {
@@ -210,6 +222,7 @@ impl Farm {
         })?;
         let Some(fixed) = &said.fixed else { return Ok(None) };
         let addresses = said.addresses(&mirrors);
+        let looker = &self.upstreams.looker;
         Ok(Some(looker.look(&addresses, fixed, said.executable, elsewhere.as_deref(), time)))
     }
 }
