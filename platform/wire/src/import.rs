@@ -35,6 +35,10 @@ pub struct NewImport {
     /// Whether the files of a folder are used where they lie.
     #[serde(default)]
     pub in_place: bool,
+    /// The database of the nar-herder whose nars lie in the folder, as an absolute path on the coordinator's machine; none:
+    /// narinfos are files beside the nars.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub herder: Option<String>,
     /// How many minutes after its end it begins again: it is a mirror then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub every_minutes: Option<u64>,

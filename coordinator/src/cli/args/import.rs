@@ -29,6 +29,9 @@ pub struct ImportArgs {
     /// Use the files of the folder where they lie: nothing is copied, contents are checked in the background
     #[arg(long)]
     pub in_place: bool,
+    /// The folder is the storage of a nar-herder, which has the narinfos in this database on the coordinator's machine
+    #[arg(long, value_name = "DATABASE")]
+    pub herder: Option<String>,
     /// Do not wait for its end
     #[arg(long)]
     pub detach: bool,

@@ -34,7 +34,8 @@ pub(in crate::cli) fn import(
             return Err(ClientError::Usage(format!("{} names no store items", file.display())));
         }
     }
-    let new = NewImport { paths, in_place: args.in_place, ..start(source, &args.terms)? };
+    let herder = args.herder.as_deref().map(absolute).transpose()?;
+    let new = NewImport { paths, in_place: args.in_place, herder, ..start(source, &args.terms)? };
     let coordinator = args.connection.coordinator()?;
     let started = imports::start(&coordinator, &new)?;
     if args.detach {
@@ -103,10 +104,10 @@ fn start(source: &str, terms: &TermsArgs) -> Result<NewImport, ClientError> {
     })
 }
 
-/// A folder as the coordinator is to find it.
-fn absolute(folder: &str) -> Result<String, ClientError> {
-    let bad = |why: &str| ClientError::Usage(format!("“{folder}” cannot be imported: {why}"));
-    let whole = std::path::absolute(folder).map_err(|error| bad(&error.to_string()))?;
+/// A folder or file as the coordinator is to find it.
+fn absolute(path: &str) -> Result<String, ClientError> {
+    let bad = |why: &str| ClientError::Usage(format!("“{path}” cannot be imported: {why}"));
+    let whole = std::path::absolute(path).map_err(|error| bad(&error.to_string()))?;
     whole.to_str().map(str::to_owned).ok_or_else(|| bad("its path is not text"))
 }
 

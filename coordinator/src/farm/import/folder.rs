@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use drover_store::StorePath;
 
+use super::herder::{Herder, path_of};
 use super::said::{Form, NARINFO_LIMIT, Said};
 use super::server::{check_relative, decoded};
 use super::source::{Found, SourceError};
@@ -18,12 +19,16 @@ const DEPTH: usize = 16;
 pub(super) struct Folder {
     /// Without links in it.
     root: PathBuf,
+    /// Where its narinfos are, if they are not beside the nars.
+    herder: Option<Herder>,
 }
 
 impl Folder {
+    /// `herder`: the database of the nar-herder whose folder it is.
+    ///
     /// # Errors
-    /// When there is no such folder, or it cannot be looked at.
-    pub(super) fn at(root: &Path) -> Result<Self, SourceError> {
+    /// When there is no such folder, or it cannot be looked at; nor the database.
+    pub(super) fn at(root: &Path, herder: Option<&Path>) -> Result<Self, SourceError> {
         let failed = |error: io::Error| {
             SourceError::Refused(format!("cannot look at the folder {}: {error}", root.display()))
         };
@@ -31,7 +36,13 @@ impl Folder {
         if !root_itself.is_dir() {
             return Err(failed(io::ErrorKind::NotADirectory.into()));
         }
-        Ok(Self { root: root_itself })
+        let herder = herder.map(Herder::open).transpose()?;
+        Ok(Self { root: root_itself, herder })
+    }
+
+    /// The database with its narinfos, if there is one.
+    pub(super) fn herder(&self) -> Option<&Herder> {
+        self.herder.as_ref()
     }
 
     /// Where it is, without links in it.
@@ -45,6 +56,9 @@ impl Folder {
         path: &StorePath,
         near: Option<&Path>,
     ) -> Result<Option<Found>, SourceError> {
+        if let Some(herder) = &self.herder {
+            return Ok(herder.narinfo(path)?.map(|text| Found { text, file: None }));
+        }
         let beside = near.and_then(Path::parent).unwrap_or(Path::new(""));
         let mut folders = vec![beside.to_owned(), PathBuf::new()];
         folders.extend(["zstd", "lzip", "gzip", "none"].map(PathBuf::from));
@@ -80,7 +94,8 @@ impl Folder {
         let (mut offered, mut other_size) = (Vec::new(), None);
         for form in &said.forms {
             let mut candidates = Vec::new();
-            if let Some(below) = relative(&form.url)? {
+            let url = if self.herder.is_some() { path_of(&form.url) } else { &form.url };
+            if let Some(below) = relative(url)? {
                 candidates.push(beside.join(&below));
                 if let Some(above) = beside.parent() {
                     candidates.push(above.join(&below));
@@ -250,7 +265,7 @@ mod tests {
             std::fs::create_dir_all(file.parent().unwrap()).unwrap();
             std::fs::write(file, "text").unwrap();
         }
-        let folder = Folder::at(dir.path()).unwrap();
+        let folder = Folder::at(dir.path(), None).unwrap();
         (dir, folder)
     }
 
@@ -294,7 +309,7 @@ mod tests {
             std::fs::create_dir(dir.path().join(folder)).unwrap();
             std::fs::write(dir.path().join(folder).join("x.narinfo"), "text").unwrap();
         }
-        let folder = Folder::at(dir.path()).unwrap();
+        let folder = Folder::at(dir.path(), None).unwrap();
         let mut narinfos = Narinfos::new(&folder).unwrap();
         let first = narinfos.next().unwrap().unwrap();
         let gone = if first.starts_with("one") { "other" } else { "one" };

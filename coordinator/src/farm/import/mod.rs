@@ -9,6 +9,7 @@ mod check;
 mod flight;
 mod folder;
 mod halt;
+mod herder;
 mod keep;
 mod pass;
 mod room;
@@ -234,6 +235,20 @@ fn check(mut new: NewImport) -> Result<NewImport, Error> {
     }
     if new.in_place && is_server {
         return bad("only the files of a folder can be used where they lie, not those of a server".to_owned());
+    }
+    if let Some(file) = new.herder.as_deref().map(Path::new) {
+        if is_server {
+            return bad(
+                "the database of a nar-herder goes with the folder where its nars lie, not with a server"
+                    .to_owned(),
+            );
+        }
+        if !file.is_absolute() || !file.is_file() {
+            return bad(format!(
+                "there is no database {} on the coordinator's machine: the absolute path of the nar-herder's own is wanted",
+                file.display()
+            ));
+        }
     }
     match new.every_minutes {
         Some(_) if !is_server => return bad("only a server can be mirrored, and this is a folder".to_owned()),

@@ -7,6 +7,7 @@ use drover_store::StorePath;
 use drover_wire::import::PublishedQuestion;
 
 use super::folder::{Closed, Narinfos};
+use super::herder::Kept;
 use super::rows::{self, Cursor, Kind};
 use super::run::{Run, Trouble};
 use super::source::{Source, SourceError};
@@ -21,6 +22,8 @@ pub(super) enum Root {
     Again(StorePath),
     /// It is a narinfo's file.
     Narinfo(PathBuf),
+    /// A nar-herder's database has its narinfo.
+    Kept(Kept),
 }
 
 impl Run<'_> {
@@ -43,6 +46,10 @@ impl Run<'_> {
         }
         let source = Arc::clone(&self.source);
         if let Source::Folder(folder) = &*source {
+            if folder.herder().is_some() {
+                self.in_herder()?;
+                return Ok(Cursor::default());
+            }
             self.in_folder(Narinfos::new(folder)?)?;
             return Ok(Cursor::default());
         }
@@ -75,12 +82,27 @@ impl Run<'_> {
         }
         if is_empty {
             let why = format!(
-                "there is no narinfo below {}: no file that ends in .narinfo",
+                "there is no narinfo below {}, no file that ends in .narinfo; a nar-herder has them in its database, which \
+                 --herder names",
                 self.job.options.source
             );
             return Err(SourceError::Refused(why).into());
         }
         self.go_on(true)
+    }
+
+    fn in_herder(&mut self) -> Result<(), Trouble> {
+        self.numbered(Kind::Kept, Root::Kept, |run, after| {
+            let source = Arc::clone(&run.source);
+            let Source::Folder(folder) = &*source else { return Ok(Vec::new()) };
+            let some = folder.herder().map(|herder| herder.after(after)).transpose()?.unwrap_or_default();
+            Ok(some.into_iter().map(|kept| (kept.id, kept)).collect())
+        })?;
+        if self.cursor.number == 0 {
+            let herder = self.job.options.herder.as_deref().unwrap_or_default();
+            return Err(SourceError::Refused(format!("there is no narinfo in {herder}")).into());
+        }
+        Ok(())
     }
 
     /// Whether the source says what it published after something. Where its numbers are lower than they were, it has

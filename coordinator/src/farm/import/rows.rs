@@ -36,10 +36,12 @@ pub(super) enum Kind {
     Published,
     /// The paths that sets here want.
     Wanted,
+    /// The rows of a nar-herder's database.
+    Kept,
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::None, Self::Told, Self::Published, Self::Wanted];
+    const ALL: [Self; 5] = [Self::None, Self::Told, Self::Published, Self::Wanted, Self::Kept];
 
     fn word(self) -> &'static str {
         match self {
@@ -47,6 +49,7 @@ impl Kind {
             Self::Told => "told",
             Self::Published => "published",
             Self::Wanted => "wanted",
+            Self::Kept => "kept",
         }
     }
 }

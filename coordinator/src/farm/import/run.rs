@@ -166,7 +166,7 @@ impl<'a> Run<'a> {
             let silence = Duration::from_secs(farm.config.import_silence_seconds);
             Source::Server(Server::new(&options.source, trust, silence, halt.clone()))
         } else {
-            Source::Folder(Folder::at(Path::new(&options.source))?)
+            Source::Folder(Folder::at(Path::new(&options.source), options.herder.as_deref().map(Path::new))?)
         };
         let adopted = match &source {
             Source::Folder(folder) if options.in_place => Some(keep::adopted_place(farm, folder.root())?),
@@ -232,6 +232,10 @@ impl<'a> Run<'a> {
         let name = match &root {
             Root::Told(path) | Root::Likely(path) | Root::Again(path) => path.base_name().to_owned(),
             Root::Narinfo(file) => file.display().to_string(),
+            Root::Kept(kept) => {
+                let path = StorePath::parse(&kept.store_path).ok();
+                path.map_or_else(|| format!("row {}", kept.id), |path| path.base_name().to_owned())
+            }
         };
         self.root = self.roots.begin(cursor);
         if let Err(trouble) = self.below(root) {
@@ -281,6 +285,16 @@ impl<'a> Run<'a> {
                 }
                 seen.insert(said.info.store_path.clone());
                 self.open(said, Some(file))
+            }
+            Root::Kept(kept) => {
+                let path = StorePath::parse(&kept.store_path)
+                    .map_err(|error| SourceError::Refused(format!("“{}”: {error}", kept.store_path)))?;
+                if self.is_over(&path)? {
+                    return Ok(());
+                }
+                let said = Said::read(&kept.text, &Wanted::Item(path.clone()), &self.terms)?;
+                seen.insert(path);
+                self.open(said, None)
             }
         };
         while let Some(step) = steps.pop() {
@@ -361,17 +375,13 @@ impl<'a> Run<'a> {
     }
 
     /// Whether nothing is to be done about an item in this pass.
-    fn is_settled(&mut self, path: &StorePath) -> Result<bool, Trouble> {
+    fn is_settled(&self, path: &StorePath) -> Result<bool, Trouble> {
         if self.is_finished(path) || self.flight.has(path) {
             return Ok(true);
         }
         let here = self.farm.database.read_blocking(|sql| keep::here(sql, path))?;
         // What is held and not published may get the signature that came now.
-        let is_settled = here.is_some_and(|here| here.is_settled);
-        if is_settled {
-            self.finish(path);
-        }
-        Ok(is_settled)
+        Ok(here.is_some_and(|here| here.is_settled))
     }
 
     /// Whether a root was here already, or is by now; the first is counted.
@@ -385,7 +395,10 @@ impl<'a> Run<'a> {
             return Ok(here.is_some_and(|here| here.is_settled));
         }
         let is_known = self.is_settled(path)?;
-        self.known += u64::from(is_known);
+        if is_known {
+            self.known += 1;
+            self.finish(path);
+        }
         Ok(is_known)
     }
 

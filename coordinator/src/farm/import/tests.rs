@@ -13,6 +13,7 @@ use super::*;
 use crate::config::Config;
 use crate::farm::{files, publish};
 
+mod herders;
 mod in_place;
 mod mirrors;
 mod servers;

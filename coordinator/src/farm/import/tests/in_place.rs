@@ -7,7 +7,7 @@ impl Ground {
         NewImport { in_place: true, ..self.terms() }
     }
 
-    fn read_all(&self) {
+    pub(super) fn read_all(&self) {
         let unread = self.farm.database.read_blocking::<_, Error>(|sql| {
             paths::numbers(sql, "SELECT DISTINCT item FROM files WHERE checked_at IS NULL AND item > ?1", 0)
         });
@@ -16,7 +16,7 @@ impl Ground {
         }
     }
 
-    fn is_unread(&self, made: &Made) -> bool {
+    pub(super) fn is_unread(&self, made: &Made) -> bool {
         let found = self.farm.database.read_blocking::<_, Error>(|sql| {
             let id = paths::find(sql, &made.info.store_path)?.unwrap();
             unread_among(sql, &[id])
