@@ -1,6 +1,7 @@
 //! Store items of others: from a real `guix publish`, from folders, and from another coordinator.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -14,6 +15,7 @@ use drover_tests::ground::{self, Ground};
 use drover_tests::hand::file_nar;
 use drover_tests::http::Peer;
 use drover_tests::service::Service;
+use drover_tests::site::Site;
 use drover_tests::wait;
 use drover_wire::BuildState;
 use drover_wire::import::{ImportDetails, ImportState};
@@ -221,13 +223,21 @@ impl Shelf {
 
 #[test]
 fn an_import_that_is_killed_goes_on_where_it_was() {
-    const ITEMS: usize = 400;
-    let mut shelf = Shelf::new("killed");
-    shelf.put(ITEMS);
+    is_killed("killed", 400, &[]);
+}
+
+#[test]
+fn an_import_in_place_that_is_killed_goes_on() {
+    is_killed("killed-in-place", 1500, &["--in-place"]);
+}
+
+fn is_killed(name: &str, items: usize, flags: &[&str]) {
+    let mut shelf = Shelf::new(name);
+    shelf.put(items);
     let mut farm = Farm::start();
     let key = shelf.key_file();
-    let started =
-        farm.drover(["import", shelf.source(), "--key", key.to_str().unwrap(), "--detach", "--json"]);
+    let line = ["import", shelf.source(), "--key", key.to_str().unwrap(), "--detach", "--json"];
+    let started = farm.drover([&line, flags].concat());
     let id = number(&started);
     wait::until("something should be taken", || (show(&farm, id).summary.taken >= 10).then_some(()));
     farm.coordinator.kill();
@@ -236,10 +246,66 @@ fn an_import_that_is_killed_goes_on_where_it_was() {
         Some(show(&farm, id)).filter(|import| import.summary.state != ImportState::Running)
     });
     assert_eq!(ended.summary.state, ImportState::Done, "{ended:?}");
-    assert_eq!((ended.summary.taken, ended.summary.refused), (ITEMS as u64, 0), "{ended:?}");
+    assert_eq!((ended.summary.taken, ended.summary.refused), (items as u64, 0), "{ended:?}");
     for item in &shelf.items {
         assert!(narinfo(&farm, item).is_some(), "{item} is not published");
     }
+}
+
+/// Has what a derivation makes, as a server that is no drover does.
+fn offer(site: &Site, key: &SecretKey, made: &Made) {
+    let nar = file_nar(made.out().name().as_bytes());
+    let url = format!("nar/zstd/{}", made.out().base_name());
+    let packed = zstd::encode_all(&nar[..], 1).unwrap();
+    let mut info = NarInfo {
+        urls: vec![Url {
+            url: url.clone(),
+            compression: "zstd".into(),
+            file_size: Some(packed.len() as u64),
+        }],
+        nar_hash: Sha256Hash::of(&nar),
+        nar_size: nar.len() as u64,
+        references: Vec::new(),
+        deriver: Some(made.path.clone()),
+        system: None,
+        signature: None,
+        store_path: made.out().clone(),
+    };
+    info.sign("elsewhere", key);
+    site.put(&url, &packed);
+    site.put(&format!("{}.narinfo", made.out().hash_part()), info.print().as_bytes());
+}
+
+#[test]
+fn what_sets_here_want_is_taken_from_a_server_that_says_nothing_of_what_it_has() {
+    let (site, key, farm) = (Site::start(), SecretKey::generate().unwrap(), Farm::start());
+    let key_file = farm.dir().join("elsewhere.pub");
+    fs::write(&key_file, key.public().to_text()).unwrap();
+    let mut graph = Graph::new("wanted").unwrap();
+    let [wanted, late, other] =
+        ["wanted", "late", "other"].map(|name| graph.add(Recipe::new(name, "echo >$out")).unwrap());
+    let folder = farm.dir().join("graph");
+    graph.write(&folder).unwrap();
+    let rows = [&wanted, &late].map(|made| {
+        serde_json::json!({"derivation": made.path.as_str(), "package": "x", "version": "1", "system": "x86_64-linux"})
+            .to_string()
+    });
+    let file = farm.dir().join("rows");
+    fs::write(&file, rows.join("\n")).unwrap();
+    let mut line: Vec<OsString> =
+        ["set", "submit", "all", "--revision", "1", "--from"].map(Into::into).to_vec();
+    line.extend([file.into_os_string(), "--store".into(), folder.into_os_string()]);
+    let submitted = farm.drover(line);
+    assert!(submitted.status.success(), "{}", words(&submitted));
+    offer(&site, &key, &wanted);
+    offer(&site, &key, &other);
+    let once = import(&farm, &site.url, &key_file, &[]);
+    assert_eq!((once.summary.state, once.summary.taken), (ImportState::Done, 1), "{once:?}");
+    assert!(narinfo(&farm, wanted.out()).is_some());
+    offer(&site, &key, &late);
+    let again = import(&farm, &site.url, &key_file, &[]);
+    assert_eq!((again.summary.taken, again.summary.refused), (1, 0), "{again:?}");
+    assert!(narinfo(&farm, late.out()).is_some() && narinfo(&farm, other.out()).is_none());
 }
 
 #[test]
@@ -296,6 +362,8 @@ fn what_cannot_be_imported_is_refused_in_words() {
         (vec!["import", here, "--key", file], "key"),
         (vec!["import", here, "--key", "/no/such/key"], "cannot read the key"),
         (vec!["import", here, "../etc/passwd"], "PATH"),
+        (vec!["import", here, "--herder", "/no/such.db"], "no database"),
+        (vec!["import", "http://127.0.0.1:9", "--herder", file], "goes with the folder"),
         (vec!["import", here, "--paths-from", "/no/such/list"], "cannot read"),
         (vec!["mirror", here], "only a server"),
         (vec!["mirror", "http://127.0.0.1:9", "--every", "0"], "every 0"),
