@@ -12,6 +12,9 @@ use super::rows::{self, Cursor, Kind};
 use super::run::{Run, Trouble};
 use super::source::{Source, SourceError};
 
+/// How much of what a mirror refused is asked for again in one pass.
+const AGAIN: usize = 500;
+
 /// A root, by where it comes from.
 pub(super) enum Root {
     /// It was told: that it is not there is to be said.
@@ -159,22 +162,19 @@ impl Run<'_> {
         self.note()
     }
 
-    /// Gives what was refused before another chance: it may have been for a reason that has passed.
+    /// Gives some of what was refused before another chance: it may have been for a reason that has passed. The others
+    /// have theirs in the next passes.
     fn refused_before(&mut self) -> Result<(), Trouble> {
-        let id = self.job.id;
-        let mut after = self.again.clone();
-        loop {
-            let some = self.farm.database.read_blocking(|sql| rows::refusals(sql, id, &after))?;
-            let Some(last) = some.last() else { break };
-            after.clone_from(last);
-            for item in some {
-                if let Ok(path) = StorePath::parse_base(&item) {
-                    self.root(Root::Again(path), self.cursor)?;
-                }
+        let (id, after) = (self.job.id, self.again.clone());
+        let some = self.farm.database.read_blocking(|sql| rows::refusals(sql, id, &after, AGAIN))?;
+        let last = some.get(AGAIN - 1).cloned().unwrap_or_default();
+        for item in some {
+            if let Ok(path) = StorePath::parse_base(&item) {
+                self.root(Root::Again(path), self.cursor)?;
             }
         }
         self.go_on(true)?;
-        self.again.clear();
+        *self.again = last;
         self.flush()
     }
 }

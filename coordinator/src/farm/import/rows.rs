@@ -227,11 +227,16 @@ pub(super) fn taken(tx: &Tx<'_>, import: i64, item: &str, bytes: u64) -> Result<
     mended(tx, import, item)
 }
 
-/// Some of what was refused, after this.
-pub(super) fn refusals(sql: &Connection, import: i64, after: &str) -> Result<Vec<String>, Error> {
-    let select = "SELECT item FROM import_refusals WHERE import = ?1 AND item > ?2 ORDER BY item LIMIT 500";
-    let mut statement = sql.prepare_cached(select)?;
-    let rows = statement.query_map((import, after), |row| row.get(0))?;
+/// So much of what was refused, after this.
+pub(super) fn refusals(
+    sql_: &Connection,
+    import: i64,
+    after: &str,
+    most: usize,
+) -> Result<Vec<String>, Error> {
+    let select = "SELECT item FROM import_refusals WHERE import = ?1 AND item > ?2 ORDER BY item LIMIT ?3";
+    let mut statement = sql_.prepare_cached(select)?;
+    let rows = statement.query_map((import, after, sql(most as u64)), |row| row.get(0))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
