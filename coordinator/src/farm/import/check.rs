@@ -335,3 +335,46 @@ impl<R: Read> Read for Slow<'_, R> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+
+    /// Gives bytes without end, and tells how many each time.
+    struct Endless(mpsc::Sender<u64>);
+
+    impl Read for Endless {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            // Nobody listens any more when it ends.
+            let _ = self.0.send(buffer.len() as u64);
+            Ok(buffer.len())
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_read_faster_than_it_may_be_waits_until_it_is_due_or_to_stop() {
+        let (_coordinator, stopping) = tokio::sync::watch::channel(false);
+        let halt = Halt::new(stopping);
+        let (counts, counted) = mpsc::channel();
+        let reading = thread::spawn({
+            let halt = halt.clone();
+            move || {
+                // What was read in the first moment is due weeks later.
+                let mut slow = Slow::new(Endless(counts), Some((&halt, 1)));
+                let read = io::copy(&mut (&mut slow).take(1 << 30), &mut io::sink());
+                (read.is_err(), slow.stopped, slow.count)
+            }
+        });
+        let mut count = 0;
+        while count < STEP {
+            count += counted.recv_timeout(Duration::from_secs(60)).unwrap();
+        }
+        halt.stop();
+        let (failed, stopped, count) = reading.join().unwrap();
+        assert!(failed && stopped, "it read {count} bytes");
+        assert!((STEP..2 * STEP).contains(&count), "it read {count} bytes at a rate of one a second");
+    }
+}

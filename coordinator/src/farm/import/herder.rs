@@ -209,3 +209,38 @@ fn limit() -> i64 {
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_is_used_and_where_there_is_none_of_use_paths_are_listed() {
+        let dir = tempfile::tempdir().unwrap();
+        let lookup = |name: &str, index: &str| {
+            let file = dir.path().join(name);
+            let sql = Connection::open(&file).unwrap();
+            sql.execute_batch(
+                "CREATE TABLE narinfos (id INTEGER PRIMARY KEY, store_path TEXT, contents NOT NULL)",
+            )
+            .unwrap();
+            sql.execute_batch(index).unwrap();
+            Herder::open(&file).unwrap().lookup
+        };
+        let by_hash = "CREATE UNIQUE INDEX by_hash ON narinfos (substr(store_path, 12, 32))";
+        assert!(matches!(lookup("hash", by_hash), Lookup::ByHash));
+        let by_path = "CREATE INDEX by_path ON narinfos (store_path)";
+        assert!(matches!(lookup("path", by_path), Lookup::ByPath));
+        assert!(matches!(lookup("none", ""), Lookup::Listed(..)));
+    }
+
+    #[test]
+    fn a_nar_is_below_the_folder_whatever_server_its_address_names() {
+        for url in
+            ["nar/lzip/x", "/nar/lzip/x", "https://a.example/nar/lzip/x", "http://a.example//nar/lzip/x"]
+        {
+            assert_eq!(path_of(url), "nar/lzip/x");
+        }
+        assert_eq!(path_of("https://a.example"), "");
+    }
+}

@@ -159,7 +159,8 @@ impl Run<'_> {
             }
         }
         self.go_on(true)?;
-        self.note()
+        // What waits to be used where it lies belongs to these roots.
+        self.flush()
     }
 
     /// Gives some of what was refused before another chance: it may have been for a reason that has passed. The others

@@ -590,7 +590,7 @@ impl<'a> Run<'a> {
         self.note()
     }
 
-    pub(super) fn note(&mut self) -> Result<(), Trouble> {
+    fn note(&mut self) -> Result<(), Trouble> {
         self.unnoted = 0;
         self.cursor = self.roots.passed().unwrap_or(self.cursor);
         let (id, cursor, known) = (self.job.id, self.cursor, std::mem::take(&mut self.known));
