@@ -5,8 +5,9 @@ use std::future::Future;
 use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use drover_os::Deadline;
@@ -16,7 +17,7 @@ use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::{BackoffConfig, ClientOptions, GetOptions, GetRange, ObjectStore, RetryConfig};
 use tokio::runtime::Runtime;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -32,18 +33,23 @@ const PAUSE: Duration = Duration::from_millis(300);
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long an answer may take to begin, and a stream may stand still.
 const SILENCE: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 15 });
-/// How long a part may take to be sent, and the parts to be put together.
-const SEND: Duration = Duration::from_secs(60);
-/// How long a file may wait for others that are being sent.
-const TURN: Duration = Duration::from_secs(60);
+/// How long the parts of a file may take to be put together.
+const COMPLETE: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 60 });
+/// How many bytes of a part are sent in a second, at least.
+const SLOWEST: u64 = if cfg!(test) { 64 << 20 } else { 64 << 10 };
+/// How long a file waits for others that are being sent without a part of one being over; and in all.
+const TURN: Duration = Duration::from_secs(180);
+const LONGEST_TURN: Duration = Duration::from_secs(3600);
 /// How often one reading may break off and go on.
 const BREAKS: u32 = 8;
 /// The bytes of a part, at least: what is smaller is sent in one. A file has 10,000 parts at most.
 const PART: u64 = 8 << 20;
 const PARTS: u64 = 9_000;
-/// How many parts of a file are on their way at once, and how many files: they are in memory.
-const PARTS_AT_ONCE: usize = 3;
+/// How many parts of a file are in memory at once, and of how many files.
+const PARTS_AT_ONCE: usize = 2;
 const FILES_AT_ONCE: usize = 4;
+/// How many parts, of whatever files, are sent at once; one that took too long is sent alone the next time.
+const SENT_AT_ONCE: u32 = 4;
 /// How many chunks of a stream wait for their reader; each has less than half a MiB.
 const QUEUE: usize = 4;
 /// Whether something is being read.
@@ -58,6 +64,20 @@ pub struct Bucket {
     turns: Arc<Semaphore>,
     /// Until when answers are waited for, whatever else there would be time for.
     until: Deadline,
+    line: Arc<Line>,
+}
+
+/// The way to a server, which may be narrow.
+#[derive(Debug)]
+struct Line {
+    free: Semaphore,
+    /// How many parts were sent.
+    sent: AtomicU64,
+}
+
+/// How long so many bytes may take to be sent.
+fn time_for(bytes: usize) -> Duration {
+    SILENCE + Duration::from_secs((bytes as u64).div_ceil(SLOWEST))
 }
 
 /// The threads that speak with buckets: those of a listener must not have to wait for them, nor they for those.
@@ -90,7 +110,7 @@ impl Bucket {
             .with_timeout_disabled()
             .with_allow_http(config.endpoint.as_deref().is_some_and(|at| at.starts_with("http://")));
         // It is tried again here, where each try has its time.
-        let once = RetryConfig { max_retries: 0, retry_timeout: SEND, backoff: BackoffConfig::default() };
+        let once = RetryConfig { max_retries: 0, retry_timeout: COMPLETE, backoff: BackoffConfig::default() };
         let mut builder = AmazonS3Builder::from_env()
             .with_bucket_name(&config.bucket)
             .with_client_options(options)
@@ -107,7 +127,8 @@ impl Bucket {
         let store = builder.build().map_err(|error| failed(error.to_string()))?;
         let prefix = config.prefix.clone();
         let turns = Arc::new(Semaphore::new(FILES_AT_ONCE));
-        Ok(Self { store: Arc::new(store), prefix, address, turns, until: Deadline::never() })
+        let line = Arc::new(Line { free: Semaphore::new(SENT_AT_ONCE as usize), sent: AtomicU64::new(0) });
+        Ok(Self { store: Arc::new(store), prefix, address, turns, until: Deadline::never(), line })
     }
 
     /// The same one, of which nothing is waited for beyond a deadline.
@@ -140,17 +161,11 @@ impl Bucket {
     pub(super) fn put(&self, from: &mut dyn Read, size: u64, name: &str) -> Result<(), StoreError> {
         let path = self.path(name)?;
         let asked = self.asked(format!("put {name} into {}", self.address));
-        let _turn = self.run(async {
-            let limit = self.until.remaining().unwrap_or(TURN);
-            match timeout(limit, Arc::clone(&self.turns).acquire_owned()).await {
-                Ok(Ok(turn)) => Ok(turn),
-                _ => Err(asked.failed("others are still being put there")),
-            }
-        })?;
+        let _turn = self.run(self.turn(&asked))?;
         if size <= PART {
             let bytes = next(from, size, &asked)?;
             end(from, &asked)?;
-            let put = asked.patiently(SEND, || self.store.put(&path, bytes.clone().into()));
+            let put = asked.send(&self.line, bytes.len(), || self.store.put(&path, bytes.clone().into()));
             self.run(put).map_err(|error| asked.without_bucket(error))?;
         } else {
             let begin = asked.patiently(SILENCE, || self.store.create_multipart(&path));
@@ -175,6 +190,23 @@ impl Bucket {
         }
     }
 
+    /// Waits until fewer files are being put.
+    async fn turn(&self, asked: &Asked) -> Result<OwnedSemaphorePermit, StoreError> {
+        let since = Instant::now();
+        let mut turn = std::pin::pin!(Arc::clone(&self.turns).acquire_owned());
+        loop {
+            let sent = self.line.sent.load(Ordering::Relaxed);
+            let limit = self.until.remaining().map_or(TURN, |left| left.min(TURN));
+            let taken = timeout(limit, &mut turn).await;
+            let is_over = self.until.is_over() || since.elapsed() >= LONGEST_TURN;
+            match taken {
+                Ok(Ok(turn)) => return Ok(turn),
+                Err(_) if !is_over && self.line.sent.load(Ordering::Relaxed) != sent => {}
+                _ => return Err(asked.failed("others are still being put there")),
+            }
+        }
+    }
+
     fn put_parts(
         &self,
         from: &mut dyn Read,
@@ -195,11 +227,11 @@ impl Bucket {
                 let bytes = next(from, length, asked)?;
                 left -= length;
                 let (store, path, id) = (Arc::clone(&self.store), path.clone(), id.to_owned());
-                let asked = asked.clone();
+                let (asked, line) = (asked.clone(), Arc::clone(&self.line));
                 sending.spawn_on(
                     async move {
                         let put = || store.put_part(&path, &id, number, bytes.clone().into());
-                        Ok((number, asked.patiently(SEND, put).await?))
+                        Ok((number, asked.send(&line, bytes.len(), put).await?))
                     },
                     runtime.handle(),
                 );
@@ -214,7 +246,7 @@ impl Bucket {
         let parts: Vec<PartId> = sent.into_iter().map(|(_, part)| part).collect();
         let id = id.to_owned();
         let complete = || self.store.complete_multipart(path, &id, parts.clone());
-        match self.run(asked.patiently(SEND, complete)) {
+        match self.run(asked.patiently(COMPLETE, complete)) {
             // Where the answer to the first try was lost, the second is told that there is no such upload: whether the
             // file is there is asked afterwards in any case.
             Ok(_) | Err(StoreError::Gone { .. }) => Ok(()),
@@ -370,11 +402,47 @@ impl Asked {
     where
         F: Future<Output = object_store::Result<T>>,
     {
+        self.ask(None, limit, ask).await
+    }
+
+    /// As [`Asked::patiently`], with so many bytes in the question.
+    async fn send<T, F>(&self, line: &Line, bytes: usize, ask: impl Fn() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = object_store::Result<T>>,
+    {
+        let answer = self.ask(Some(line), time_for(bytes), ask).await?;
+        line.sent.fetch_add(1, Ordering::Relaxed);
+        Ok(answer)
+    }
+
+    async fn ask<T, F>(
+        &self,
+        line: Option<&Line>,
+        limit: Duration,
+        ask: impl Fn() -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = object_store::Result<T>>,
+    {
         let mut pause = PAUSE;
         let mut tries = 0;
+        let mut beside = 1;
         loop {
+            // Each of those who have the line has its time.
+            let on_the_line = match line {
+                Some(line) => {
+                    let limit = self.until.remaining().unwrap_or(LONGEST_TURN);
+                    match timeout(limit, line.free.acquire_many(beside)).await {
+                        Ok(Ok(taken)) => Some(taken),
+                        _ => return Err(self.failed("others are still being put there")),
+                    }
+                }
+                None => None,
+            };
             let left = self.until.remaining();
-            let error = match timeout(left.map_or(limit, |left| left.min(limit)), ask()).await {
+            let answer = timeout(left.map_or(limit, |left| left.min(limit)), ask()).await;
+            drop(on_the_line);
+            let error = match answer {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(object_store::Error::NotFound { .. })) => {
                     return Err(StoreError::Gone { name: self.what.clone(), place: "it".to_owned() });
@@ -382,7 +450,10 @@ impl Asked {
                 Ok(Err(error)) if is_final(&error) => return Err(self.failed(one_line(&error))),
                 Ok(Err(error)) => self.failed(one_line(&error)),
                 Err(_) if self.until.is_over() => self.failed("nothing came as long as there was time"),
-                Err(_) => self.failed(format_args!("nothing came within {} s", limit.as_secs())),
+                Err(_) => {
+                    beside = SENT_AT_ONCE;
+                    self.failed(format_args!("nothing came within {} s", limit.as_secs()))
+                }
             };
             tries += 1;
             if tries == TRIES || self.until.remaining().is_some_and(|left| left <= pause) {

@@ -12,8 +12,16 @@ use super::*;
 fn server(
     answer: impl Fn(usize, &str, &mut TcpStream) + Send + Sync + 'static,
 ) -> (Bucket, Arc<AtomicUsize>) {
+    let (port, asked) = reading_server(move |n, first, _, stream| answer(n, first, stream));
+    (bucket_at(&format!("http://127.0.0.1:{port}")), asked)
+}
+
+/// As [`server`], with what came in the question; the server's port.
+fn reading_server(
+    answer: impl Fn(usize, &str, &[u8], &mut TcpStream) + Send + Sync + 'static,
+) -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
+    let port = listener.local_addr().unwrap().port();
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
     let answer = Arc::new(answer);
@@ -37,23 +45,28 @@ fn server(
                     }
                     line.clear();
                 }
-                std::io::copy(&mut reader.take(length), &mut std::io::sink()).unwrap();
-                answer(count.fetch_add(1, Ordering::SeqCst), &first, &mut stream);
+                let mut body = Vec::new();
+                reader.take(length).read_to_end(&mut body).unwrap();
+                answer(count.fetch_add(1, Ordering::SeqCst), &first, &body, &mut stream);
             });
         }
     });
+    (port, asked)
+}
+
+fn bucket_at(endpoint: &str) -> Bucket {
     let folder = tempfile::tempdir().unwrap();
     let key = folder.path().join("key");
     std::fs::write(&key, "key\n").unwrap();
     let config = BucketConfig {
         bucket: "nars".to_owned(),
         prefix: "p".to_owned(),
-        endpoint: Some(format!("http://{address}")),
+        endpoint: Some(endpoint.to_owned()),
         region: Some("nowhere".to_owned()),
         access_key_file: Some(key.clone()),
         secret_key_file: Some(key),
     };
-    (Bucket::new(&config).unwrap(), asked)
+    Bucket::new(&config).unwrap()
 }
 
 fn head(status: &str, length: usize, more: &str) -> String {
@@ -224,4 +237,88 @@ fn nothing_is_put_that_ends_too_early_or_goes_on() {
         assert!(bucket.put(&mut &b"0123456789"[..], size, "01/x.nar").is_err());
     }
     assert_eq!(asked.load(Ordering::SeqCst), 0);
+}
+
+/// Answers what is asked when a file of so many bytes is put, in parts if need be.
+fn keep(first: &str, size: usize, stream: &mut TcpStream) {
+    let xml = |root: &str| {
+        let text = format!("<{root}><UploadId>u</UploadId><ETag>x</ETag></{root}>");
+        head("200 OK", text.len(), "") + &text
+    };
+    let answer = match first {
+        _ if first.starts_with("HEAD") => head("200 OK", size, ""),
+        _ if first.contains("?uploads") => xml("InitiateMultipartUploadResult"),
+        _ if first.starts_with("POST") => xml("CompleteMultipartUploadResult"),
+        _ => head("200 OK", 0, ""),
+    };
+    stream.write_all(answer.as_bytes()).unwrap();
+}
+
+/// A server that does not answer the first time that it is asked for what is asked so, and does otherwise what it should.
+fn deaf_once(to: &'static str, size: usize) -> (Bucket, Arc<AtomicUsize>) {
+    let heard = AtomicUsize::new(0);
+    server(move |_, first, stream| {
+        if first.contains(to) && heard.fetch_add(1, Ordering::SeqCst) == 0 {
+            let _ = stream.read(&mut [0]);
+        } else {
+            keep(first, size, stream);
+        }
+    })
+}
+
+#[test]
+fn a_file_is_sent_again_whose_server_stands_still() {
+    let (bucket, asked) = deaf_once("PUT", 10);
+    bucket.put(&mut &b"0123456789"[..], 10, "01/x.nar").unwrap();
+    assert_eq!(asked.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn a_part_is_sent_again_whose_server_stands_still() {
+    let large = vec![7; PART as usize * 2 + 1];
+    let (bucket, asked) = deaf_once("partNumber=2", large.len());
+    bucket.put(&mut &large[..], large.len() as u64, "01/x.nar").unwrap();
+    // It is begun, three parts of which one comes twice, it is put together, and looked for.
+    assert_eq!(asked.load(Ordering::SeqCst), 7);
+    assert_eq!(bucket.line.sent.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn parts_that_never_come_through_are_given_up_and_taken_back() {
+    let large = vec![7; PART as usize + 1];
+    let taken_back = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&taken_back);
+    let (bucket, _) = server(move |_, first, stream| {
+        if first.starts_with("PUT") {
+            let _ = stream.read(&mut [0]);
+        } else {
+            count.fetch_add(usize::from(first.starts_with("DELETE")), Ordering::SeqCst);
+            keep(first, 0, stream);
+        }
+    });
+    let error = bucket.put(&mut &large[..], large.len() as u64, "01/x.nar").unwrap_err();
+    assert!(error.to_string().contains("nothing came"), "{error}");
+    assert_eq!(taken_back.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_file_is_there_when_only_the_answer_about_it_was_lost() {
+    let large = vec![7; PART as usize + 1];
+    let size = large.len();
+    for there in [true, false] {
+        let heard = AtomicUsize::new(0);
+        let (bucket, _) = server(move |_, first, stream| {
+            if first.starts_with("POST") && !first.contains("?uploads") {
+                if heard.fetch_add(1, Ordering::SeqCst) > 0 {
+                    let text = "<Error><Code>NoSuchUpload</Code></Error>";
+                    stream.write_all((head("404 Not Found", text.len(), "") + text).as_bytes()).unwrap();
+                }
+            } else if first.starts_with("HEAD") && !there {
+                stream.write_all(head("404 Not Found", 0, "").as_bytes()).unwrap();
+            } else {
+                keep(first, size, stream);
+            }
+        });
+        assert_eq!(bucket.put(&mut &large[..], size as u64, "01/x.nar").is_ok(), there);
+    }
 }
