@@ -107,9 +107,8 @@ impl Arrival {
     ) -> Result<New, Error> {
         let Entry { kind, path, size } = entry;
         let cut = |source: io::Error| Error::Bundle(BundleError::Io { entries, source });
-        if !self.farm.storage.has_room(size) {
-            return Err(Error::StorageFull(path.to_string()));
-        }
+        // It is taken from those that come at the same time until all of the entry is here.
+        let room = self.farm.storage.claim(size).ok_or_else(|| Error::StorageFull(path.to_string()))?;
         match kind {
             Kind::Derivation => {
                 let mut text = std::mem::take(&mut self.text);
@@ -132,6 +131,8 @@ impl Arrival {
                 };
                 match NewSource::read(&farm.storage, press, path, size, reader.contents(), guesses) {
                     Ok(mut new) => {
+                        // Its bytes are on the disk now; its place takes room by itself.
+                        drop(room);
                         new.place(&self.farm)?;
                         Ok(New::Source(new))
                     }
@@ -210,5 +211,61 @@ impl Arrival {
         self.uploaded.sources += uploaded.sources;
         self.uploaded.known += uploaded.known;
         refused.map_or(Ok(()), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use drover_wire::bundle::{SOURCE_LIMIT, Writer};
+
+    use super::*;
+    use crate::config::Config;
+
+    /// A bundle of which only the head of a source comes; when more is asked for it is looked what room is left.
+    struct Head {
+        head: io::Cursor<Vec<u8>>,
+        look: Box<dyn Fn() + Send>,
+    }
+
+    impl Read for Head {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let n = self.head.read(buffer)?;
+            if n == 0 {
+                (self.look)();
+            }
+            Ok(n)
+        }
+    }
+
+    #[test]
+    fn a_source_that_comes_has_its_room_from_the_beginning() {
+        let folder = tempfile::tempdir().unwrap();
+        // There is room for one such, and not for two, whatever others do on the disk meanwhile.
+        let size = SOURCE_LIMIT.min(drover_os::machine::disk(folder.path()).unwrap().free / 2);
+        let reserve = drover_os::machine::disk(folder.path()).unwrap().free.saturating_sub(size / 2 * 3);
+        let config =
+            Config { state: folder.path().to_owned(), disk_reserve_mib: reserve >> 20, ..Config::default() };
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let farm = {
+            let _within = runtime.enter();
+            Farm::open(config).unwrap()
+        };
+        assert!(farm.storage.has_room(size));
+        let mut bundle = Writer::new(Vec::new());
+        let path = drover_store::path::text("large", b"", &[]).unwrap();
+        bundle.entry(Kind::Source, &path, size, io::empty()).unwrap_err();
+        let mut head = bundle.finish().unwrap();
+        head.pop();
+        let was_taken = Arc::new(AtomicBool::new(false));
+        let (seen, there) = (Arc::clone(&was_taken), Arc::clone(&farm));
+        let look = Box::new(move || {
+            seen.fetch_or(!there.storage.has_room(size), Ordering::SeqCst);
+        });
+        let body = Head { head: io::Cursor::new(head), look };
+        let error = runtime.block_on(farm.upload_bundle(body)).unwrap_err();
+        assert!(was_taken.load(Ordering::SeqCst), "another could have had its room: {error}");
+        assert!(farm.storage.has_room(size));
     }
 }
