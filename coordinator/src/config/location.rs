@@ -1,6 +1,6 @@
 //! Where files can be put: the options that a place and a hook that pushes have in common.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -163,13 +163,21 @@ impl Location {
     }
 }
 
-/// A folder without symbolic links, as far as it is there.
+/// A folder, from the root on and without symbolic links, as far as it is there; what is not there yet has none.
 fn real(folder: &Path) -> PathBuf {
+    let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     let there = folder.ancestors().find_map(|part| Some((part, part.canonicalize().ok()?)));
-    match there {
-        Some((part, real)) => real.join(folder.strip_prefix(part).unwrap_or(folder)),
-        None => folder.to_owned(),
+    let Some((part, mut real)) = there else { return folder };
+    let mut names = folder.strip_prefix(part).unwrap_or(&folder).components();
+    while let Some(name) = names.next() {
+        if name == Component::ParentDir {
+            // Back at something that may be there.
+            real.pop();
+            return self::real(&real.join(names.as_path()));
+        }
+        real.push(name);
     }
+    real
 }
 
 impl BucketConfig {
@@ -208,6 +216,7 @@ mod tests {
         assert!(folder(&there).overlaps(&folder(link.join("a/b"))));
         assert!(!folder(link.join("a/b")).is_same(&folder(&there)));
         assert!(!folder(base.path().join("there-too")).overlaps(&folder(&there)));
+        assert!(folder(base.path().join("none/../link/a")).is_same(&folder(there.join("a"))));
     }
 
     #[cfg(feature = "s3")]

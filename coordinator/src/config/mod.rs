@@ -134,7 +134,7 @@ impl Config {
                 reason: "it must be less than lease-seconds, or every lease runs out between two heartbeats",
             });
         }
-        places::check(&self.places)?;
+        places::check(&self.places, &self.state)?;
         self.all_hooks()?;
         for server in &self.substitute_servers {
             let known = server.starts_with("http://") || server.starts_with("https://");

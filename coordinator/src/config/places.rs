@@ -1,5 +1,6 @@
 //! A table `[[places]]`: a folder or a bucket for nars.
 
+use std::path::Path;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
@@ -104,8 +105,8 @@ pub fn is_place_name(text: &str) -> bool {
     (1..=60).contains(&text.len()) && text.chars().all(fits) && text.chars().any(|c| c != '.')
 }
 
-/// Whether these can be places together.
-pub(super) fn check(places: &[PlaceConfig]) -> Result<(), ConfigError> {
+/// Whether these can be places together, and beside the state folder.
+pub(super) fn check(places: &[PlaceConfig], state: &Path) -> Result<(), ConfigError> {
     let bad = |value: String, reason| ConfigError::Value { option: "places", value, reason };
     for (n, place) in places.iter().enumerate() {
         if !is_place_name(&place.name) {
@@ -114,13 +115,21 @@ pub(super) fn check(places: &[PlaceConfig]) -> Result<(), ConfigError> {
         }
         let named = format!("“{}”", place.name);
         let at = place.location().map_err(|reason| bad(named.clone(), reason))?;
+        if at.as_ref().is_some_and(|at| at.overlaps(&Location::Folder(state.to_owned()))) {
+            let reason = "its folder is within the state folder, or around it; the place there has the name state, and no \
+                          folder";
+            return Err(bad(named, reason));
+        }
         for other in &places[..n] {
             if other.name == place.name {
                 return Err(bad(named, "there is another one of that name"));
             }
             if let (Some(at), Ok(Some(other))) = (&at, other.location()) {
-                if at.is_same(&other) {
-                    return Err(bad(named, "another one is in the same folder or bucket"));
+                if at.overlaps(&other) {
+                    return Err(bad(
+                        named,
+                        "another one is in the same folder or bucket, or within it, or around it",
+                    ));
                 }
             }
         }
@@ -141,7 +150,7 @@ mod tests {
             places: Vec<PlaceConfig>,
         }
         let all: All = toml::from_str(text).map_err(|error| error.to_string())?;
-        check(&all.places).map_err(|error| error.to_string())?;
+        check(&all.places, Path::new("/var/lib/drover")).map_err(|error| error.to_string())?;
         Ok(all.places)
     }
 
@@ -190,6 +199,15 @@ mod tests {
             ("name = 'state'\nreserve-gib = 1", "disk-reserve-mib"),
             ("name = 'x'\nfolder = '/srv'\n[[places]]\nname = 'x'\nfolder = '/a'", "of that name"),
             ("name = 'x'\nfolder = '/srv'\n[[places]]\nname = 'y'\nfolder = '/srv'", "same folder"),
+            (
+                "name = 'x'\nfolder = '/srv/a'\n[[places]]\nname = 'y'\nfolder = '/srv/b/../a/c'",
+                "same folder",
+            ),
+            ("name = 'x'\nfolder = '/srv/a/b'\n[[places]]\nname = 'y'\nfolder = '/srv/a'", "same folder"),
+            ("name = 'x'\nfolder = '/var/lib/drover/nars'", "has the name state"),
+            ("name = 'x'\nfolder = '/var/lib/drover'", "has the name state"),
+            ("name = 'x'\nfolder = '/srv/none/../../var/lib/drover/nars'", "has the name state"),
+            ("name = 'x'\nfolder = '/var/lib'", "has the name state"),
         ] {
             let error = read(&format!("[[places]]\n{place}\n")).unwrap_err();
             assert!(error.contains(said), "{place}: {error}");

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use drover_os::file::{Access, Lock, LockError, replace};
 use drover_store::{Compression, StorePath};
@@ -18,11 +20,12 @@ use super::{Farm, files, unsql};
 use crate::config::{Config, Gib, Location, PlaceConfig, STATE_PLACE};
 use crate::database::Database;
 use crate::storage::{
-    Claim, Disk, Folder, Hold, Kind, NarFile, Opened, Place, Places, Storage, StoreError, Target, device,
+    Claim, Disk, Folder, Hold, Kind, MARK, Mark, NarFile, Opened, Place, Places, Storage, StoreError, Target,
+    device,
 };
 
-/// A file in the folder of a place that says which place it is: a disk that is not mounted has none.
-const MARK: &str = "drover-place";
+/// How long the start waits for buckets to say whose they are.
+const ASK: Duration = Duration::from_secs(10);
 
 /// Why a place cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +64,29 @@ pub enum PlaceError {
         /// Its folder.
         folder: String,
         /// Whose it is.
+        other: String,
+    },
+    /// An import took a folder over, and it is called so.
+    #[error(
+        "“{name}” is what the folder {folder} is called, whose files an import took over: give the place another name"
+    )]
+    Adopted {
+        /// Its name.
+        name: String,
+        /// The folder.
+        folder: String,
+    },
+    /// An import took over files that lie in it, or around it.
+    #[error(
+        "the folder {folder} of the place “{name}” and the folder {other}, whose files an import took over, lie one \
+         within the other: give the place a folder of its own"
+    )]
+    Within {
+        /// Its name.
+        name: String,
+        /// Its folder.
+        folder: String,
+        /// The other.
         other: String,
     },
     /// Another coordinator uses it.
@@ -103,12 +129,16 @@ pub(crate) struct Placed {
     _hold: Hold,
 }
 
+/// The kind of a folder that an import took over, as the database has it.
+const ADOPTED: &str = "adopted";
+
 /// A place as the database has it.
 struct Row {
     id: i64,
     name: String,
     kind: String,
     location: String,
+    mark: String,
     drained: bool,
     files: u64,
 }
@@ -130,14 +160,19 @@ pub(super) fn load(
     for place in config.places.iter().chain((!is_named).then_some(&implied)) {
         // It was checked with the rest of the configuration.
         let Ok(location) = place.location() else { continue };
-        let row = note(database, place, location.as_ref(), rows.remove(&place.name))?;
+        let row = rows.remove(&place.name);
+        if let Some(Row { name, location: folder, .. }) = row.as_ref().filter(|row| row.kind == ADOPTED) {
+            return Err(PlaceError::Adopted { name: name.clone(), folder: folder.clone() }.into());
+        }
+        let row = note(database, place, location.as_ref(), row)?;
         all.push(Arc::new(open(place, location, row, storage, &mut disks)?));
     }
     let hooks = config.all_hooks()?;
     for (_, row) in rows {
         match row.kind.as_str() {
-            "adopted" => {
+            ADOPTED => {
                 let at = Location::Folder(row.location.clone().into());
+                check_apart(config, &at)?;
                 if let Some(hook) = hooks.iter().find(|hook| hook.pushes_into(&at)) {
                     let Row { name, location: folder, .. } = row;
                     return Err(PlaceError::Pushed { name, folder, hook: hook.name.clone() }.into());
@@ -151,13 +186,53 @@ pub(super) fn load(
             _ => {}
         }
     }
+    ask_buckets(&all)?;
     Ok(Places::new(all, config.placement, wake))
+}
+
+/// Whether no place of the configuration is where an import took files over: the files of both could have the same names.
+fn check_apart(config: &Config, adopted: &Location) -> Result<(), PlaceError> {
+    for place in &config.places {
+        if let Ok(Some(at)) = place.location() {
+            if at.overlaps(adopted) {
+                let (folder, other) = (at.shown(), adopted.shown());
+                return Err(PlaceError::Within { name: place.name.clone(), folder, other });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Asks buckets which places they are, all at once. One that does not say it now is asked again before it is used.
+fn ask_buckets(all: &[Arc<Place>]) -> Result<(), PlaceError> {
+    let deadline = Instant::now() + ASK;
+    let (tell, told) = mpsc::channel();
+    for place in all.iter().filter(|place| place.kind == Kind::Bucket) {
+        let (place, tell) = (Arc::clone(place), tell.clone());
+        let asking = thread::Builder::new().name("bucket".to_owned()).spawn(move || {
+            let found = place.check();
+            // Nobody waits for an answer that comes late.
+            let _ = tell.send((place.name.clone(), found));
+        });
+        if let Err(error) = asking {
+            tracing::warn!(%error, "no thread to ask a bucket whose it is; it is asked later");
+        }
+    }
+    drop(tell);
+    while let Ok((name, found)) = told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        match found {
+            Ok(()) => {}
+            Err(source @ StoreError::Foreign { .. }) => return Err(PlaceError::Store { name, source }),
+            Err(error) => tracing::warn!(place = name, %error, "a bucket cannot be used now"),
+        }
+    }
+    Ok(())
 }
 
 fn rows(database: &Database<Change>) -> Result<Vec<Row>, Error> {
     database.read_blocking::<_, Error>(|sql| {
         let mut select = sql.prepare(
-            "SELECT p.id, p.name, p.kind, p.location, p.drained, p.files + \
+            "SELECT p.id, p.name, p.kind, p.location, p.mark, p.drained, p.files + \
              (SELECT count(*) FROM uploads u WHERE u.place = p.id AND u.complete = 1) FROM places p",
         )?;
         let rows = select.query_map([], |row| {
@@ -166,8 +241,9 @@ fn rows(database: &Database<Change>) -> Result<Vec<Row>, Error> {
                 name: row.get(1)?,
                 kind: row.get(2)?,
                 location: row.get(3)?,
-                drained: row.get(4)?,
-                files: unsql(row.get(5)?),
+                mark: row.get(4)?,
+                drained: row.get(5)?,
+                files: unsql(row.get(6)?),
             })
         })?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
@@ -202,9 +278,9 @@ fn note(
     }
     let (name, kind) = (place.name.clone(), kind.as_str());
     database.write_blocking::<_, Error>(move |tx| {
-        let insert = "INSERT INTO places (name, kind, location) VALUES (?1, ?2, ?3) RETURNING id";
-        let id = tx.query_row(insert, (&name, kind, &at), |row| row.get(0))?;
-        Ok(Row { id, name, kind: kind.to_owned(), location: at, drained: false, files: 0 })
+        let insert = "INSERT INTO places (name, kind, location) VALUES (?1, ?2, ?3) RETURNING id, mark";
+        let (id, mark) = tx.query_row(insert, (&name, kind, &at), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(Row { id, name, kind: kind.to_owned(), location: at, mark, drained: false, files: 0 })
     })
 }
 
@@ -228,6 +304,10 @@ fn open(
         }
         Some(bucket) => Target::new(bucket).map_err(failed)?,
     };
+    let mark = location.as_ref().map(|location| match location {
+        Location::Folder(_) => Mark::new(row.name.clone(), false),
+        Location::Bucket(_) => Mark::new(format!("{} {}", row.name, row.mark), row.files == 0),
+    });
     let disk = target.folder().and_then(device).map(|device| Arc::clone(disks.entry(device).or_default()));
     Ok(Place {
         id: row.id,
@@ -242,6 +322,8 @@ fn open(
         drained: AtomicBool::new(row.drained),
         disk,
         claimed: AtomicU64::new(0),
+        rests: Mutex::default(),
+        mark,
         _lock: lock,
     })
 }
@@ -261,6 +343,8 @@ pub(super) fn adopted(id: i64, name: &str, folder: &Path) -> Place {
         drained: AtomicBool::new(false),
         disk: None,
         claimed: AtomicU64::new(0),
+        rests: Mutex::default(),
+        mark: None,
         _lock: None,
     }
 }
@@ -298,6 +382,19 @@ pub(super) fn used(sql: &Connection) -> Result<HashMap<i64, u64>, Error> {
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
+/// A place did not take a file: the next may. An error: that would not help.
+pub(super) fn passed_over(place: &Place, error: Error) -> Result<Error, Error> {
+    match &error {
+        Error::Store(_) | Error::Io { .. } | Error::StorageFull(_) => {}
+        _ => return Err(error),
+    }
+    if matches!(&error, Error::Store(error) if error.is_outage()) {
+        place.rest();
+    }
+    tracing::warn!(place = place.name, %error, "a place did not take a nar");
+    Ok(error)
+}
+
 impl Farm {
     /// Gives a file, which is synced, one of the places, as the nar of this path. It is a leftover until
     /// [`files::add`]. Blocks.
@@ -314,15 +411,26 @@ impl Farm {
         let size = std::fs::metadata(from).map_err(failed)?.len();
         let from_disk = device(from);
         let used = self.database.read_blocking::<_, Error>(used)?;
+        let mut failed = None;
         for place in self.storage.places().candidates(|id| used.get(&id).copied().unwrap_or(0)) {
             let staged = from_disk.is_some() && place.target.folder().and_then(device) == from_disk;
-            let Some((file, claim, hold)) = self.expect(&place, path, compression, size, staged)? else {
-                continue;
+            let into = || {
+                let Some((file, claim, hold)) = self.expect(&place, path, compression, size, staged)? else {
+                    return Ok(None);
+                };
+                place.target.take(from, &file.name)?;
+                Ok(Some(Placed { file, _claim: claim, _hold: hold }))
             };
-            place.target.take(from, &file.name)?;
-            return Ok(Placed { file, _claim: claim, _hold: hold });
+            match into() {
+                Ok(Some(placed)) => return Ok(placed),
+                Ok(None) => {}
+                Err(error) => {
+                    let error = passed_over(&place, error)?;
+                    failed.get_or_insert(error);
+                }
+            }
         }
-        Err(Error::StorageFull(format!("the nar of {path}")))
+        Err(failed.unwrap_or_else(|| Error::StorageFull(format!("the nar of {path}"))))
     }
 
     /// Takes room and a name in a place; none if it has not so much.
@@ -340,13 +448,18 @@ impl Farm {
             Ok::<_, Error>(used.get(&id).copied().unwrap_or(0))
         };
         let Some(claim) = place.claim(size, staged, lie)? else { return Ok(None) };
-        let (path, hands) = (path.clone(), self.storage.places().hands().clone());
-        let (name, hold) = self.database.write_blocking::<_, Error>(move |tx| {
+        place.check()?;
+        let (path, hands, to) = (path.clone(), self.storage.places().hands().clone(), Arc::clone(place));
+        let taken = self.database.write_blocking::<_, Error>(move |tx| {
+            // Once it is being emptied, nothing is on its way there but what has its name already.
+            if !to.is_open() {
+                return Ok(None);
+            }
             let name = files::expect(tx, &path, compression, id)?;
             let hold = hands.take(id, name.clone());
-            Ok((name, hold))
+            Ok(Some((name, hold)))
         })?;
-        Ok(Some((NarFile { compression, place: id, name, size }, claim, hold)))
+        Ok(taken.map(|(name, hold)| (NarFile { compression, place: id, name, size }, claim, hold)))
     }
 
     /// Whether a nar of so many bytes could be taken: brought together in the state folder, and given a place. Blocks.

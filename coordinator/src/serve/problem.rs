@@ -10,7 +10,6 @@ use drover_wire::bundle::BundleError;
 use drover_wire::{Code, Problem};
 
 use crate::farm::Error;
-use crate::storage::StoreError;
 
 /// The most store paths that a refusal names.
 const PATHS_LIMIT: usize = 100;
@@ -68,7 +67,7 @@ impl From<Error> for Refusal {
             Error::CutOff { received } => Problem { received: Some(received), ..with(Code::RequestTimeout) },
             Error::StorageFull(_) => with(Code::StorageFull),
             Error::Busy(_) | Error::InHand(_) | Error::Stopping => with(Code::Unavailable),
-            Error::Store(StoreError::Bucket { .. }) => {
+            Error::Store(error) if error.is_outage() => {
                 tracing::error!(cause = message, "a place of nars does not do what it should");
                 let said = "one of the coordinator's places for nars does not answer as it should; its log has the \
                             cause; try again later";

@@ -8,15 +8,20 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use drover_os::file::Lock;
 use drover_os::{Deadline, machine};
 use drover_store::Compression;
 pub use drover_wire::storage::PlaceKind as Kind;
 
+use super::mark::Mark;
 use super::opened::Opened;
 use super::target::{StoreError, Target};
 use crate::config::Placement;
+
+/// For how long others take files before a place that failed.
+const REST: Duration = Duration::from_secs(60);
 
 /// A file that has the nar of an item.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +61,10 @@ pub struct Place {
     pub(crate) drained: AtomicBool,
     pub(crate) disk: Option<Arc<Disk>>,
     pub(crate) claimed: AtomicU64,
+    /// Until when others take files before it: it took none for a reason of its own.
+    pub(crate) rests: Mutex<Option<Instant>>,
+    /// What says that it is the place; none where that is known otherwise, or not at all.
+    pub(crate) mark: Option<Mark>,
     /// That no other coordinator uses it.
     pub(crate) _lock: Option<Lock>,
 }
@@ -69,6 +78,23 @@ impl Place {
     /// Whether it is being emptied, from now on.
     pub(crate) fn drain(&self, drained: bool) {
         self.drained.store(drained, Ordering::Relaxed);
+    }
+
+    /// Whether it is the place that it should be: nothing is put there or removed from there before. Blocks.
+    ///
+    /// # Errors
+    /// When it is not, or does not say so.
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        self.mark.as_ref().map_or(Ok(()), |mark| mark.check(&self.target))
+    }
+
+    /// Others are to take files for a while, if there are any: this place failed.
+    pub(crate) fn rest(&self) {
+        *self.rests.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + REST);
+    }
+
+    fn rests(&self) -> bool {
+        self.rests.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| Instant::now() < until)
     }
 
     /// The bytes that its disk has free; none where that is not known, or has no meaning.
@@ -252,6 +278,8 @@ impl Places {
                 std::cmp::Reverse(place.room(used(place.id)).unwrap_or(u64::MAX))
             });
         }
+        // Each try would take as long as a server that is away is asked.
+        open.sort_by_cached_key(|place| place.rests());
         open
     }
 

@@ -52,6 +52,14 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
+    /// It is not the place that it should be.
+    #[error("cannot use {place}: {reason}")]
+    Foreign {
+        /// Where.
+        place: String,
+        /// What it is instead.
+        reason: String,
+    },
     /// The server of a bucket.
     #[error("cannot {what}: {reason}")]
     Bucket {
@@ -66,6 +74,11 @@ impl StoreError {
     pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
         Self::Io { what: what.into(), source }
     }
+
+    /// Whether it is about the place as a whole, and would be the same for other files for a while.
+    pub(crate) fn is_outage(&self) -> bool {
+        matches!(self, Self::Foreign { .. } | Self::Bucket { .. })
+    }
 }
 
 impl From<StoreError> for io::Error {
@@ -74,7 +87,7 @@ impl From<StoreError> for io::Error {
             StoreError::Gone { .. } => io::ErrorKind::NotFound,
             StoreError::Length { .. } => io::ErrorKind::InvalidData,
             StoreError::Io { source, .. } => source.kind(),
-            StoreError::Bucket { .. } => io::ErrorKind::Other,
+            StoreError::Foreign { .. } | StoreError::Bucket { .. } => io::ErrorKind::Other,
         };
         Self::new(kind, error)
     }

@@ -2,12 +2,14 @@
 
 -- Where nars are kept. Those of the configuration are noted here at the start, by name; the first is the folder
 -- `nars` of the state folder. kind: a folder, a bucket, or one that an import took over as it was, to which nothing is
--- added. location: the folder, or the bucket's address. bytes, files: what lies there, kept by the triggers below.
+-- added. location: the folder, or the bucket's address. mark: what stands beside its name in the file drover-place in a
+-- bucket. bytes, files: what lies there, kept by the triggers below.
 CREATE TABLE places (
     id       INTEGER PRIMARY KEY,
     name     TEXT NOT NULL UNIQUE,
     kind     TEXT NOT NULL CHECK (kind IN ('folder', 'bucket', 'adopted')),
     location TEXT NOT NULL,
+    mark     TEXT NOT NULL DEFAULT (lower(hex(randomblob(8)))),
     drained  INTEGER NOT NULL DEFAULT 0,
     bytes    INTEGER NOT NULL DEFAULT 0,
     files    INTEGER NOT NULL DEFAULT 0
@@ -71,6 +73,7 @@ CREATE TABLE leftovers (
     since INTEGER NOT NULL,
     PRIMARY KEY (place, name)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX leftovers_by_time ON leftovers (since);
 
 -- Places that are being emptied, or were. target: where to; none if that is left to the policy. moved, bytes: what went.
 -- failed: files that could not be moved at the last look, and error: why the last of them could not.

@@ -18,7 +18,7 @@ use crate::farm::error::Error;
 use crate::farm::places::{self, Placed};
 use crate::farm::provided::{FAILURES, MISS_MS, is_elsewhere, note_answers};
 use crate::farm::{Farm, Tx, files, now, outputs, paths, publish, retention, sources, sql};
-use crate::storage::NarFile;
+use crate::storage::{Kind, NarFile, Place};
 
 /// How many items become ones in one transaction.
 pub(super) const AT_ONCE: usize = 100;
@@ -180,10 +180,24 @@ pub(super) fn adopted_place(farm: &Farm, folder: &Path) -> Result<i64, Trouble> 
         return Err(SourceError::Refused(why).into());
     };
     let all = farm.storage.places().all();
-    if let Some(place) = all.iter().find(|place| place.target.folder() == Some(folder)) {
+    let adopted = |place: &&Arc<Place>| place.kind == Kind::Adopted && place.target.folder() == Some(folder);
+    if let Some(place) = all.iter().find(adopted) {
         return Ok(place.id);
     }
-    if let Some(hook) = farm.hooks.pusher(&Location::Folder(folder.to_owned())) {
+    let at = Location::Folder(folder.to_owned());
+    let taken = all.iter().filter(|place| place.kind == Kind::Folder).find_map(|place| {
+        let theirs = place.target.folder()?;
+        at.overlaps(&Location::Folder(theirs.to_owned())).then(|| theirs.display().to_string())
+    });
+    if let Some(taken) = taken {
+        let why = format!(
+            "the folder {} and {taken}, where this coordinator puts nars, lie one within the other: it cannot be used \
+             where it lies",
+            folder.display()
+        );
+        return Err(SourceError::Refused(why).into());
+    }
+    if let Some(hook) = farm.hooks.pusher(&at) {
         let why = format!(
             "the hook “{hook}” pushes to the folder {}, which cannot be used where it lies",
             folder.display()

@@ -1,8 +1,8 @@
-//! An item is taken as soon as there is room for it.
+//! An item is taken as soon as there is room for it, in a place that answers.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::flight::Item;
 use super::halt::Halt;
@@ -16,6 +16,9 @@ use crate::farm::error::Error;
 /// How soon it is looked again whether there is room: twice as late each time, up to this.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// The same for a place that does not answer, for each time all of the nar comes again; and how long it is waited for.
+const LONGEST_OUTAGE_WAIT: Duration = Duration::from_secs(600);
+const OUTAGE: Duration = Duration::from_secs(24 * 3600);
 
 /// The imports that wait for room: for what, and by how many items.
 #[derive(Debug, Clone, Default)]
@@ -66,10 +69,12 @@ pub(super) struct Taker {
 }
 
 impl Taker {
-    /// Takes an item, and keeps and publishes it. Where there is no room, waits until there is. Blocks.
+    /// Takes an item, and keeps and publishes it. Where there is no room, or the places do not answer, waits until there is,
+    /// and they do. Blocks.
     ///
     /// # Errors
-    /// When it is not what it must be, the source does not give it, or the import is to stop.
+    /// When it is not what it must be, the source does not give it, no place has answered for a day, or the import is to
+    /// stop.
     pub(super) fn take(&self, item: &Item) -> Result<(), Trouble> {
         patiently(&self.farm, &self.halt, self.import, || self.try_to(item))
     }
@@ -82,29 +87,36 @@ impl Taker {
     }
 }
 
-/// Does something of an import; while there is no room for it, waits, says so, and tries again. Blocks.
+/// Does something of an import; while there is no room for it, or the places do not answer, waits, says so, and tries
+/// again. Blocks.
 ///
 /// # Errors
-/// Those of the work; when the import is to stop.
+/// Those of the work, such as no place that has answered for a day; when the import is to stop.
 pub(super) fn patiently<T, E: Into<Trouble>>(
     farm: &Arc<Farm>,
     halt: &Halt,
     import: i64,
     mut work: impl FnMut() -> Result<T, E>,
 ) -> Result<T, Trouble> {
+    let since = Instant::now();
     let mut pause = FIRST_WAIT;
     let mut wait = None;
     loop {
-        let what = match work().map_err(Into::into) {
-            Err(Trouble::Farm(Error::StorageFull(what))) => what,
+        let (why, longest) = match work().map_err(Into::into) {
+            Err(Trouble::Farm(Error::StorageFull(what))) => {
+                let why = format!("there is no room for {what}; `drover storage` says how full it is where");
+                (why, LONGEST_WAIT)
+            }
+            Err(Trouble::Farm(Error::Store(error))) if error.is_outage() && since.elapsed() < OUTAGE => {
+                (format!("a place for nars is away: {error}"), LONGEST_OUTAGE_WAIT)
+            }
             ended => return ended,
         };
         if wait.is_none() {
-            let why = format!("there is no room for {what}; `drover storage` says how full it is where");
             tracing::warn!(import, why, "an import waits");
             wait = Some(farm.imports.waits.begin(import, &why));
         }
         halt.rest(pause)?;
-        pause = (pause * 2).min(LONGEST_WAIT);
+        pause = (pause * 2).min(longest);
     }
 }

@@ -2,10 +2,12 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use super::*;
+use crate::storage::{Mark, Target};
 
 /// A server whose every answer is made here from the number of the question and its first line. It ends with the test's
 /// process.
@@ -321,4 +323,57 @@ fn a_file_is_there_when_only_the_answer_about_it_was_lost() {
         });
         assert_eq!(bucket.put(&mut &large[..], size as u64, "01/x.nar").is_ok(), there);
     }
+}
+
+/// A server that keeps one file, and how its bucket is reached by two addresses.
+fn honest() -> [Target; 2] {
+    let kept: Mutex<Option<Vec<u8>>> = Mutex::default();
+    let (port, _) = reading_server(move |_, first, body, stream| {
+        let mut kept = kept.lock().unwrap();
+        let answer = match &*kept {
+            _ if first.starts_with("PUT") => {
+                *kept = Some(body.to_vec());
+                head("200 OK", 0, "")
+            }
+            None => head("404 Not Found", 0, ""),
+            Some(kept) if first.starts_with("HEAD") => head("200 OK", kept.len(), ""),
+            Some(kept) => head("200 OK", kept.len(), "") + &String::from_utf8_lossy(kept),
+        };
+        stream.write_all(answer.as_bytes()).unwrap();
+    });
+    ["127.0.0.1", "localhost"].map(|host| Target::Bucket(bucket_at(&format!("http://{host}:{port}"))))
+}
+
+#[test]
+fn a_bucket_is_one_place_by_whatever_address_it_is_reached() {
+    let [one, other] = honest();
+    let mark = |text: &str, is_new| Mark::new(text.to_owned(), is_new);
+    let error = mark("first 1234", false).check(&one).unwrap_err();
+    assert!(
+        matches!(&error, StoreError::Foreign { .. }) && error.to_string().contains("drover-place"),
+        "{error}"
+    );
+    let first = mark("first 1234", true);
+    first.check(&one).unwrap();
+    first.check(&one).unwrap();
+    mark("first 1234", false).check(&other).unwrap();
+    // That of another place, and that of another coordinator.
+    for text in ["second 1234", "first 5678"] {
+        let error = mark(text, true).check(&other).unwrap_err();
+        assert!(matches!(&error, StoreError::Foreign { .. }), "{error}");
+        assert!(error.to_string().contains("first 1234"), "{error}");
+    }
+}
+
+#[test]
+fn a_bucket_that_does_not_answer_is_asked_again_later_whose_it_is_and_not_by_everybody() {
+    let (bucket, asked) = server(|_, _, stream| {
+        stream.write_all(head("500 Oh", 0, "").as_bytes()).unwrap();
+    });
+    let (target, mark) = (Target::Bucket(bucket), Mark::new("first 1234".to_owned(), true));
+    for _ in 0..3 {
+        let error = mark.check(&target).unwrap_err();
+        assert!(error.is_outage() && error.to_string().contains("500"), "{error}");
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), TRIES as usize);
 }
