@@ -11,20 +11,25 @@ use rusqlite::OptionalExtension;
 
 use super::error::Error;
 use super::{Farm, Tx, files, now, paths, places, sql, unsql};
-use crate::storage::{NarFile, Place, Plain, Storage};
+use crate::storage::{Hands, NarFile, Place, Plain, Storage, StoreError};
 
 /// How many files are moved at once: small ones wait for the disk, or the bucket, more than for anything else.
 const AT_ONCE: usize = 4;
 /// How many are looked up at once.
 const BATCH: i64 = 64;
-/// When some could not be moved, or are not items yet, it is looked again after this time.
+/// When some could not be moved, or are not items yet, it is looked again after this time; twice as late each time that
+/// nothing could be moved, up to the longest.
 const AGAIN: Duration = Duration::from_secs(20);
+const LONGEST: Duration = Duration::from_secs(600);
+/// After so many files in a row that a place as a whole did not give or take, the rest is left for the next look.
+const IN_A_ROW: u32 = 8;
 /// For how long the old file stays, in milliseconds: who has looked up where it is may still open it.
 const STAYS: u64 = 60_000;
 
 /// Files of a place, in the order of their items. The order of the joins is as said: there may be few of them among
 /// millions.
-const FILES: &str = "SELECT f.item, f.compression, f.name, f.size, p.base, i.nar_hash, i.nar_size FROM files f \
+const FILES: &str = "SELECT f.item, f.compression, f.name, f.size, p.base, i.nar_hash, i.nar_size, \
+     f.checked_at IS NULL FROM files f \
      CROSS JOIN paths p ON p.id = f.item CROSS JOIN items i ON i.path = f.item \
      WHERE f.place = ?3 AND (f.item, f.compression) > (?1, ?2) ORDER BY f.item, f.compression LIMIT ?4";
 
@@ -46,6 +51,8 @@ struct Moved {
     file: NarFile,
     nar_hash: Sha256Hash,
     nar_size: u64,
+    /// An import uses it where it lies, and nobody has read it yet.
+    is_unread: bool,
 }
 
 /// What came of trying to move some.
@@ -54,12 +61,52 @@ struct Outcome {
     moved: u64,
     failed: u64,
     error: Option<String>,
+    /// The smallest file that there was no room for.
+    full: Option<u64>,
+    /// How many files in a row a place as a whole did not give or take.
+    outages: u32,
+}
+
+impl Outcome {
+    /// Whether one of the places is away: others would not be moved, either.
+    fn is_over(&self) -> bool {
+        self.outages >= IN_A_ROW
+    }
+
+    /// A file could not be moved.
+    fn failed(&mut self, place: &str, file: &Moved, error: &Error) {
+        self.failed += 1;
+        self.error = Some(format!("{}: {error}", file.path));
+        if let Error::StorageFull(_) = error {
+            if self.full.is_none() {
+                tracing::warn!(place, item = file.path.base_name(), %error, "there is no room for nars that are to be moved");
+            }
+            self.full = Some(self.full.map_or(file.file.size, |full| full.min(file.file.size)));
+            return;
+        }
+        if matches!(error, Error::Store(error) if error.is_outage()) {
+            self.outages += 1;
+        }
+        tracing::warn!(place, item = file.path.base_name(), %error, "a nar was not moved");
+    }
+}
+
+/// How things stand after a look at all places that are being emptied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// None is left.
+    Done,
+    /// Some files are, and it goes on.
+    GoesOn,
+    /// Some files are, and none of them could be moved.
+    Stuck,
 }
 
 /// Starts the thread. It ends with the farm.
 pub(super) fn start(farm: &Arc<Farm>, woken: Receiver<()>) {
     let farm: Weak<Farm> = Arc::downgrade(farm);
     let started = thread::Builder::new().name("moves".to_owned()).spawn(move || {
+        let mut pause = AGAIN;
         loop {
             let Some(strong) = farm.upgrade() else { return };
             let done = strong.move_all();
@@ -67,17 +114,20 @@ pub(super) fn start(farm: &Arc<Farm>, woken: Receiver<()>) {
                 return;
             }
             drop(strong);
-            let woken = match done {
-                Ok(true) => woken.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Ok(false) => woken.recv_timeout(AGAIN),
-                Err(error) => {
-                    tracing::warn!(%error, "a place could not be emptied; it is tried again");
-                    woken.recv_timeout(AGAIN)
-                }
+            let look = done.unwrap_or_else(|error| {
+                tracing::warn!(%error, "a place could not be emptied; it is tried again");
+                Look::Stuck
+            });
+            let woken = match look {
+                Look::Done => woken.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Look::GoesOn => woken.recv_timeout(AGAIN),
+                Look::Stuck => woken.recv_timeout(pause),
             };
-            if woken == Err(RecvTimeoutError::Disconnected) {
-                return;
-            }
+            pause = match (look, woken) {
+                (_, Err(RecvTimeoutError::Disconnected)) => return,
+                (Look::Stuck, Err(RecvTimeoutError::Timeout)) => (pause * 2).min(LONGEST),
+                _ => AGAIN,
+            };
         }
     });
     if let Err(error) = started {
@@ -154,58 +204,72 @@ impl Farm {
         place.ok_or_else(|| Error::NotFound { what: "place", name: name.chars().take(60).collect() })
     }
 
-    /// Empties all places that are to be; whether nothing is left to be done.
-    fn move_all(&self) -> Result<bool, Error> {
-        let mut done = true;
-        for one in self.open_moves()? {
-            done &= self.empty(&one)?;
-        }
-        Ok(done)
-    }
-
-    fn open_moves(&self) -> Result<Vec<Move>, Error> {
-        let found = self.database.read_blocking::<_, Error>(|sql| {
-            let mut select = sql.prepare("SELECT place, target FROM moves WHERE ended_at IS NULL")?;
-            let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            Ok(rows.collect::<rusqlite::Result<Vec<(i64, Option<i64>)>>>()?)
+    /// Tries to empty all places that are to be.
+    pub(super) fn move_all(self: &Arc<Self>) -> Result<Look, Error> {
+        let mut all = Look::Done;
+        let places = self.database.read_blocking::<_, Error>(|sql| {
+            paths::numbers(sql, "SELECT place FROM moves WHERE ended_at IS NULL AND place > ?1", i64::MIN)
         })?;
-        let places = self.storage.places();
-        let open = found.into_iter().filter_map(|(place, target)| {
-            Some(Move { place: places.get(place)?, target: target.and_then(|target| places.get(target)) })
-        });
-        Ok(open.collect())
+        for place in places.into_iter().filter_map(|place| self.storage.places().get(place)) {
+            let look = self.empty(&place)?;
+            if all == Look::Done || look == Look::GoesOn {
+                all = look;
+            }
+        }
+        Ok(all)
     }
 
-    /// Tries to move each file of a place once; whether the place is empty then.
-    fn empty(&self, one: &Move) -> Result<bool, Error> {
+    /// Tries to move each file of a place once.
+    fn empty(self: &Arc<Self>, place: &Arc<Place>) -> Result<Look, Error> {
         let mut after = (i64::MIN, -1);
         let mut all = Outcome::default();
-        loop {
-            if *self.stopping.borrow() || !self.is_open_move(one)? {
-                return Ok(true);
+        let mut target = None;
+        while !all.is_over() {
+            if *self.stopping.borrow() {
+                return Ok(Look::Done);
             }
-            let some = self.files_after(one.place.id, after)?;
+            // It may be told to stop, or to go elsewhere, at any time.
+            let Some(one) = self.open_move(place)? else { return Ok(Look::Done) };
+            let to = one.target.as_ref().map(|target| target.id);
+            if target.replace(to) != Some(to) {
+                all.full = None;
+            }
+            let some = self.files_after(place.id, after)?;
             let Some(last) = some.last() else { break };
             after = (last.item, last.file.compression as i64);
-            let outcome = self.move_some(one, &some);
-            all.moved += outcome.moved;
-            all.failed += outcome.failed;
-            all.error = outcome.error.or(all.error);
+            all = self.move_some(&one, &some, all);
+            if all.failed > 0 {
+                let (id, failed, error) = (place.id, all.failed, all.error.clone());
+                self.database.write_blocking::<_, Error>(move |tx| note_failed(tx, id, failed, error))?;
+            }
         }
-        let (id, failed, error) = (one.place.id, all.failed, all.error);
-        let ended = self.database.write_blocking::<_, Error>(move |tx| end_look(tx, id, failed, error))?;
+        let is_stuck = all.moved == 0 && all.failed > 0;
+        if all.is_over() {
+            tracing::warn!(
+                place = place.name,
+                "a place, or one that nars of it are to go to, is away; they are moved later"
+            );
+        }
+        let (id, hands) = (place.id, self.storage.places().hands().clone());
+        let ended = self.database.write_blocking::<_, Error>(move |tx| end_look(tx, id, &hands, all))?;
         if ended {
-            tracing::info!(place = one.place.name, "a place is empty");
+            tracing::info!(place = place.name, "a place is empty");
         }
-        Ok(ended)
+        Ok(match (ended, is_stuck) {
+            (true, _) => Look::Done,
+            (false, false) => Look::GoesOn,
+            (false, true) => Look::Stuck,
+        })
     }
 
-    fn is_open_move(&self, one: &Move) -> Result<bool, Error> {
-        let place = one.place.id;
-        self.database.read_blocking(|sql| {
-            let open = "SELECT 1 FROM moves WHERE place = ?1 AND ended_at IS NULL";
-            Ok(sql.prepare_cached(open)?.exists([place])?)
-        })
+    /// How a place is to be emptied now; none if it is not.
+    fn open_move(&self, place: &Arc<Place>) -> Result<Option<Move>, Error> {
+        let found: Option<Option<i64>> = self.database.read_blocking::<_, Error>(|sql| {
+            let open = "SELECT target FROM moves WHERE place = ?1 AND ended_at IS NULL";
+            Ok(sql.prepare_cached(open)?.query_row([place.id], |row| row.get(0)).optional()?)
+        })?;
+        let target = |id| self.storage.places().get(id);
+        Ok(found.map(|to| Move { place: Arc::clone(place), target: to.and_then(target) }))
     }
 
     /// Files of a place, in the order of their items.
@@ -222,6 +286,7 @@ impl Farm {
                     file: NarFile { compression, place, name, size: unsql(row.get(3)?) },
                     nar_hash: paths::hash(row, 5)?,
                     nar_size: unsql(row.get(6)?),
+                    is_unread: row.get(7)?,
                 })
             })?;
             Ok(rows.collect::<rusqlite::Result<_>>()?)
@@ -229,24 +294,30 @@ impl Farm {
     }
 
     /// Moves these, a few at once.
-    fn move_some(&self, one: &Move, some: &[Moved]) -> Outcome {
+    fn move_some(self: &Arc<Self>, one: &Move, some: &[Moved], before: Outcome) -> Outcome {
         let next = Mutex::new(some.iter());
-        let all = Mutex::new(Outcome::default());
+        let all = Mutex::new(before);
+        let known = || all.lock().unwrap_or_else(PoisonError::into_inner);
         let work = || {
             loop {
                 let file = next.lock().unwrap_or_else(PoisonError::into_inner).next();
-                let Some(file) = file.filter(|_| !*self.stopping.borrow()) else { return };
-                let moved = self.move_one(one, file);
-                let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
-                match moved {
-                    Ok(true) => all.moved += 1,
+                let Some(file) = file.filter(|_| !*self.stopping.borrow() && !known().is_over()) else {
+                    return;
+                };
+                if known().full.is_some_and(|full| file.file.size >= full) {
+                    // Nothing is read in vain.
+                    known().failed += 1;
+                    continue;
+                }
+                match self.move_one(one, file) {
+                    Ok(true) => {
+                        let mut all = known();
+                        all.moved += 1;
+                        all.outages = 0;
+                    }
                     // It was removed meanwhile.
                     Ok(false) => {}
-                    Err(error) => {
-                        all.failed += 1;
-                        tracing::warn!(place = one.place.name, item = file.path.base_name(), %error, "a nar was not moved");
-                        all.error = Some(format!("{}: {error}", file.path));
-                    }
+                    Err(error) => known().failed(&one.place.name, file, &error),
                 }
             }
         };
@@ -260,26 +331,98 @@ impl Farm {
         all.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Moves a file; whether it was still there to be moved.
-    fn move_one(&self, one: &Move, moved: &Moved) -> Result<bool, Error> {
+    /// Moves a file; whether it was still there to be moved. One that turns out not to be what it should be is not used any
+    /// more: it can be made again.
+    fn move_one(self: &Arc<Self>, one: &Move, moved: &Moved) -> Result<bool, Error> {
+        if moved.is_unread {
+            self.read_now(moved.item)?;
+            match self.is_read(moved)? {
+                Some(true) => {}
+                Some(false) => {
+                    let reason = format!(
+                        "the file {} of {} could not be read yet; it is moved when it was",
+                        moved.file.name, moved.path
+                    );
+                    return Err(away(&one.place, &moved.file, Error::Conflict(reason)));
+                }
+                None => return Ok(false),
+            }
+        }
+        let error = match self.copy(one, moved) {
+            Ok(was_there) => return Ok(was_there),
+            Err(error) => error,
+        };
+        let is_doubtful = match &error {
+            Error::Damaged(_) | Error::Io { .. } => true,
+            Error::Store(error) => !error.is_outage(),
+            _ => false,
+        };
+        if !is_doubtful {
+            return Err(error);
+        }
+        if !self.look_again(moved.item, &moved.file)? {
+            return Ok(false);
+        }
+        Err(away(&one.place, &moved.file, error))
+    }
+
+    /// Whether a file was read; none if it is not that of the item any more.
+    fn is_read(&self, Moved { item, path, file, .. }: &Moved) -> Result<Option<bool>, Error> {
+        self.database.read_blocking(|sql| {
+            let select = "SELECT checked_at IS NOT NULL FROM files \
+                          WHERE item = ?1 AND compression = ?2 AND place = ?3 AND name IS ?4";
+            let known = (item, file.compression as i64, file.place, files::unusual_name(file, path));
+            Ok(sql.prepare_cached(select)?.query_row(known, |row| row.get(0)).optional()?)
+        })
+    }
+
+    fn copy(&self, one: &Move, moved: &Moved) -> Result<bool, Error> {
         let used = self.database.read_blocking::<_, Error>(places::used)?;
         let all = match &one.target {
             Some(target) => vec![Arc::clone(target)],
             None => self.storage.places().candidates(|id| used.get(&id).copied().unwrap_or(0)),
         };
         let old = &moved.file;
+        let mut failed = None;
         for to in all.iter().filter(|to| to.id != one.place.id && to.is_open()) {
-            let taken = self.expect(to, &moved.path, old.compression, old.size, false)?;
-            let Some((new, _claim, _hold)) = taken else { continue };
-            let mut from = one.place.target.open(&old.name, old.size, 0..old.size)?.reader(old.size);
-            to.target.put(&mut from, old.size, &new.name)?;
-            let copy = to.target.open(&new.name, new.size, 0..new.size)?.reader(new.size);
-            check(copy, old.compression, moved)?;
-            let (item, old) = (moved.item, old.clone());
-            return self.database.write_blocking(move |tx| switch(tx, item, &old, &new));
+            let into = || {
+                let taken = self.expect(to, &moved.path, old.compression, old.size, false)?;
+                let Some((new, claim, hold)) = taken else { return Ok(None) };
+                let mut from = match one.place.target.open(&old.name, old.size, 0..old.size) {
+                    Ok(opened) => opened.reader(old.size),
+                    Err(error) => return Ok(Some(Err(error))),
+                };
+                to.target.put(&mut from, old.size, &new.name)?;
+                let copy = to.target.open(&new.name, new.size, 0..new.size)?.reader(new.size);
+                check(copy, old.compression, moved)?;
+                Ok(Some(Ok((new, claim, hold))))
+            };
+            match into() {
+                Ok(Some(put)) => {
+                    // Where it is not to be had, no other place helps.
+                    let (new, _claim, _hold) = put?;
+                    let (item, old) = (moved.item, old.clone());
+                    return self.database.write_blocking(move |tx| switch(tx, item, &old, &new));
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let error = places::passed_over(to, error)?;
+                    failed.get_or_insert(error);
+                }
+            }
         }
-        Err(Error::StorageFull(format!("the nar of {}, which is to be moved,", moved.path)))
+        let full = || Error::StorageFull(format!("the nar of {}, which is to be moved,", moved.path));
+        Err(failed.unwrap_or_else(full))
     }
+}
+
+/// Why a file was not moved: that its place is not there, if it is not.
+fn away(place: &Place, file: &NarFile, error: Error) -> Error {
+    if place.lacks(&file.name) {
+        return error;
+    }
+    let reason = "its folder is not there, or not the one; is its disk mounted?".to_owned();
+    StoreError::Foreign { place: place.target.address(), reason }.into()
 }
 
 /// Whether these bytes are the nar that the item says.
@@ -333,15 +476,26 @@ fn switch(tx: &mut Tx<'_>, item: i64, old: &NarFile, new: &NarFile) -> Result<bo
     Ok(true)
 }
 
-/// Notes what is known after all files of a place were tried; whether nothing is there any more, nor on its way.
-fn end_look(tx: &Tx<'_>, place: i64, failed: u64, error: Option<String>) -> Result<bool, Error> {
-    let left = "SELECT 1 FROM places WHERE id = ?1 AND files > 0 \
-                UNION ALL SELECT 1 FROM uploads WHERE place = ?1 AND complete = 1";
-    let empty = !tx.prepare(left)?.exists([place])?;
-    tx.execute(
-        "UPDATE moves SET failed = ?2, error = ?3, ended_at = iif(?4, ?5, NULL) WHERE place = ?1",
-        (place, sql(failed), error, empty, sql(now())),
-    )?;
+/// Notes what could not be moved as yet.
+fn note_failed(tx: &Tx<'_>, place: i64, failed: u64, error: Option<String>) -> Result<(), Error> {
+    tx.prepare_cached("UPDATE moves SET failed = ?2, error = ?3 WHERE place = ?1")?.execute((
+        place,
+        sql(failed),
+        error,
+    ))?;
+    Ok(())
+}
+
+/// Notes what is known after all files of a place were tried, or it was given up for now; whether nothing is there any
+/// more, nor on its way.
+fn end_look(tx: &Tx<'_>, place: i64, hands: &Hands, all: Outcome) -> Result<bool, Error> {
+    let files = "SELECT files FROM places WHERE id = ?1";
+    let files: i64 = tx.prepare_cached(files)?.query_row([place], |row| row.get(0))?;
+    let uploaded = "SELECT 1 FROM uploads WHERE place = ?1 AND complete = 1";
+    let empty = files == 0 && !hands.has_any(place) && !tx.prepare_cached(uploaded)?.exists([place])?;
+    let failed = if all.is_over() { unsql(files) } else { all.failed };
+    note_failed(tx, place, failed, all.error)?;
+    tx.execute("UPDATE moves SET ended_at = iif(?2, ?3, NULL) WHERE place = ?1", (place, empty, sql(now())))?;
     let found: Option<i64> =
         tx.query_row("SELECT 1 FROM moves WHERE place = ?1", [place], |row| row.get(0)).optional()?;
     // Told to stop: there is nothing to be done.

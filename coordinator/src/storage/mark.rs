@@ -68,6 +68,11 @@ impl Mark {
         found
     }
 
+    /// As [`Mark::check`], asking a bucket anew.
+    pub(super) fn is_there(&self, target: &Target) -> Result<(), StoreError> {
+        self.compare(target, false)
+    }
+
     fn compare(&self, target: &Target, write: bool) -> Result<(), StoreError> {
         let _alone = write.then(|| WRITING.lock().unwrap_or_else(PoisonError::into_inner));
         let mut found = read(target)?;

@@ -33,7 +33,7 @@ pub use incoming::{Expected, Incoming, Judge, Refused, Verified, packed_limit};
 pub use logs::{LogReader, pack as pack_log};
 pub(crate) use mark::{MARK, Mark};
 pub use opened::{Chunks, Opened};
-pub(crate) use place::{Claim, Disk, Hold, device};
+pub(crate) use place::{Claim, Disk, Hands, Hold, device};
 pub use place::{Kind, NarFile, Place, Places};
 pub use target::{StoreError, Target};
 

@@ -97,6 +97,23 @@ impl Place {
         self.rests.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| Instant::now() < until)
     }
 
+    /// Whether a file that was not found in it is gone. Otherwise its disk may not be mounted, or its bucket not be the one.
+    /// Blocks.
+    pub(crate) fn lacks(&self, name: &str) -> bool {
+        let has_something = |folder: &Path| {
+            std::fs::read_dir(folder).is_ok_and(|mut entries| entries.any(|entry| entry.is_ok()))
+        };
+        match (&self.mark, &self.target) {
+            (Some(mark), target) => mark.is_there(target).is_ok(),
+            // Any folder below may be where a disk of its own is mounted.
+            (None, Target::Folder(folder)) if self.kind == Kind::Adopted => {
+                folder.path().join(name).parent().is_some_and(has_something)
+            }
+            (None, Target::Folder(folder)) => has_something(folder.path()),
+            (None, Target::Bucket(_)) => true,
+        }
+    }
+
     /// The bytes that its disk has free; none where that is not known, or has no meaning.
     pub fn free(&self) -> Option<u64> {
         machine::disk(self.target.folder()?).map(|disk| disk.free)
@@ -210,6 +227,11 @@ impl Hands {
         let file = (place, name);
         self.names().insert(file.clone());
         Hold { hands: self.clone(), file }
+    }
+
+    /// Whether somebody has a name in that place: a file is on its way there.
+    pub(crate) fn has_any(&self, place: i64) -> bool {
+        self.names().iter().any(|(one, _)| *one == place)
     }
 
     /// Whether somebody has that name.

@@ -2,31 +2,31 @@
 //! not what it was said to be goes from the public, with all that refers to it.
 
 use std::collections::HashSet;
-use std::io::{self, Read};
+use std::io;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use drover_store::export::export_hash;
 use drover_store::source::{self, Method};
-use drover_store::{Sha256Hash, StorePath};
+use drover_store::{Sha256, Sha256Hash, StorePath};
 use drover_wire::Timestamp;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::halt::Halt;
+use super::pace::{Pace, Slow};
 use super::rows;
-use super::source::SourceError;
 use super::take::{expected, judge_all};
 use crate::farm::depend::{self, Provided};
 use crate::farm::error::Error;
 use crate::farm::{Farm, Tx, files, now, outputs, paths, publish, retention, sources, sql, unsql};
-use crate::storage::{Judge, NarFile, Plain, StoreError};
+use crate::storage::{Expected, Judge, Kind, NarFile, Plain, StoreError};
 
-/// How often it is looked whether there is something to read.
+/// How often it is looked whether there is something to read; half as often each time that nothing of it could be read,
+/// down to the rarest.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+const LOOK_RARELY: Duration = Duration::from_secs(600);
 /// How many files are found at once.
 const SOME: i64 = 100;
-/// Between two looks at the clock, so many bytes are read.
-const STEP: u64 = 1 << 20;
 
 /// What is known of an item whose nar is to be read.
 struct Unread {
@@ -46,6 +46,44 @@ enum Verdict {
     Bad(String),
     /// It could not be read now.
     Unreadable(String),
+    /// Nothing in its place can be read now.
+    Away(String),
+}
+
+/// What one look at all that was not read came to.
+#[derive(Debug, Default)]
+struct Round {
+    /// What could not be read is left until all else was looked at.
+    after: i64,
+    /// Whether anything was read.
+    any: bool,
+    /// Places that cannot be read, or of which a file cannot: it is said once.
+    away: HashSet<i64>,
+    troubled: HashSet<i64>,
+}
+
+impl Round {
+    fn note(&mut self, farm: &Farm, unread: &Unread, verdict: &Verdict) {
+        let Unread { path, file, .. } = unread;
+        let places = farm.storage.places();
+        let place = places.get(file.place).map(|place| place.name.clone()).unwrap_or_default();
+        match verdict {
+            Verdict::Good(..) | Verdict::Bad(_) => self.any = true,
+            Verdict::Unreadable(why) => {
+                let file = &file.name;
+                if self.troubled.insert(unread.file.place) {
+                    tracing::warn!(%path, place, file, why, "a nar that is used where it lies cannot be read now");
+                } else {
+                    tracing::debug!(%path, place, file, why, "a nar that is used where it lies cannot be read now");
+                }
+            }
+            Verdict::Away(why) => {
+                if self.away.insert(file.place) {
+                    tracing::warn!(%path, place, why, "nars that are used where they lie cannot be read now");
+                }
+            }
+        }
+    }
 }
 
 /// Starts the thread that reads what was not read yet. Called within the runtime.
@@ -56,34 +94,37 @@ pub(super) fn start(farm: &Arc<Farm>) {
     }
     let halt = Halt::new(farm.stopping());
     let farm = Arc::downgrade(farm);
-    let started =
-        std::thread::Builder::new().name("check".to_owned()).spawn(move || in_background(&farm, &halt, rate));
+    let started = std::thread::Builder::new()
+        .name("check".to_owned())
+        .spawn(move || in_background(&farm, &halt, Pace::new(&halt, rate)));
     if let Err(error) = started {
         tracing::error!(%error, "no thread that reads what is used where it lies; it is read when an agent needs it");
     }
 }
 
-fn in_background(farm: &Weak<Farm>, halt: &Halt, rate: u64) {
-    // What could not be read is left until all else was looked at.
-    let mut after = 0;
+fn in_background(farm: &Weak<Farm>, halt: &Halt, mut pace: Pace<'_>) {
+    let mut pause = LOOK_EVERY;
+    let mut round = Round::default();
     loop {
         let Some(strong) = farm.upgrade() else { return };
-        let found = strong.database.read_blocking(|sql| unread_after(sql, after));
+        let found = strong.database.read_blocking(|sql| unread_after(sql, &round));
         let some = found.unwrap_or_else(|error| {
             tracing::warn!(%error, "what is used where it lies could not be looked for");
             Vec::new()
         });
         let Some(last) = some.last() else {
-            after = 0;
+            let has_trouble = !round.away.is_empty() || !round.troubled.is_empty();
+            pause = if has_trouble && !round.any { (pause * 2).min(LOOK_RARELY) } else { LOOK_EVERY };
+            round = Round::default();
             drop(strong);
-            if halt.rest(LOOK_EVERY).is_err() {
+            if halt.rest(pause).is_err() {
                 return;
             }
             continue;
         };
-        after = *last;
+        round.after = *last;
         for item in some {
-            match strong.read_item(item, Some((halt, rate))) {
+            match strong.read_item(item, Some(&mut pace), &mut round) {
                 Ok(()) => {}
                 Err(Error::Stopping) => return,
                 Err(error) => tracing::warn!(item, %error, "what is used where it lies could not be checked"),
@@ -95,12 +136,13 @@ fn in_background(farm: &Weak<Farm>, halt: &Halt, rate: u64) {
     }
 }
 
-/// Items with files that were not read.
-fn unread_after(sql: &Connection, after: i64) -> Result<Vec<i64>, Error> {
-    let select =
-        "SELECT DISTINCT item FROM files WHERE checked_at IS NULL AND item > ?1 ORDER BY item LIMIT ?2";
+/// Items with files that were not read, in places that can be.
+fn unread_after(sql: &Connection, round: &Round) -> Result<Vec<i64>, Error> {
+    let select = "SELECT DISTINCT item FROM files WHERE checked_at IS NULL AND item > ?1 \
+                  AND place NOT IN (SELECT value FROM json_each(?3)) ORDER BY item LIMIT ?2";
     let mut statement = sql.prepare_cached(select)?;
-    let rows = statement.query_map([after, SOME], |row| row.get(0))?;
+    let away = serde_json::json!(round.away).to_string();
+    let rows = statement.query_map((round.after, SOME, away), |row| row.get(0))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
@@ -122,95 +164,141 @@ impl Farm {
     /// # Errors
     /// When the database fails.
     pub(in crate::farm) fn read_now(self: &Arc<Self>, item: i64) -> Result<(), Error> {
-        self.read_item(item, None)
+        self.read_item(item, None, &mut Round::default())
     }
 
-    /// As [`Farm::read_now`], at a limited rate if one is given; an error, too, when the coordinator stops.
-    fn read_item(self: &Arc<Self>, item: i64, rate: Option<(&Halt, u64)>) -> Result<(), Error> {
-        for unread in self.database.read_blocking(|sql| unread_files(sql, item))? {
-            let Unread { path, file, .. } = &unread;
-            let verdict = match self.read_file(&unread, rate)? {
-                Verdict::Good(hash, method) => {
-                    let compression = file.compression;
-                    self.database.write_alone_blocking::<_, Error>(move |tx| {
-                        good(tx, item, compression as i64, &hash, method.as_ref())
-                    })?;
-                    continue;
-                }
-                verdict => verdict,
-            };
-            let name = &file.name;
+    /// As [`Farm::read_now`], at a limited pace if one is given; an error, too, when the coordinator stops.
+    fn read_item(
+        self: &Arc<Self>,
+        item: i64,
+        mut pace: Option<&mut Pace<'_>>,
+        round: &mut Round,
+    ) -> Result<(), Error> {
+        for unread in self.database.read_blocking(|sql| files_of(sql, item, true))? {
+            if round.away.contains(&unread.file.place) {
+                continue;
+            }
+            let verdict = self.read_file(&unread, pace.as_deref_mut())?;
+            round.note(self, &unread, &verdict);
             match verdict {
+                Verdict::Good(hash, method) => {
+                    self.database.write_alone_blocking::<_, Error>(move |tx| {
+                        good(tx, item, &unread, &hash, method.as_ref())
+                    })?;
+                }
                 Verdict::Bad(why) => {
+                    let (path, name) = (&unread.path, &unread.file.name);
                     tracing::error!(%path, file = name, why, "a nar that is used where it lies is not what it should be");
-                    let (path, file) = (path.clone(), file.clone());
+                    // What refers to it may be much, and is withdrawn in short jobs.
                     self.take_back_in_batches(item)?;
-                    self.database
-                        .write_alone_blocking::<_, Error>(move |tx| bad(tx, item, &path, &file, &why))?;
+                    self.database.write_alone_blocking::<_, Error>(move |tx| bad(tx, item, &unread, &why))?;
                 }
-                Verdict::Unreadable(why) => {
-                    tracing::warn!(%path, file = name, why, "a nar that is used where it lies cannot be read now");
-                }
-                Verdict::Good(..) => {}
+                Verdict::Unreadable(_) | Verdict::Away(_) => {}
             }
         }
         Ok(())
     }
 
-    fn read_file(&self, unread: &Unread, rate: Option<(&Halt, u64)>) -> Result<Verdict, Error> {
-        let Unread { path, file, .. } = unread;
-        let place = self.storage.places().get(file.place);
-        let is_there = place.as_ref().and_then(|place| place.target.folder()).is_some_and(|folder| {
+    /// Looks again at a file that was not what it should be when it was read, or not there. If that is so it is not used any
+    /// more: what it was of can be made again. Whether it still is used. Blocks.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub(in crate::farm) fn look_again(self: &Arc<Self>, item: i64, file: &NarFile) -> Result<bool, Error> {
+        let found = self.database.read_blocking::<_, Error>(|sql| {
+            let is_source = sources::is_held(sql, item)?;
+            let known = files_of(sql, item, false)?.into_iter().find(|known| known.file == *file);
+            Ok(known.map(|known| (known, is_source)))
+        })?;
+        let Some((known, is_source)) = found else { return Ok(false) };
+        let expected = Expected {
+            nar_hash: known.nar_hash,
+            nar_size: known.nar_size,
+            references: known.references.clone(),
+            // What it refers to was looked for when it came.
+            candidates: HashSet::new(),
+            unfound: true,
+            fixed: None,
+        };
+        let Err(Verdict::Bad(why)) = self.judge_file(&known, expected, None)? else { return Ok(true) };
+        let (path, name) = (&known.path, &known.file.name);
+        if is_source {
+            tracing::error!(%path, file = name, why, "the nar of a source is not what it should be");
+            return Ok(true);
+        }
+        tracing::error!(%path, file = name, why, "a nar is not what it should be, and is not used any more");
+        self.take_back_in_batches(item)?;
+        self.database.write_alone_blocking::<_, Error>(move |tx| bad(tx, item, &known, &why))?;
+        Ok(false)
+    }
+
+    fn read_file(&self, unread: &Unread, mut pace: Option<&mut Pace<'_>>) -> Result<Verdict, Error> {
+        let Unread { path, references, deriver, .. } = unread;
+        let expected =
+            expected(self, (path, unread.nar_hash, unread.nar_size), (references, deriver.as_ref()))?;
+        let after_nar = match self.judge_file(unread, expected, pace.as_deref_mut())? {
+            Ok(after_nar) => after_nar,
+            Err(verdict) => return Ok(verdict),
+        };
+        let hash = export_hash(after_nar, path, references, deriver.as_ref());
+        Ok(Verdict::Good(hash, self.method(unread, pace)?))
+    }
+
+    /// Holds a file against what is expected. The answer: the hash's state after its nar, or why there is none.
+    fn judge_file(
+        &self,
+        unread: &Unread,
+        expected: Expected,
+        pace: Option<&mut Pace<'_>>,
+    ) -> Result<Result<Sha256, Verdict>, Error> {
+        let file = &unread.file;
+        let Some(place) = self.storage.places().get(file.place) else {
+            return Ok(Err(Verdict::Away("its place is not configured".to_owned())));
+        };
+        let is_there = place.target.folder().is_none_or(|folder| {
             // One without anything in it is a disk that is not mounted.
             std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
         });
         if !is_there {
-            return Ok(Verdict::Unreadable("its folder is not there, or there is nothing in it".to_owned()));
+            let why = "its folder is not there, or there is nothing in it".to_owned();
+            return Ok(Err(Verdict::Away(why)));
         }
         let opened = match self.storage.places().open(file, 0..file.size) {
             Ok(opened) => opened,
-            Err(error @ (StoreError::Gone { .. } | StoreError::Length { .. })) => {
-                return Ok(Verdict::Bad(error.to_string()));
+            Err(error @ (StoreError::Gone { .. } | StoreError::Length { .. })) if place.lacks(&file.name) => {
+                return Ok(Err(Verdict::Bad(error.to_string())));
             }
-            Err(error) => return Ok(Verdict::Unreadable(error.to_string())),
+            Err(error) if error.is_outage() => return Ok(Err(Verdict::Away(error.to_string()))),
+            Err(error) => return Ok(Err(Verdict::Unreadable(error.to_string()))),
         };
-        let mut slow = Slow::new(opened.reader(file.size), rate);
-        let judge = Judge::new(expected(
-            self,
-            (path, unread.nar_hash, unread.nar_size),
-            (&unread.references, unread.deriver.as_ref()),
-        )?);
-        let judged = judge_all(Plain::new(file.compression, &mut slow), judge);
+        let mut slow = Slow::new(opened.reader(file.size), pace);
+        let judged = judge_all(Plain::new(file.compression, &mut slow), Judge::new(expected));
         if slow.stopped {
             return Err(Error::Stopping);
         }
         if let Some(error) = slow.failed {
-            return Ok(Verdict::Unreadable(error.to_string()));
+            return Ok(Err(Verdict::Unreadable(error.to_string())));
         }
-        let after_nar = match judged {
-            Ok(after_nar) => after_nar,
-            Err(why) => return Ok(Verdict::Bad(why)),
-        };
-        let hash = export_hash(after_nar, path, &unread.references, unread.deriver.as_ref());
-        Ok(Verdict::Good(hash, self.method(unread, rate)?))
+        Ok(judged.map_err(Verdict::Bad))
     }
 
     /// By what a source that nothing built gets into a store; none for what is the output of something.
-    fn method(&self, unread: &Unread, rate: Option<(&Halt, u64)>) -> Result<Option<Method>, Error> {
+    fn method(&self, unread: &Unread, pace: Option<&mut Pace<'_>>) -> Result<Option<Method>, Error> {
         if unread.deriver.is_some() {
             return Ok(None);
         }
         let again = |error: io::Error| Error::io(format!("read the nar of {} again", unread.path), error);
         let file = &unread.file;
         let opened = self.open_file(file, 0..file.size)?;
-        let plain = Plain::new(file.compression, Slow::new(opened.reader(file.size), rate)).map_err(again)?;
+        let plain = Plain::new(file.compression, Slow::new(opened.reader(file.size), pace)).map_err(again)?;
         let found = source::method_of(&unread.path, plain, &unread.references)
             .map_err(|error| again(io::Error::other(error)))?;
         Ok(found.filter(|method| sources::references_of(method) == unread.references))
     }
 }
 
-fn unread_files(sql: &Connection, item: i64) -> Result<Vec<Unread>, Error> {
+/// The files of an item, all of them or those that were not read.
+fn files_of(sql: &Connection, item: i64, unread: bool) -> Result<Vec<Unread>, Error> {
     type Columns = (Sha256Hash, i64, Option<i64>);
     let columns: Option<Columns> = sql
         .prepare_cached("SELECT nar_hash, nar_size, deriver FROM items WHERE path = ?1")?
@@ -221,9 +309,10 @@ fn unread_files(sql: &Connection, item: i64) -> Result<Vec<Unread>, Error> {
     let deriver = deriver.map(|deriver| paths::path(sql, deriver)).transpose()?;
     let unchecked = "SELECT compression FROM files WHERE item = ?1 AND checked_at IS NULL";
     let unchecked: HashSet<i64> = paths::numbers(sql, unchecked, item)?.into_iter().collect();
-    let files =
-        files::of(sql, item)?.into_iter().filter(|file| unchecked.contains(&(file.compression as i64)));
-    Ok(files
+    let is_meant = |file: &NarFile| !unread || unchecked.contains(&(file.compression as i64));
+    Ok(files::of(sql, item)?
+        .into_iter()
+        .filter(is_meant)
         .map(|file| Unread {
             path: path.clone(),
             nar_hash,
@@ -239,16 +328,18 @@ fn unread_files(sql: &Connection, item: i64) -> Result<Vec<Unread>, Error> {
 fn good(
     tx: &mut Tx<'_>,
     item: i64,
-    compression: i64,
+    Unread { path, file, .. }: &Unread,
     hash: &Sha256Hash,
     method: Option<&Method>,
 ) -> Result<(), Error> {
     let at: Timestamp = now();
-    tx.prepare_cached("UPDATE files SET checked_at = ?3 WHERE item = ?1 AND compression = ?2")?.execute((
-        item,
-        compression,
-        sql(at),
-    ))?;
+    let update =
+        "UPDATE files SET checked_at = ?5 WHERE item = ?1 AND compression = ?2 AND place = ?3 AND name IS ?4";
+    let known = (item, file.compression as i64, file.place, files::unusual_name(file, path), sql(at));
+    if tx.prepare_cached(update)?.execute(known)? == 0 {
+        // It was removed, or moved, meanwhile: what is withdrawn for its sake may be published again.
+        return publish::later(tx, item);
+    }
     tx.prepare_cached("UPDATE items SET export_hash = ?2 WHERE path = ?1 AND length(export_hash) = 0")?
         .execute((item, hash.as_bytes()))?;
     let Some(method) = method else { return Ok(()) };
@@ -260,17 +351,28 @@ fn good(
     Ok(())
 }
 
-/// A file is not what it was said to be. It stays where it lies, and is not used any more.
-fn bad(tx: &mut Tx<'_>, item: i64, path: &StorePath, file: &NarFile, why: &str) -> Result<(), Error> {
-    let import: Option<i64> = tx
-        .prepare_cached(
-            "SELECT i.id FROM imports i JOIN places p ON p.id = ?1 AND json_extract(i.options, '$.in_place') \
-             ORDER BY i.source = p.location DESC, i.id DESC LIMIT 1",
-        )?
-        .query_row([file.place], |row| row.get(0))
-        .optional()?;
-    if let Some(import) = import {
-        rows::refused(tx, import, path.base_name(), &format!("{}: {why}", file.name))?;
+/// A file is not what it was said to be, and is not used any more. One that an import took over stays where it lies.
+fn bad(tx: &mut Tx<'_>, item: i64, Unread { path, file, .. }: &Unread, why: &str) -> Result<(), Error> {
+    if !files::of(tx, item)?.contains(file) {
+        // It was removed, or moved, meanwhile: what is withdrawn for its sake may be published again.
+        return publish::later(tx, item);
+    }
+    let kind: String = tx
+        .prepare_cached("SELECT kind FROM places WHERE id = ?1")?
+        .query_row([file.place], |row| row.get(0))?;
+    if kind == Kind::Adopted.as_str() {
+        let import: Option<i64> = tx
+            .prepare_cached(
+                "SELECT i.id FROM imports i JOIN places p ON p.id = ?1 AND json_extract(i.options, '$.in_place') \
+                 ORDER BY i.source = p.location DESC, i.id DESC LIMIT 1",
+            )?
+            .query_row([file.place], |row| row.get(0))
+            .optional()?;
+        if let Some(import) = import {
+            rows::refused(tx, import, path.base_name(), &format!("{}: {why}", file.name))?;
+        }
+    } else {
+        files::leave(tx, file.place, &file.name, 0)?;
     }
     // What is published names the file.
     publish::take_back(tx, item)?;
@@ -286,95 +388,40 @@ fn bad(tx: &mut Tx<'_>, item: i64, path: &StorePath, file: &NarFile, why: &str) 
     depend::provide(tx, item, Provided::No)
 }
 
-/// Reads no faster than so many bytes a second.
-struct Slow<'h, R> {
-    from: R,
-    rate: Option<(&'h Halt, u64)>,
-    began: Instant,
-    count: u64,
-    /// Up to which byte was waited already.
-    waited: u64,
-    stopped: bool,
-    failed: Option<io::Error>,
-}
-
-impl<'h, R> Slow<'h, R> {
-    fn new(from: R, rate: Option<(&'h Halt, u64)>) -> Self {
-        Self { from, rate, began: Instant::now(), count: 0, waited: 0, stopped: false, failed: None }
-    }
-
-    fn wait(&mut self) -> Result<(), SourceError> {
-        let Some((halt, rate)) = self.rate else { return Ok(()) };
-        if self.count < self.waited + STEP {
-            return Ok(());
-        }
-        self.waited = self.count;
-        let due = Duration::from_millis(self.count.saturating_mul(1000) / rate.max(1));
-        halt.rest(due.saturating_sub(self.began.elapsed()))
-    }
-}
-
-impl<R: Read> Read for Slow<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.wait().is_err() {
-            self.stopped = true;
-            return Err(io::Error::other("the coordinator stops"));
-        }
-        match self.from.read(buffer) {
-            Ok(n) => {
-                self.count += n as u64;
-                Ok(n)
-            }
-            Err(error) => {
-                let told = io::Error::new(error.kind(), error.to_string());
-                if error.kind() != io::ErrorKind::Interrupted {
-                    self.failed = Some(error);
-                }
-                Err(told)
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
-    use std::thread;
-
     use super::*;
+    use crate::config::Config;
 
-    /// Gives bytes without end, and tells how many each time.
-    struct Endless(mpsc::Sender<u64>);
-
-    impl Read for Endless {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            // Nobody listens any more when it ends.
-            let _ = self.0.send(buffer.len() as u64);
-            Ok(buffer.len())
-        }
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn what_is_read_faster_than_it_may_be_waits_until_it_is_due_or_to_stop() {
-        let (_coordinator, stopping) = tokio::sync::watch::channel(false);
-        let halt = Halt::new(stopping);
-        let (counts, counted) = mpsc::channel();
-        let reading = thread::spawn({
-            let halt = halt.clone();
-            move || {
-                // What was read in the first moment is due weeks later.
-                let mut slow = Slow::new(Endless(counts), Some((&halt, 1)));
-                let read = io::copy(&mut (&mut slow).take(1 << 30), &mut io::sink());
-                (read.is_err(), slow.stopped, slow.count)
-            }
+    #[test]
+    fn what_was_found_of_a_file_says_nothing_of_the_one_that_took_its_place_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { state: folder.path().to_owned(), disk_reserve_mib: 0, ..Config::default() };
+        let farm = Farm::open(config).unwrap();
+        let checked = farm.database.write_blocking::<_, Error>(|tx| {
+            let id = paths::number(tx, &drover_store::path::text("one", b"", &[]).unwrap())?;
+            tx.execute(
+                "INSERT INTO items VALUES (?1, 'output', NULL, zeroblob(32), 1, 1, NULL, x'', 1)",
+                [id],
+            )?;
+            tx.execute(
+                "INSERT INTO files (item, compression, place, name, size) VALUES (?1, 0, 1, 'old', 1)",
+                [id],
+            )?;
+            let known = files_of(tx, id, true)?.remove(0);
+            tx.execute("UPDATE files SET name = 'new'", [])?;
+            bad(tx, id, &known, "gone")?;
+            good(tx, id, &known, &Sha256Hash::of(b""), None)?;
+            let left = "SELECT count(*), count(f.checked_at), length(max(i.export_hash)) FROM files f \
+                        JOIN items i ON i.path = f.item";
+            let left = tx.query_row(left, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+            let known = files_of(tx, id, true)?.remove(0);
+            good(tx, id, &known, &Sha256Hash::of(b""), None)?;
+            assert!(files_of(tx, id, true)?.is_empty());
+            bad(tx, id, &known, "gone")?;
+            assert!(files::of(tx, id)?.is_empty());
+            Ok::<(i64, i64, i64), Error>(left)
         });
-        let mut count = 0;
-        while count < STEP {
-            count += counted.recv_timeout(Duration::from_secs(60)).unwrap();
-        }
-        halt.stop();
-        let (failed, stopped, count) = reading.join().unwrap();
-        assert!(failed && stopped, "it read {count} bytes");
-        assert!((STEP..2 * STEP).contains(&count), "it read {count} bytes at a rate of one a second");
+        assert_eq!(checked.unwrap(), (1, 0, 0));
     }
 }

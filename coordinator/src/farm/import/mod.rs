@@ -11,6 +11,7 @@ mod folder;
 mod halt;
 mod herder;
 mod keep;
+mod pace;
 mod pass;
 mod room;
 mod roots;

@@ -269,23 +269,151 @@ fn a_place_that_was_being_emptied_is_emptied_after_a_restart() {
 }
 
 #[test]
-fn a_file_that_is_not_what_it_should_be_is_not_moved_and_is_named() {
+fn what_is_not_what_it_should_be_is_not_moved_but_given_up_so_that_it_can_be_made_again() {
     let two = Two::new([None, None], Placement::InOrder);
     let (good, _) = two.hold(0);
-    let (bad, file) = two.hold(1);
-    let at = two.folder.path().join("one").join(&file.name);
-    let mut bytes = std::fs::read(&at).unwrap();
+    let (rotten, file) = two.hold(1);
+    let at = |file: &NarFile| two.folder.path().join("one").join(&file.name);
+    let mut bytes = std::fs::read(at(&file)).unwrap();
     bytes[SIZE as usize / 2] ^= 1;
-    std::fs::write(&at, bytes).unwrap();
+    std::fs::write(at(&file), bytes).unwrap();
+    let (gone, file) = two.hold(2);
+    std::fs::remove_file(at(&file)).unwrap();
+    let (short, file) = two.hold(3);
+    std::fs::write(at(&file), "short").unwrap();
     two.start_move("one", Some("two")).unwrap();
-    two.until("one should be moved, and one not", || {
-        two.fullness("one").moving.is_some_and(|moving| moving.moved == 1 && moving.failed == 1)
+    two.until("the place should be empty", || {
+        two.fullness("one").moving.is_some_and(|moving| moving.ended_at.is_some())
+    });
+    assert_eq!(two.name_of(two.file_of(good).place), "two");
+    assert_eq!(two.fullness("one").moving.unwrap().moved, 1);
+    for item in [rotten, gone, short] {
+        let left = two.farm().database.read_blocking::<_, Error>(|sql| {
+            let left = "SELECT (SELECT count(*) FROM items WHERE path = ?1), \
+                        (SELECT count(*) FROM files WHERE item = ?1)";
+            Ok(sql.query_row(left, [item], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?)
+        });
+        assert_eq!(left.unwrap(), (0, 0));
+    }
+    two.until("what was copied of it should go", || two.lie("two").len() == 1);
+}
+
+#[test]
+fn a_disk_that_is_away_loses_nothing_and_others_take_what_comes() {
+    let two = Two::new([None, None], Placement::InOrder);
+    let (item, file) = two.hold(0);
+    let (there, away) = (two.folder.path().join("one"), two.folder.path().join("away"));
+    std::fs::rename(&there, &away).unwrap();
+    // As it is where a disk was mounted.
+    std::fs::create_dir(&there).unwrap();
+    assert_eq!(two.name_of(two.hold(1).1.place), "two");
+    assert!(two.lie("one").is_empty());
+    two.start_move("one", Some("two")).unwrap();
+    two.until("it should not be moved", || {
+        two.fullness("one").moving.is_some_and(|moving| moving.failed == 1)
     });
     let error = two.fullness("one").moving.unwrap().error.unwrap();
-    assert!(error.contains("item-1"), "{error}");
-    assert_eq!(two.file_of(bad), file);
-    assert_eq!(two.name_of(two.file_of(good).place), "two");
-    two.until("what was copied of it should go", || two.lie("two").len() == 1);
+    assert!(error.contains("item-0") && error.contains("mounted"), "{error}");
+    assert_eq!(two.file_of(item), file);
+    std::fs::remove_dir(&there).unwrap();
+    std::fs::rename(&away, &there).unwrap();
+    two.start_move("one", Some("two")).unwrap();
+    two.until("it should be moved", || two.name_of(two.file_of(item).place) == "two");
+}
+
+#[test]
+fn when_all_places_are_away_that_is_said_and_not_that_they_are_full() {
+    let two = Two::new([None, None], Placement::InOrder);
+    for name in ["one", "two"] {
+        std::fs::remove_file(two.folder.path().join(name).join("drover-place")).unwrap();
+    }
+    let error = two.put(0).unwrap_err();
+    assert!(matches!(error, Error::Store(_)) && error.to_string().contains("mounted"), "{error}");
+}
+
+#[test]
+fn a_place_is_not_empty_while_a_file_is_on_its_way_there_and_none_sets_out_once_it_is_emptied() {
+    let two = Two::new([None, None], Placement::InOrder);
+    let on_its_way = two.put(0).unwrap();
+    let one = two.farm().storage.places().named("one").unwrap();
+    two.start_move("one", Some("two")).unwrap();
+    two.farm().move_all().unwrap();
+    assert_eq!(two.fullness("one").moving.unwrap().ended_at, None);
+    let (path, ..) = two.staged(1);
+    let late = two.farm().expect(&one, &path, Compression::Zstd, SIZE, false).unwrap();
+    assert!(late.is_none(), "{late:?}");
+    drop(on_its_way);
+    two.farm().move_all().unwrap();
+    assert!(two.fullness("one").moving.unwrap().ended_at.is_some());
+}
+
+#[test]
+fn leftovers_in_a_place_that_is_away_hold_up_nobody_and_those_that_may_not_go_yet_are_waited_for() {
+    let two = Two::new([None, None], Placement::InOrder);
+    let [one, other] = ["one", "two"].map(|name| two.farm().storage.places().named(name).unwrap().id);
+    std::fs::rename(two.folder.path().join("one"), two.folder.path().join("away")).unwrap();
+    let late = sql(now()) + 3_600_000;
+    let noted = two.farm().database.write_blocking::<_, Error>(move |tx| {
+        for (place, name, since) in
+            [(one, "aa/first", 1), (one, "aa/second", 2), (other, "aa/third", 3), (other, "aa/late", late)]
+        {
+            tx.execute("INSERT INTO leftovers VALUES (?1, ?2, ?3)", (place, name, since))?;
+        }
+        Ok(())
+    });
+    noted.unwrap();
+    let file = |name: &str| two.folder.path().join("two").join(name);
+    std::fs::create_dir(file("aa")).unwrap();
+    for name in ["aa/third", "aa/late"] {
+        std::fs::write(file(name), "left").unwrap();
+    }
+    let again = two.farm().remove_leftovers().unwrap().unwrap();
+    assert!(again <= Duration::from_secs(60), "{again:?}");
+    assert!(!file("aa/third").exists() && file("aa/late").exists());
+    std::fs::rename(two.folder.path().join("away"), two.folder.path().join("one")).unwrap();
+    let again = two.farm().remove_leftovers().unwrap().unwrap();
+    assert!(again > Duration::from_secs(60), "{again:?}");
+    let left = two.farm().database.read_blocking::<_, Error>(|sql| {
+        Ok(sql.query_row("SELECT count(*) FROM leftovers", [], |row| row.get::<_, i64>(0))?)
+    });
+    assert_eq!(left.unwrap(), 1);
+}
+
+#[test]
+fn leftovers_that_may_go_are_found_without_a_look_at_the_others() {
+    let two = Two::new([None, None], Placement::InOrder);
+    let plan = two.farm().database.read_blocking::<_, Error>(|sql| {
+        let mut plan = sql.prepare(&format!("EXPLAIN QUERY PLAN {}", crate::farm::leftovers::DUE))?;
+        let steps = plan.query_map((0, 0, "", 0, 1), |row| row.get::<_, String>(3))?;
+        Ok(steps.collect::<rusqlite::Result<Vec<_>>>()?)
+    });
+    let plan = plan.unwrap();
+    assert!(plan[0].contains("leftovers_by_time"), "{plan:?}");
+    assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{plan:?}");
+}
+
+#[test]
+fn a_place_cannot_have_the_name_or_the_folder_of_what_an_import_took_over() {
+    let mut two = Two::new([None, None], Placement::InOrder);
+    let taken_over = two.folder.path().join("over");
+    let location = taken_over.display().to_string();
+    let added = two.farm().database.write_blocking::<_, Error>(move |tx| {
+        let insert = "INSERT INTO places (name, kind, location) VALUES ('adopted-9', 'adopted', ?1)";
+        Ok(tx.execute(insert, [location])?)
+    });
+    added.unwrap();
+    let config = two.config.clone();
+    two.config.places[0].name = "adopted-9".to_owned();
+    let error = two.open().unwrap_err();
+    assert!(matches!(&error, OpenError::Place(PlaceError::Adopted { .. })), "{error}");
+    two.config = config.clone();
+    two.config.places[0].at.folder = Some(taken_over.join("within"));
+    let error = two.open().unwrap_err();
+    assert!(matches!(&error, OpenError::Place(PlaceError::Within { .. })), "{error}");
+    // Nothing of that was noted.
+    two.config = config;
+    two.open().unwrap();
+    assert_eq!(two.fullness("adopted-9").kind, crate::storage::Kind::Adopted);
 }
 
 #[test]
