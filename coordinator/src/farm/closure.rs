@@ -46,14 +46,7 @@ impl Farm {
             import::unread_among(sql, &all)
         });
         let unread = unread.await?;
-        if unread.is_empty() {
-            return Ok(());
-        }
-        let farm = Arc::clone(self);
-        let read =
-            tokio::task::spawn_blocking(move || unread.into_iter().try_for_each(|item| farm.read_now(item)));
-        let failed = |_| Error::Damaged("reading a nar failed in a way that it must not".to_owned());
-        read.await.map_err(failed)?
+        if unread.is_empty() { Ok(()) } else { self.read_soon(unread).await }
     }
 }
 

@@ -157,6 +157,9 @@ pub enum Error {
     /// What has come of an output is being read or put into its place, which takes long.
     #[error("what has come of {0} is being looked at, or put into its place; ask again in a few seconds")]
     InHand(StorePath),
+    /// Something must be done first, and is.
+    #[error("{0}; try again in a minute")]
+    NotYet(String),
     /// The coordinator stops.
     #[error("the coordinator is stopping; try again in a moment")]
     Stopping,

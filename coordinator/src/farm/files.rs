@@ -41,7 +41,14 @@ pub(super) fn add(tx: &Tx<'_>, item: i64, file: &NarFile) -> Result<(), Error> {
     keep(tx, file)
 }
 
-/// Notes that an item has a file whose bytes were not read yet: one of a folder that was taken over as it is.
+/// Whether a file is about to be removed, for it was that of something before.
+pub(super) fn is_leftover(sql: &Connection, file: &NarFile) -> Result<bool, Error> {
+    let left = "SELECT 1 FROM leftovers WHERE place = ?1 AND name = ?2";
+    Ok(sql.prepare_cached(left)?.exists((file.place, &file.name))?)
+}
+
+/// Notes that an item has a file whose bytes were not read yet: one of a folder that was taken over as it is. It must be
+/// no leftover.
 pub(super) fn add_unread(tx: &Tx<'_>, item: i64, file: &NarFile) -> Result<(), Error> {
     let path = paths::path(tx, item)?;
     tx.prepare_cached(

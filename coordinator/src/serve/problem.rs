@@ -66,7 +66,7 @@ impl From<Error> for Refusal {
             Error::Bundle(_) => with(Code::BadRequest),
             Error::CutOff { received } => Problem { received: Some(received), ..with(Code::RequestTimeout) },
             Error::StorageFull(_) => with(Code::StorageFull),
-            Error::Busy(_) | Error::InHand(_) | Error::Stopping => with(Code::Unavailable),
+            Error::Busy(_) | Error::InHand(_) | Error::NotYet(_) | Error::Stopping => with(Code::Unavailable),
             Error::Store(error) if error.is_outage() => {
                 tracing::error!(cause = message, "a place of nars does not do what it should");
                 let said = "one of the coordinator's places for nars does not answer as it should; its log has the \

@@ -47,6 +47,17 @@ impl New {
         Self { said, files: Files::InPlace(files) }
     }
 
+    /// A file that is to be used where it lies, and is about to be removed: it was that of an item that went.
+    fn going(&self, sql: &Connection) -> Result<Option<&NarFile>, Error> {
+        let Files::InPlace(files) = &self.files else { return Ok(None) };
+        for file in files {
+            if files::is_leftover(sql, file)? {
+                return Ok(Some(file));
+            }
+        }
+        Ok(None)
+    }
+
     fn bytes(&self) -> u64 {
         match &self.files {
             Files::Taken(taken) => taken.placed.file.size,
@@ -241,8 +252,14 @@ pub(super) fn all(farm: &Arc<Farm>, import: i64, new: &Arc<Vec<New>>, sign: bool
         let mut by_us = Vec::new();
         for new in &*new {
             let bytes = new.bytes();
+            let base = new.said.info.store_path.base_name();
+            if let Some(going) = new.going(tx)? {
+                let why = format!("its file {} is about to be removed; import it again later", going.name);
+                rows::refused(tx, import, base, &why)?;
+                continue;
+            }
             let Some(id) = keep(tx, new)? else { continue };
-            rows::taken(tx, import, new.said.info.store_path.base_name(), bytes)?;
+            rows::taken(tx, import, base, bytes)?;
             if sign {
                 by_us.push(id);
             } else {

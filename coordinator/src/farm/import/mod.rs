@@ -13,6 +13,7 @@ mod herder;
 mod keep;
 mod pace;
 mod pass;
+mod reads;
 mod room;
 mod roots;
 mod rows;
@@ -39,6 +40,7 @@ use super::error::Error;
 use super::{Farm, Tx, paths, sql, unsql};
 pub(super) use check::unread_among;
 use halt::Halt;
+use reads::Reads;
 use room::Waits;
 
 /// How many imports may be under way at a time.
@@ -51,6 +53,7 @@ const EVERY_MOST: u64 = 366 * 24 * 60;
 pub(super) struct Imports {
     halts: Mutex<HashMap<i64, Halt>>,
     waits: Waits,
+    reads: Reads,
 }
 
 impl Imports {

@@ -13,6 +13,7 @@ use super::*;
 use crate::config::Config;
 use crate::farm::{files, publish};
 
+mod adopted;
 mod herders;
 mod in_place;
 mod mirrors;
