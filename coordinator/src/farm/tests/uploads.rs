@@ -1,7 +1,5 @@
 //! Outputs that come whole, and do not have their place at once.
 
-use drover_wire::agent::Received;
-
 use super::*;
 use crate::config::{Gib, PlaceConfig};
 
@@ -37,6 +35,8 @@ mod slow {
     use std::sync::mpsc::{Receiver, Sender, channel};
     use std::sync::{Mutex, PoisonError};
     use std::time::Duration;
+
+    use drover_wire::agent::Received;
 
     use super::*;
     use crate::config::LocationConfig;
