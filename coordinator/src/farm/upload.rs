@@ -375,11 +375,16 @@ fn declare(tx: &mut Tx<'_>, lease: LeaseId, output: &Output, partial: &Path) -> 
 }
 
 /// What was declared of an output that is to come.
-fn declared_before(sql: &Connection, lease: LeaseId, path: &StorePath) -> Result<Upload, Error> {
-    find(sql, lease, path)?.ok_or_else(|| {
-        let reason = "declare it before its bytes are sent".to_owned();
-        Error::BadOutput { path: path.clone(), reason }
-    })
+fn declared_before(sql_: &Connection, lease: LeaseId, path: &StorePath) -> Result<Upload, Error> {
+    if let Some(upload) = find(sql_, lease, path)? {
+        return Ok(upload);
+    }
+    // The lease may have ended a moment ago, and what was declared went with it.
+    let is_open = "SELECT 1 FROM attempts WHERE lease = ?1 AND ended_at IS NULL";
+    if !sql_.prepare_cached(is_open)?.exists([sql(lease.0)])? {
+        return Err(Error::LeaseNotHeld(lease));
+    }
+    Err(Error::BadOutput { path: path.clone(), reason: "declare it before its bytes are sent".to_owned() })
 }
 
 fn find(sql_: &Connection, lease: LeaseId, path: &StorePath) -> Result<Option<Upload>, Error> {

@@ -41,7 +41,7 @@ mod slow {
     use super::*;
     use crate::config::LocationConfig;
 
-    /// A bucket that refuses the first file, and takes the second when it is told to.
+    /// A bucket that keeps the mark of its place, refuses the first file, and takes the second when it is told to.
     struct Bucket {
         puts: Arc<AtomicUsize>,
         go: Sender<()>,
@@ -54,17 +54,24 @@ mod slow {
         let address = format!("http://{}", listener.local_addr().unwrap());
         let (puts, (go, gone)) = (Arc::new(AtomicUsize::new(0)), channel());
         let (count, gone) = (Arc::clone(&puts), Arc::new(Mutex::new(gone)));
-        let size = Arc::new(AtomicUsize::new(0));
+        let (size, mark) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(None)));
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let (count, gone, size) = (Arc::clone(&count), Arc::clone(&gone), Arc::clone(&size));
-                thread::spawn(move || answer(stream.unwrap(), &count, &gone, &size));
+                let mark = Arc::clone(&mark);
+                thread::spawn(move || answer(stream.unwrap(), &count, &gone, &size, &mark));
             }
         });
         Bucket { puts, go, folder: tempfile::tempdir().unwrap(), address }
     }
 
-    fn answer(mut stream: TcpStream, puts: &AtomicUsize, gone: &Mutex<Receiver<()>>, size: &AtomicUsize) {
+    fn answer(
+        mut stream: TcpStream,
+        puts: &AtomicUsize,
+        gone: &Mutex<Receiver<()>>,
+        size: &AtomicUsize,
+        mark: &Mutex<Option<Vec<u8>>>,
+    ) {
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         let (mut head, mut line, mut length) = (String::new(), String::new(), 0);
         while reader.read_line(&mut line).is_ok_and(|n| n > 2) {
@@ -73,21 +80,34 @@ mod slow {
             }
             head.push_str(&std::mem::take(&mut line));
         }
-        std::io::copy(&mut reader.take(length), &mut std::io::sink()).unwrap();
+        let mut sent = Vec::new();
+        reader.take(length).read_to_end(&mut sent).unwrap();
         let mut status = "200 OK";
-        if head.starts_with("PUT") {
+        let mut length = if head.starts_with("HEAD") { size.load(Ordering::SeqCst) } else { 0 };
+        let mut body = Vec::new();
+        if head.lines().next().unwrap_or_default().contains("drover-place") {
+            let mut mark = mark.lock().unwrap_or_else(PoisonError::into_inner);
+            if head.starts_with("PUT") {
+                *mark = Some(sent);
+            } else {
+                let kept = mark.clone();
+                status = if kept.is_some() { status } else { "404 Not Found" };
+                let kept = kept.unwrap_or_default();
+                length = kept.len();
+                body = if head.starts_with("HEAD") { body } else { kept };
+            }
+        } else if head.starts_with("PUT") {
             if puts.fetch_add(1, Ordering::SeqCst) == 0 {
                 status = "403 Forbidden";
             } else {
                 let _ = gone.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                size.store(usize::try_from(length).unwrap(), Ordering::SeqCst);
+                size.store(sent.len(), Ordering::SeqCst);
             }
         }
-        let length = if head.starts_with("HEAD") { size.load(Ordering::SeqCst) } else { 0 };
         let date = "Last-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\nETag: \"x\"";
         let text =
             format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{date}\r\n\r\n");
-        let _ = stream.write_all(text.as_bytes());
+        let _ = stream.write_all(&[text.as_bytes(), &body].concat());
     }
 
     impl World {
