@@ -1,4 +1,5 @@
 //! What nothing keeps goes, whatever happens to the coordinator meanwhile.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::process::{Command, Stdio};
