@@ -17,7 +17,10 @@ impl Session {
             let introduced = self.lock().introduced;
             let error = match if introduced { self.poll() } else { self.introduce() } {
                 Ok(()) => {
-                    backoff.reset();
+                    // A welcome alone says little: another machine may have our place at the next poll.
+                    if introduced {
+                        backoff.reset();
+                    }
                     continue;
                 }
                 // Interrupted, because there is something new to say about us.

@@ -349,7 +349,8 @@ fn what_is_pushed_to_and_what_an_import_uses_where_it_lies_are_never_the_same() 
     let refused = import("mirror").summary;
     assert_eq!(refused.state, ImportState::Failed);
     assert!(refused.error.unwrap().contains("“mirror” pushes to"));
-    assert_eq!(import("taken").summary.state, ImportState::Done);
+    // There is nothing in it yet.
+    assert!(import("taken").summary.error.unwrap().contains("narinfo"));
 
     // The other way round, the coordinator does not start.
     let file = hooked.note("config.toml");
@@ -368,19 +369,20 @@ fn what_is_pushed_to_and_what_an_import_uses_where_it_lies_are_never_the_same() 
 #[test]
 fn a_mirror_that_cannot_be_written_is_tried_again_and_does_not_hold_up_publishing() {
     let hooked = Hooked::start(
-        "[hooks.mirror]\nkind = 'push'\nfolder = 'NOTES/file/mirror'\nfirst-wait-seconds = 1\nlongest-wait-seconds = 1",
+        "[hooks.mirror]\nkind = 'push'\nfolder = 'NOTES/mirror'\nfirst-wait-seconds = 1\nlongest-wait-seconds = 1",
     );
-    fs::write(hooked.note("file"), "no folder").unwrap();
+    fs::write(hooked.note("mirror/nar"), "no folder").unwrap();
     let agent = hooked.house.agent("one");
     let made = derivation("made", &[]);
     hooked.house.client().submit(&[&made]);
     build_one(&agent, &made);
     let failing = hooked.until("mirror", "it should fail", |hook| hook.last_error.is_some());
-    assert!(failing.last_error.unwrap().contains("file/mirror"));
+    assert!(failing.last_error.unwrap().contains("mirror/nar"));
     assert_eq!(hooked.hook("publish").waiting, 0);
-    fs::remove_file(hooked.note("file")).unwrap();
+    fs::remove_file(hooked.note("mirror/nar")).unwrap();
     hooked.until_done("mirror");
-    assert!(Path::new(&hooked.note("file/mirror/nix-cache-info")).exists());
+    let narinfo = format!("mirror/{}.narinfo", made.out.hash_part());
+    assert!(Path::new(&hooked.note(&narinfo)).exists());
 }
 
 #[test]

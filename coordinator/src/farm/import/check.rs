@@ -384,8 +384,15 @@ fn bad(tx: &mut Tx<'_>, item: i64, Unread { path, file, .. }: &Unread, why: &str
     tx.prepare_cached("DELETE FROM items WHERE path = ?1")?.execute([item])?;
     retention::forget(tx, item)?;
     tx.prepare_cached("DELETE FROM fixed_outputs WHERE path = ?1")?.execute([item])?;
-    tx.prepare_cached("DELETE FROM withheld WHERE path = ?1")?.execute([item])?;
-    depend::provide(tx, item, Provided::No)
+    for delete in [
+        "DELETE FROM withheld WHERE path = ?1",
+        "DELETE FROM needed WHERE path = ?1",
+        "DELETE FROM unpublishable WHERE path = ?1",
+    ] {
+        tx.prepare_cached(delete)?.execute([item])?;
+    }
+    depend::provide(tx, item, Provided::No)?;
+    retention::build_again(tx, item)
 }
 
 #[cfg(test)]

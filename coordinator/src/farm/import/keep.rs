@@ -258,7 +258,11 @@ pub(super) fn all(farm: &Arc<Farm>, import: i64, new: &Arc<Vec<New>>, sign: bool
                 rows::refused(tx, import, base, &why)?;
                 continue;
             }
-            let Some(id) = keep(tx, new)? else { continue };
+            let Some(id) = keep(tx, new)? else {
+                // It is here, but this may be another try of what was kept and not published.
+                by_us.extend(paths::find(tx, &new.said.info.store_path)?.filter(|_| sign));
+                continue;
+            };
             rows::taken(tx, import, base, bytes)?;
             if sign {
                 by_us.push(id);

@@ -249,14 +249,14 @@ pub(super) fn mended(tx: &Tx<'_>, import: i64, item: &str) -> Result<(), Error> 
     Ok(())
 }
 
-/// Notes that something was refused.
-pub(super) fn refused(tx: &Tx<'_>, import: i64, item: &str, why: &str) -> Result<(), Error> {
+/// Notes that something was refused; false: it is counted, and not kept.
+pub(super) fn refused(tx: &Tx<'_>, import: i64, item: &str, why: &str) -> Result<bool, Error> {
     let why: String = why.chars().take(WORDS).collect();
     let again = tx
         .prepare_cached("UPDATE import_refusals SET why = ?3 WHERE import = ?1 AND item = ?2")?
         .execute((import, item, &why))?;
     if again > 0 {
-        return Ok(());
+        return Ok(true);
     }
     let before: i64 = tx
         .prepare_cached("UPDATE imports SET refused = refused + 1 WHERE id = ?1 RETURNING refused - 1")?
@@ -264,7 +264,7 @@ pub(super) fn refused(tx: &Tx<'_>, import: i64, item: &str, why: &str) -> Result
     if before < KEPT {
         tx.prepare_cached("INSERT INTO import_refusals VALUES (?1, ?2, ?3)")?.execute((import, item, why))?;
     }
-    Ok(())
+    Ok(before < KEPT)
 }
 
 /// Notes that it is under way: a mirror may have rested.

@@ -138,6 +138,8 @@ pub(super) struct Run<'a> {
     numbers: RandomState,
     /// Items that are used where they lie, and are to be noted together.
     waiting: Vec<New>,
+    /// Whether some of that could not be kept.
+    is_behind: bool,
 }
 
 /// What is to be done on the way through what is below a root.
@@ -202,6 +204,7 @@ impl<'a> Run<'a> {
             nowhere: HashSet::new(),
             numbers: RandomState::new(),
             waiting: Vec::new(),
+            is_behind: false,
         })
     }
 
@@ -558,6 +561,9 @@ impl<'a> Run<'a> {
 
     /// Notes why something is not taken. An error: the import cannot go on.
     pub(super) fn refuse(&mut self, item: &str, trouble: Trouble) -> Result<(), Trouble> {
+        // What a mirror fails to get must be met again: the source will not list it another time.
+        let must_be_kept = self.job.options.every_minutes.is_some()
+            && matches!(trouble, Trouble::Source(SourceError::Failed(_)));
         let why = match trouble {
             Trouble::Source(SourceError::Refused(why)) => why,
             Trouble::Source(SourceError::Failed(why)) => {
@@ -574,10 +580,15 @@ impl<'a> Run<'a> {
         };
         tracing::debug!(import = self.job.id, item, why, "not imported");
         let id = self.job.id;
-        self.patiently(|| {
+        let is_kept = self.patiently(|| {
             let (item, why) = (item.to_owned(), why.clone());
             self.farm.database.write_blocking(move |tx| rows::refused(tx, id, &item, &why))
-        })
+        })?;
+        if must_be_kept && !is_kept {
+            item.clone_into(self.again);
+            return Err(SourceError::Failed(why).into());
+        }
+        Ok(())
     }
 
     /// Notes what is used where it lies, and how far it came.
@@ -585,12 +596,18 @@ impl<'a> Run<'a> {
         let waiting = std::mem::take(&mut self.waiting);
         if !waiting.is_empty() {
             let waiting = Arc::new(waiting);
-            self.patiently(|| keep::all(self.farm, self.job.id, &waiting, self.terms.sign))?;
+            let kept = self.patiently(|| keep::all(self.farm, self.job.id, &waiting, self.terms.sign));
+            self.is_behind |= kept.is_err();
+            kept?;
         }
         self.note()
     }
 
     fn note(&mut self) -> Result<(), Trouble> {
+        if self.is_behind {
+            // What came before was not kept: it is met again where the last note was made.
+            return Ok(());
+        }
         self.unnoted = 0;
         self.cursor = self.roots.passed().unwrap_or(self.cursor);
         let (id, cursor, known) = (self.job.id, self.cursor, std::mem::take(&mut self.known));

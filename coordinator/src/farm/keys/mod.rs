@@ -5,7 +5,7 @@
 
 mod rotate;
 
-pub(super) use rotate::{note_unused, used_up};
+pub(super) use rotate::{is_in_use, note_unused, used_up};
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};

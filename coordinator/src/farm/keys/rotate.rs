@@ -227,6 +227,12 @@ pub(in crate::farm) fn note_unused(tx: &Tx<'_>, key: i64) -> Result<bool, Error>
     Ok(true)
 }
 
+/// Whether it has not been noted yet of a key that nothing published is signed by it.
+pub(in crate::farm) fn is_in_use(sql: &Connection, key: i64) -> Result<bool, Error> {
+    let select = "SELECT 1 FROM keys WHERE id = ?1 AND may_go_at IS NULL";
+    Ok(sql.prepare_cached(select)?.exists([key])?)
+}
+
 /// The keys that do not sign any more, and that something published may still be signed by.
 pub(in crate::farm) fn used_up(sql_: &Connection) -> Result<Vec<i64>, Error> {
     let select = "SELECT id FROM keys k WHERE id <> ?1 AND signs_from <= ?2 \

@@ -9,8 +9,9 @@ use drover_store::narinfo::{NarInfo, Signed};
 use super::draft::host;
 use super::{backlog, hold, packed, text, withdraw};
 use crate::farm::error::Error;
+use crate::farm::events::{Kind, Subject};
 use crate::farm::hooks::Past;
-use crate::farm::{Farm, Tx, keys};
+use crate::farm::{Farm, Tx, hooks, keys};
 
 /// How many narinfos one transaction replaces.
 const AT_ONCE: i64 = 200;
@@ -44,11 +45,19 @@ impl Farm {
         let pushed = self.hooks.with_past().filter(|(_, past, _)| *past == Past::Published);
         let pushed: Vec<String> = pushed.map(|(hook, ..)| hook.to_string()).collect();
         let unused = self.database.write_alone_blocking(move |tx| {
+            let items: Vec<i64> = renewed.iter().map(|one| one.item).collect();
             renewed.into_iter().try_for_each(|one| replace(tx, one, old, new))?;
+            let is_rotation = keys::is_in_use(tx, old)?;
             let unused = keys::note_unused(tx, old)?;
-            if unused {
-                // What clients have from elsewhere is to be signed by a key that is still ours, too.
+            // What clients have from elsewhere is to be signed by a key that is still ours, too: all of it at the end of
+            // a rotation, and afterwards what came with an old signature.
+            if is_rotation && unused {
                 backlog::push_anew(tx, &pushed)?;
+            } else if !is_rotation {
+                for (hook, item) in pushed.iter().flat_map(|hook| items.iter().map(move |item| (hook, *item)))
+                {
+                    hooks::enqueue(tx, hook, Kind::Published, Subject::Item(item), None)?;
+                }
             }
             Ok::<_, Error>(unused)
         })?;

@@ -68,6 +68,10 @@ impl TakeBack {
     fn go_on(&mut self, tx: &Tx<'_>, enough: impl Fn() -> bool) -> Result<bool, Error> {
         const ABOVE: &str = "SELECT r.item FROM item_references r JOIN published p ON p.path = r.item \
              WHERE r.reference = ?1 AND r.item <> ?1 AND r.item > ?2 ORDER BY r.item LIMIT 1";
+        // It goes last. Where it is not published, what refers to it has it from elsewhere and stays.
+        if !is_published(tx, self.item)? {
+            return Ok(true);
+        }
         for frame in &mut self.stack {
             frame.at_once = false;
         }

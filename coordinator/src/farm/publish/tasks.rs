@@ -1,7 +1,7 @@
 //! What is done about publishing from time to time.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::backlog::Given;
 use crate::farm::Farm;
@@ -19,7 +19,7 @@ pub(in crate::farm) fn start(farm: &Arc<Farm>) {
     let weak = Arc::downgrade(farm);
     let mut stopping = farm.stopping();
     tokio::spawn(async move {
-        let mut cursor = 0;
+        let mut asked = Asked { cursor: 0, at: None };
         let mut pause = BETWEEN;
         loop {
             let Some(farm) = weak.upgrade() else { return };
@@ -29,10 +29,10 @@ pub(in crate::farm) fn start(farm: &Arc<Farm>) {
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             }
             let round =
-                tokio::task::spawn_blocking(move || round(&farm, &mut cursor).map(|pause| (pause, cursor)));
+                tokio::task::spawn_blocking(move || round(&farm, &mut asked).map(|pause| (pause, asked)));
             pause = match round.await {
                 Ok(Ok((pause, next))) => {
-                    cursor = next;
+                    asked = next;
                     pause
                 }
                 Ok(Err(Error::Stopping)) | Err(_) => return,
@@ -45,18 +45,33 @@ pub(in crate::farm) fn start(farm: &Arc<Farm>) {
     });
 }
 
+/// How far the substitute servers were asked for what is waited for.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    /// Where to go on; 0: from the beginning.
+    cursor: i64,
+    /// When it was begun last.
+    at: Option<Instant>,
+}
+
 /// Does some of what there is to do, and says after which pause there may be more.
-fn round(farm: &Farm, cursor: &mut i64) -> Result<Duration, Error> {
-    if farm.sign_anew()? {
+fn round(farm: &Farm, asked: &mut Asked) -> Result<Duration, Error> {
+    let signed = farm.sign_anew()?;
+    let given = farm.give_backlog()?;
+    if signed {
         return Ok(BETWEEN);
     }
-    let given = farm.give_backlog()?;
-    if !farm.substitutes.servers().is_empty() {
-        *cursor = farm.ask_again(*cursor)?;
+    // Servers that are down are not asked at the pace of the rest.
+    let is_time = asked.cursor != 0 || asked.at.is_none_or(|at| at.elapsed() >= EVERY);
+    if is_time && !farm.substitutes.servers().is_empty() {
+        if asked.cursor == 0 {
+            asked.at = Some(Instant::now());
+        }
+        asked.cursor = farm.ask_again(asked.cursor)?;
     }
     Ok(match given {
         Given::Some => BETWEEN,
-        _ if *cursor != 0 => BETWEEN,
+        _ if asked.cursor != 0 => BETWEEN,
         Given::Enough => MEANWHILE,
         Given::Nothing => EVERY,
     })

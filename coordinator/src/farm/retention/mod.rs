@@ -29,7 +29,7 @@ use tokio::sync::Notify;
 use super::error::Error;
 use super::{Farm, now, sql};
 use elsewhere::Open;
-pub(super) use elsewhere::{Elsewhere, file_url, is_away};
+pub(super) use elsewhere::{Elsewhere, build_again, file_url, is_away};
 use mark::{Mark, mark};
 pub(super) use promise::{believed_until, promise};
 pub(super) use rescue::{forget, rescue, rescue_for_build, rescue_outputs, rescue_references};

@@ -245,6 +245,19 @@ fn what_a_server_had_that_is_not_named_any_more_counts_for_nothing() {
 }
 
 #[test]
+fn what_is_forbidden_again_and_never_was_public_takes_nothing_with_it_that_has_it_from_elsewhere() {
+    let world = World::new(vec![output(&[]), output(&[0])]);
+    world.found_elsewhere(0);
+    world.row(0, false);
+    (0..2).for_each(|n| world.comes(n));
+    world.run_all();
+    assert_eq!(world.published(), HashSet::from([1]));
+    world.row(0, false);
+    world.run_all();
+    assert_eq!(world.published(), HashSet::from([1]));
+}
+
+#[test]
 fn sources_are_published_with_what_refers_to_them() {
     let source = |references: &[usize]| Node { references: references.to_vec(), source: true };
     let world = World::new(vec![source(&[]), source(&[0]), output(&[1]), source(&[])]);

@@ -20,14 +20,14 @@ use drover_wire::retention::RetentionRun;
 use rusqlite::Connection;
 
 use super::super::error::Error;
-use super::super::{Farm, Tx, now, paths, sql};
+use super::super::{Farm, Tx, now, paths, publish, sql};
 use super::days;
 use super::walk::{Bits, each};
 use crate::config::RetentionConfig;
 use ask::{Answer, Found};
 pub(in crate::farm) use ask::{Elsewhere, file_url};
 use rows::Subject;
-pub(in crate::farm) use rows::is_away;
+pub(in crate::farm) use rows::{build_again, is_away};
 pub(super) use rows::{came_back, forget, keep};
 
 /// Items of each kind that are asked for at one look; the others have their turn at the next.
@@ -252,7 +252,14 @@ impl<'f> Asking<'f> {
         for item in lost {
             // What refers to it may be much: that goes before, in short jobs.
             self.farm.take_back_in_batches(item)?;
-            let was_lost = self.farm.database.write_alone_blocking(move |tx| rows::lose(tx, item))?;
+            let was_lost = self.farm.database.write_alone_blocking::<_, Error>(move |tx| {
+                let was_lost = rows::lose(tx, item)?;
+                if !was_lost {
+                    // It is here again meanwhile, and was withdrawn for nothing.
+                    publish::later(tx, item)?;
+                }
+                Ok(was_lost)
+            })?;
             count += u64::from(was_lost);
         }
         Ok(count)

@@ -140,7 +140,12 @@ pub(super) fn confirm(tx: &mut Tx<'_>, item: i64, found: &Found, at: Timestamp) 
     if is_away(tx, item)? {
         note(tx, item, found, at)?;
         show(tx, item, found)?;
-        publish::let_go_on(tx, item)?;
+        if publish::is_published(tx, item)? {
+            publish::let_go_on(tx, item)?;
+        } else {
+            // It was about to be given up when the coordinator stopped.
+            publish::later(tx, item)?;
+        }
     }
     Ok(())
 }
@@ -178,7 +183,7 @@ pub(super) fn lose(tx: &mut Tx<'_>, item: i64) -> Result<bool, Error> {
 }
 
 /// What rows of sets want is built again.
-fn build_again(tx: &mut Tx<'_>, item: i64) -> Result<(), Error> {
+pub(in crate::farm) fn build_again(tx: &mut Tx<'_>, item: i64) -> Result<(), Error> {
     const MAKERS: &str = "SELECT min(d.id) FROM derivation_outputs o JOIN derivations d ON d.id = o.derivation \
          WHERE o.path = ?1 GROUP BY d.target";
     let mut plan = Plan::default();
