@@ -71,7 +71,10 @@ fn run() -> Result<Verdict> {
     submitted_again(&database)?;
     // Whatever happens has the events looked at.
     farm.client.cancel(builds[0]);
-    wait_failed(&database, "push", RUNS as usize, start)?;
+    for part in 2..=10 {
+        wait_failed(&database, "push", (RUNS / 10 * part) as usize, start)?;
+        println!("{:.2} MiB resident after {} runs", resident(), RUNS / 10 * part);
+    }
     let pace = RUNS as f64 / begin.elapsed().as_secs_f64();
     let programs = PROGRAMS * (1 + AGAIN);
     wait_failed(&database, "tell", programs, start)?;
