@@ -23,6 +23,8 @@ const BEYOND_TIMEOUT: Duration = Duration::from_secs(900);
 const WORDS_KEPT: usize = 4096;
 /// How much of the beginning of its output.
 const BEGINNING_KEPT: usize = 512;
+/// What the daemon says by itself, in one piece, whenever another process of it writes its database.
+const BUSY: &[u8] = b"warning: SQLite database is busy\n";
 /// How the daemon calls a signature whose key is not in its ACL.
 const UNAUTHORIZED: &str = "unauthorized";
 
@@ -241,6 +243,7 @@ impl<'a> Seen<'a> {
                 self.beginning.extend_from_slice(&bytes[..room]);
                 sink.log(bytes)?;
             }
+            Event::Words(BUSY) => tracing::info!("guix-daemon waits for its database, which others use"),
             Event::Words(bytes) => {
                 self.words.extend_from_slice(bytes);
                 let excess = self.words.len().saturating_sub(WORDS_KEPT);
@@ -359,6 +362,19 @@ mod tests {
 
     const OURS: &[u8] = b"/gnu/store/00a3xasf5iyzfv23danwy7pilf2yyxjz-x.drv";
     const STARTED: Event<'_> = Event::Started { derivation: OURS, process: None };
+
+    #[test]
+    fn what_the_daemon_says_of_its_database_is_not_of_the_build() {
+        let path = StorePath::parse_base("00a3xasf5iyzfv23danwy7pilf2yyxjz-x.drv").unwrap();
+        let mut seen = Seen::new(&path);
+        let mut sink = Keep(Vec::new(), false);
+        let words: [&[u8]; 3] = [b"a word\n", b"warning: SQLite database is busy\n", b"another\n"];
+        for words in words {
+            seen.take(Event::Words(words), &mut sink).unwrap();
+        }
+        assert_eq!(sink.0, b"a word\nanother\n");
+        assert_eq!(seen.words, sink.0);
+    }
 
     #[test]
     fn success_counts_only_if_it_was_started_here() {

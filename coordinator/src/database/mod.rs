@@ -64,9 +64,9 @@ pub struct Database<C> {
 
 /// How many read at a time, and how many look at one thing each; and what each of them keeps in memory, in KiB.
 const READERS: usize = 8;
-const READER_CACHE: i64 = 16 << 10;
+const READER_CACHE: i64 = 4 << 10;
 const LOOKERS: usize = 16;
-const LOOKER_CACHE: i64 = 8 << 10;
+const LOOKER_CACHE: i64 = 4 << 10;
 
 impl<C: Send + 'static> Database<C> {
     /// Opens the database in this file, makes it if there is none, and brings it to this version. After each commit

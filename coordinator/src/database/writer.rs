@@ -17,12 +17,9 @@ const QUEUE: usize = 1024;
 /// since they come back to many of the same pages.
 pub(super) const CHECKPOINT: u32 = 4_000;
 const LARGE_CHECKPOINT: u32 = 16_000;
-/// KiB of pages that are kept in memory: those of small jobs, which are the same few or new ones, and those of large
-/// ones, which come back to the upper levels of every index.
-pub(super) const CACHE: i64 = 4 << 10;
-const LARGE_CACHE: i64 = 64 << 10;
-/// How long after a large job more of them are expected.
-const LARGE_TIME: Duration = Duration::from_secs(10);
+/// KiB of pages that are kept in memory: the upper levels of the indexes. More of them made no job faster, since the
+/// system has the rest of the file in memory.
+pub(super) const CACHE: i64 = 2 << 10;
 /// Jobs that share a commit at most, and how long they may take together.
 const BATCH: usize = 256;
 const BATCH_TIME: Duration = Duration::from_millis(50);
@@ -99,22 +96,11 @@ impl<C: Send + 'static> Writer<C> {
         let (tasks, mut waiting) = mpsc::channel(QUEUE);
         thread::Builder::new().name("database".to_owned()).spawn(move || {
             let mut met = None;
-            let mut large: Option<Instant> = None;
             while let Some(Task { size, job }) = met.take().or_else(|| waiting.blocking_recv()) {
                 met = match size {
-                    Size::Small => {
-                        if large.is_some_and(|last| last.elapsed() >= LARGE_TIME) {
-                            large = None;
-                            set_cache(&connection, CACHE);
-                        }
-                        batch(&connection, job, &mut waiting, &mut committed)
-                    }
+                    Size::Small => batch(&connection, job, &mut waiting, &mut committed),
                     Size::Large => {
-                        if large.is_none() {
-                            set_cache(&connection, LARGE_CACHE);
-                        }
                         alone(&connection, job, &mut committed);
-                        large = Some(Instant::now());
                         None
                     }
                 };
@@ -236,13 +222,6 @@ fn end<C>(
 fn undo(connection: &Connection) {
     if !connection.is_autocommit() {
         let _ = execute(connection, "ROLLBACK");
-    }
-}
-
-/// How much of the database may stay in memory. What is more goes at once.
-fn set_cache(connection: &Connection, kib: i64) {
-    if let Err(error) = connection.pragma_update(None, "cache_size", -kib) {
-        tracing::warn!(%error, "the database's cache stays as large as it is");
     }
 }
 

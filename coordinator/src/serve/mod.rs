@@ -108,6 +108,7 @@ pub enum ServeError {
 /// cannot be listened to.
 pub fn run(args: ServeArgs) -> Result<(), ServeError> {
     let config = args.resolve()?;
+    machine::share_memory();
     start_log(&config)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(ServeError::Start)?;

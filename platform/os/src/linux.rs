@@ -55,8 +55,16 @@ pub(crate) fn hoard_no_memory() {
         unsafe {
             libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
             libc::mallopt(libc::M_TRIM_THRESHOLD, LARGE);
-            libc::mallopt(libc::M_ARENA_MAX, 1);
         }
+    }
+}
+
+/// Has glibc use one arena, as musl does.
+pub(crate) fn share_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: a number is set under the allocator's own lock.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
 

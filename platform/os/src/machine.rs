@@ -57,7 +57,14 @@ pub fn memory() -> Option<Memory> {
 /// Has the allocator give large buffers back to the system as soon as they are freed, where it keeps them otherwise.
 /// For programs that are mostly idle; to be called before there are threads.
 pub fn hoard_no_memory() {
+    share_memory();
     sys::hoard_no_memory();
+}
+
+/// Has the allocator serve all threads from one arena: with one for each thread, every one of them holds what its thread
+/// once needed at most. To be called before there are threads.
+pub fn share_memory() {
+    sys::share_memory();
 }
 
 /// Has the allocator give back to the system what it holds and nobody uses. It walks the whole heap: for the moment when

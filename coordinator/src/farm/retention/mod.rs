@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use drover_os::machine;
 use drover_wire::retention::RetentionRun;
 use rusqlite::Connection;
 use tokio::sync::Notify;
@@ -301,6 +302,7 @@ impl Farm {
             }
             let next = self.sweep_for(look).and_then(|_| self.next_due());
             drop(self);
+            machine::release_memory();
             let _ = end.send(next);
         });
         if let Err(error) = started {
