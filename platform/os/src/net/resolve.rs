@@ -28,6 +28,13 @@ pub fn resolve(host: &str, port: u16, deadline: Deadline) -> io::Result<Vec<Sock
     if let Ok(address) = bare.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
+    let late = || {
+        let message = format!("look up {host}: no answer within the time limit");
+        io::Error::new(io::ErrorKind::TimedOut, message)
+    };
+    if deadline.is_over() {
+        return Err(late());
+    }
     let Some(slot) = Slot::take(&RUNNING) else {
         let message =
             format!("look up {host}: {LOOKUPS} lookups hang already; is the name server reachable?");
@@ -49,10 +56,7 @@ pub fn resolve(host: &str, port: u16, deadline: Deadline) -> io::Result<Vec<Sock
         Ok(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
         Ok(Ok(_)) => Err(io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"))),
         Ok(Err(error)) => Err(io::Error::new(io::ErrorKind::NotFound, format!("look up {host}: {error}"))),
-        Err(()) => {
-            let message = format!("look up {host}: no answer within the time limit");
-            Err(io::Error::new(io::ErrorKind::TimedOut, message))
-        }
+        Err(()) => Err(late()),
     }
 }
 
