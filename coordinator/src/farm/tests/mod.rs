@@ -14,6 +14,7 @@ mod retention;
 mod revisions;
 mod rules;
 mod uploads;
+pub(in crate::farm) mod wanting;
 mod wishes;
 
 use std::collections::HashMap;

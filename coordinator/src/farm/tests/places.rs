@@ -281,6 +281,14 @@ fn what_is_not_what_it_should_be_is_not_moved_but_given_up_so_that_it_can_be_mad
     std::fs::remove_file(at(&file)).unwrap();
     let (short, file) = two.hold(3);
     std::fs::write(at(&file), "short").unwrap();
+    // A set wants the first of the three.
+    let wanted = two.farm().database.write_blocking::<_, Error>(move |tx| {
+        let maker = paths::number(tx, &drover_store::path::text("item-1.drv", b"", &[]).unwrap())?;
+        wanting::derivation_of(tx, rotten, maker)?;
+        wanting::set_of(tx, maker)?;
+        Ok(maker)
+    });
+    let wanted = wanted.unwrap();
     two.start_move("one", Some("two")).unwrap();
     two.until("the place should be empty", || {
         two.fullness("one").moving.is_some_and(|moving| moving.ended_at.is_some())
@@ -296,6 +304,10 @@ fn what_is_not_what_it_should_be_is_not_moved_but_given_up_so_that_it_can_be_mad
         assert_eq!(left.unwrap(), (0, 0));
     }
     two.until("what was copied of it should go", || two.lie("two").len() == 1);
+    let ready = two.farm().database.read_blocking::<_, Error>(|sql| {
+        paths::numbers(sql, "SELECT derivation FROM builds WHERE id > ?1 AND state = 'ready'", 0)
+    });
+    assert_eq!(ready.unwrap(), [wanted]);
 }
 
 #[test]

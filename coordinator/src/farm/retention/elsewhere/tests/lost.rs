@@ -1,6 +1,7 @@
 //! What is not found any more, and whose turn it is to be asked for.
 
 use super::*;
+use crate::farm::tests::wanting;
 
 impl World {
     /// As it is with other servers in its configuration.
@@ -126,25 +127,11 @@ fn what_is_lost_and_wanted_by_a_set_is_built_again() {
     world.write(|tx| {
         for n in 0..2 {
             let (output, id) = (paths::number(tx, &item(n))?, paths::number(tx, &item(10 + n))?);
-            tx.execute("INSERT OR IGNORE INTO platforms (id, name) VALUES (1, 'x86_64-linux')", [])?;
-            tx.execute(
-                "INSERT INTO derivations (id, system, platform, target, modulo, lacking) VALUES (?1, 1, 1, ?2, x'00', 0)",
-                [id, output],
-            )?;
-            tx.execute("INSERT INTO derivation_outputs VALUES (?1, 'out', ?2)", [id, output])?;
+            wanting::derivation_of(tx, output, id)?;
+            if n == 0 {
+                wanting::set_of(tx, id)?;
+            }
         }
-        // A set wants the first of them.
-        tx.execute("INSERT INTO sets (id, name, keep, current) VALUES (1, 'new', 0, 1)", [])?;
-        tx.execute(
-            "INSERT INTO revisions (id, in_set, name, submitted_at, rows) VALUES (1, 1, 'r', ?1, 1)",
-            [sql(now())],
-        )?;
-        tx.execute(
-            "INSERT INTO set_rows (in_set, last, digest, first, derivation, target, package, version, system, \
-             priority, publish, wanting) SELECT 1, 9223372036854775807, x'00', 1, id, target, 'p', '1', \
-             'x86_64-linux', 3, 1, 1 FROM derivations ORDER BY id LIMIT 1",
-            [],
-        )?;
         Ok(())
     });
     world.other.loses(0);
