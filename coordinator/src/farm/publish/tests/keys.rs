@@ -4,6 +4,8 @@ use drover_store::key::{PublicKey, SecretKey};
 use drover_wire::key::{KeyInfo, KeyRetirement, KeyRotation, KeyState};
 
 use super::*;
+use crate::config::{HookConfig, LocationConfig};
+use drover_wire::hook::HookKind;
 
 fn block<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread()
@@ -39,11 +41,18 @@ impl World {
 
     /// All that was asked for is done before the process ends, or starts again.
     pub(super) fn restarts(&mut self) {
+        self.restarts_with(|_| {});
+    }
+
+    /// It starts again with another configuration.
+    fn restarts_with(&mut self, change: impl Fn(&mut Config)) {
         let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
         self.farm = Farm::open(config(&self.folder)).unwrap();
         // A thread of the farm may hold it for a moment longer.
         self.farm = loop {
-            match Farm::open(config(&folder)) {
+            let mut config = config(&folder);
+            change(&mut config);
+            match Farm::open(config) {
                 Ok(farm) => break farm,
                 Err(crate::farm::OpenError::Storage(_)) => std::thread::yield_now(),
                 Err(error) => panic!("{error}"),
@@ -195,4 +204,39 @@ fn what_is_taken_over_with_a_signature_of_our_own_is_signed_anew() {
     while world.farm.sign_anew().unwrap() {}
     assert_eq!(world.signers(), HashSet::from([world.signing()]));
     world.narinfo(0).verify(&[world.signing()].into_iter().collect::<Acl>()).unwrap();
+}
+
+#[test]
+fn all_is_pushed_when_a_rotation_is_over_and_afterwards_only_what_came_with_an_old_signature() {
+    let mut world = many(2);
+    let mirror = tempfile::tempdir().unwrap();
+    world.restarts_with(|config| {
+        let to = LocationConfig { folder: Some(mirror.path().to_owned()), ..LocationConfig::default() };
+        let push = HookConfig { kind: Some(HookKind::Push), to, ..HookConfig::default() };
+        config.hooks.insert("mirror".to_owned(), push);
+    });
+    let left = |world: &World| {
+        world.read(|sql| {
+            let all = "SELECT (SELECT count(*) FROM backlog WHERE hook = 'mirror'), \
+                       (SELECT group_concat(path) FROM hook_runs WHERE hook = 'mirror' AND state = 'waiting')";
+            sql.query_row(all, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<String>>(1)?))).unwrap()
+        })
+    };
+    world.write(|tx| {
+        tx.execute("DELETE FROM backlog", [])?;
+        Ok(tx.execute("DELETE FROM hook_runs", [])?)
+    });
+    let old = world.farm.keys.signing();
+    world.rotate(0, None).unwrap();
+    while world.farm.sign_anew().unwrap() {}
+    assert_eq!(left(&world), (1, None));
+
+    world.write(|tx| Ok(tx.execute("DELETE FROM backlog", [])?));
+    world.write(|tx| withdraw(tx, id(1)).map(drop));
+    let text = narinfo_elsewhere(&world, 1, &old);
+    assert_eq!(world.write(move |tx| adopt(tx, id(1), &text)), Publication::Published);
+    world.write(|tx| Ok(tx.execute("DELETE FROM hook_runs", [])?));
+    while world.farm.sign_anew().unwrap() {}
+    assert_eq!(world.signers(), HashSet::from([world.signing()]));
+    assert_eq!(left(&world), (0, Some(id(1).to_string())));
 }
