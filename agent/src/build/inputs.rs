@@ -11,7 +11,7 @@ use super::halt::Halt;
 use super::host::{Host, Patience};
 use super::texts::WINDOW_LOG_LIMIT;
 use crate::coordinator::Download;
-use crate::executor::{Import, ImportItem, Workplace};
+use crate::executor::{Nars, Workplace};
 use crate::retry::Temporary;
 
 const STEP: SetupStep = SetupStep::ImportInputs;
@@ -40,26 +40,20 @@ pub(super) fn add(
     let held: Vec<&ItemInfo> =
         inputs.iter().filter_map(|i| i.held.as_ref()).filter(|i| is_missing(&i.path)).collect();
     if !held.is_empty() {
-        let mut items = Held { host, control, left: held.into_iter() };
-        place.import(&mut items).map_err(executor)?;
+        place.import(&held, &FromCoordinator { host, control }).map_err(executor)?;
     }
     let missing = place.missing(&paths).map_err(executor)?;
     if missing.is_empty() { Ok(()) } else { Err(Halt::Report(Report::MissingInputs { paths: missing })) }
 }
 
-/// Items that the coordinator holds, in the order in which they can be imported.
-struct Held<'a, I> {
+/// Nars that the coordinator holds.
+struct FromCoordinator<'a> {
     host: &'a dyn Host,
     control: &'a Control,
-    left: I,
 }
 
-impl<'a, I: Iterator<Item = &'a ItemInfo>> Import for Held<'a, I> {
-    fn next(&mut self) -> io::Result<Option<ImportItem<'_>>> {
-        let Some(item) = self.left.next() else { return Ok(None) };
-        let Some(signature) = item.import_signature.clone() else {
-            return Err(io::Error::other(format!("the coordinator sent no signature for {}", item.path)));
-        };
+impl Nars for FromCoordinator<'_> {
+    fn open<'a>(&'a self, item: &'a ItemInfo) -> io::Result<Box<dyn Read + Send + 'a>> {
         let compressed = Resuming {
             host: self.host,
             control: self.control,
@@ -72,14 +66,7 @@ impl<'a, I: Iterator<Item = &'a ItemInfo>> Import for Held<'a, I> {
         };
         let mut nar = zstd::stream::read::Decoder::new(compressed)?;
         nar.window_log_max(WINDOW_LOG_LIMIT)?;
-        Ok(Some(ImportItem {
-            path: item.path.clone(),
-            references: item.references.clone(),
-            deriver: item.deriver.clone(),
-            signature,
-            // One byte more than announced is enough for the daemon to see that it is another nar.
-            nar: Box::new(nar.take(item.nar_size.saturating_add(1))),
-        }))
+        Ok(Box::new(nar))
     }
 }
 

@@ -11,11 +11,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use drover_store::path::StorePath;
+use drover_wire::ItemInfo;
 use drover_wire::agent::{Output, TimeLimit};
 
-use super::{Ended, Error, Executor, Import, Job, NewText, Sink, Stopper, Workplace};
+use super::{Ended, Error, Executor, Job, Nars, NewText, Sink, Stopper, Workplace};
 use crate::config::DaemonSocket;
-use crate::daemon::{self, Connection, Event, Options};
+use crate::daemon::{self, Connection, Event, Import, ImportItem, Options};
 
 /// How much longer than a build's own limit the daemon may be silent during it, before it counts as hung.
 const BEYOND_TIMEOUT: Duration = Duration::from_secs(900);
@@ -128,8 +129,9 @@ impl Workplace for DaemonWorkplace {
         Ok(self.another()?.add_to_store(path, recursive, nar)?)
     }
 
-    fn import(&mut self, items: &mut dyn Import) -> Result<(), Error> {
-        self.another()?.import(items).map_err(|error| match &error {
+    fn import(&mut self, items: &[&ItemInfo], from: &dyn Nars) -> Result<(), Error> {
+        let mut items = Importing { items: items.iter(), from };
+        self.another()?.import(&mut items).map_err(|error| match &error {
             daemon::Error::Refused { message, .. } if message.contains(UNAUTHORIZED) => {
                 Error::Untrusted(error.to_string())
             }
@@ -189,6 +191,29 @@ impl Workplace for DaemonWorkplace {
 
     fn keep(&mut self, link: &Path) -> Result<(), Error> {
         Ok(self.connection.add_indirect_root(link)?)
+    }
+}
+
+/// Items one after the other, as the daemon takes them.
+struct Importing<'a> {
+    items: std::slice::Iter<'a, &'a ItemInfo>,
+    from: &'a dyn Nars,
+}
+
+impl Import for Importing<'_> {
+    fn next(&mut self) -> io::Result<Option<ImportItem<'_>>> {
+        let Some(item) = self.items.next() else { return Ok(None) };
+        let Some(signature) = item.import_signature.clone() else {
+            return Err(io::Error::other(format!("the coordinator sent no signature for {}", item.path)));
+        };
+        Ok(Some(ImportItem {
+            path: item.path.clone(),
+            references: item.references.clone(),
+            deriver: item.deriver.clone(),
+            signature,
+            // One byte more than announced is enough for the daemon to see that it is another nar.
+            nar: Box::new(self.from.open(item)?.take(item.nar_size.saturating_add(1))),
+        }))
     }
 }
 

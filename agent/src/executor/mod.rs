@@ -10,9 +10,10 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use drover_store::path::StorePath;
+use drover_wire::ItemInfo;
 use drover_wire::agent::{Output, TimeLimit};
 
-pub use crate::daemon::{Import, ImportItem, NewText};
+pub use crate::daemon::NewText;
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
@@ -92,11 +93,11 @@ pub trait Workplace: Send {
     /// [`Error::Stream`] when the nar cannot be read, else as the others.
     fn add_file(&mut self, path: &StorePath, recursive: bool, nar: &mut dyn Read) -> Result<(), Error>;
 
-    /// Adds signed items, each after what it refers to.
+    /// Adds signed items, of which each stands after what it refers to.
     ///
     /// # Errors
-    /// [`Error::Untrusted`], [`Error::Stream`], else as the others. What came before the error is there.
-    fn import(&mut self, items: &mut dyn Import) -> Result<(), Error>;
+    /// [`Error::Untrusted`], [`Error::Stream`], else as the others. Some of them may be there for all that.
+    fn import(&mut self, items: &[&ItemInfo], from: &dyn Nars) -> Result<(), Error>;
 
     /// Gets what it can of these paths from substitute servers; what cannot be had is left out.
     ///
@@ -137,6 +138,15 @@ pub trait Workplace: Send {
     /// # Errors
     /// [`Error`].
     fn keep(&mut self, link: &Path) -> Result<(), Error>;
+}
+
+/// Where the nars of items come from. Several may be read at a time.
+pub trait Nars: Sync {
+    /// The nar of an item, which may turn out to be another one, or longer.
+    ///
+    /// # Errors
+    /// When it cannot be had; other troubles show in reading.
+    fn open<'a>(&'a self, item: &'a ItemInfo) -> io::Result<Box<dyn Read + Send + 'a>>;
 }
 
 /// Ends something, from any thread, any number of times.
