@@ -5,6 +5,8 @@
 //! our own fits beside the [`daemon`] that a machine with Guix has.
 
 pub mod daemon;
+#[cfg(target_os = "linux")]
+pub mod sandbox;
 
 use std::io::{self, Read};
 use std::path::Path;
