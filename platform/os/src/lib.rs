@@ -1,4 +1,4 @@
-//! What differs between Linux and the Hurd: sockets with deadlines, process trees, load, disks, signals.
+//! What differs between Linux and the Hurd: sockets with deadlines, process trees, sandboxes, load, disks, signals.
 //!
 //! Everything above asks this crate and never which system it is on. The few calls that really differ sit in
 //! one module per system (`linux.rs`; `hurd.rs` goes beside it) behind the same functions; all else is POSIX.
@@ -15,6 +15,7 @@ pub mod machine;
 pub mod net;
 pub mod poll;
 pub mod process;
+pub mod sandbox;
 pub mod signal;
 pub mod user;
 

@@ -18,13 +18,42 @@ pub(crate) fn unix_socket() -> io::Result<OwnedFd> {
 
 /// A pipe, its reading end first: non-blocking at both ends, closed on exec.
 pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    pipe_with(libc::O_NONBLOCK)
+}
+
+/// A pipe that blocks, its reading end first: closed on exec.
+pub(crate) fn blocking_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    pipe_with(0)
+}
+
+fn pipe_with(flags: c_int) -> io::Result<(OwnedFd, OwnedFd)> {
     let mut ends: [RawFd; 2] = [-1; 2];
     // SAFETY: `ends` has room for the two descriptors that the call writes.
-    if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) } != 0 {
+    if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC | flags) } != 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the call succeeded, so both are open, fresh and owned by nobody else.
     Ok(unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) })
+}
+
+/// Two sockets that are connected to one another: blocking, closed on exec.
+///
+/// Safe to call between fork and exec: one system call.
+pub(crate) fn socket_pair() -> io::Result<[RawFd; 2]> {
+    let mut ends: [RawFd; 2] = [-1; 2];
+    // SAFETY: `ends` has room for the two descriptors that the call writes.
+    let result = unsafe {
+        libc::socketpair(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0, ends.as_mut_ptr())
+    };
+    if result == 0 { Ok(ends) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Closes a descriptor that its owner gave up; none if it is negative.
+///
+/// Safe to call between fork and exec: one system call.
+pub(crate) fn close(descriptor: RawFd) {
+    // SAFETY: takes no memory, and the caller says that nobody uses it any more.
+    unsafe { libc::close(descriptor) };
 }
 
 /// Probes a silent TCP peer after `idle`, then every quarter of it, and gives it up after four probes.
@@ -112,29 +141,39 @@ pub(crate) fn adopt_orphans() {
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
 }
 
-/// Closes every descriptor of the calling process but one.
+/// Closes every descriptor of the calling process but these; negative ones count for nothing.
 ///
 /// Safe to call between fork and exec: system calls only.
-pub(crate) fn close_all_but(keep: RawFd) {
-    let keep = libc::c_uint::try_from(keep).unwrap_or(0);
+pub(crate) fn close_all_but<const COUNT: usize>(mut keep: [RawFd; COUNT]) {
+    keep.sort_unstable();
     let range = |first: libc::c_uint, last: libc::c_uint| {
         // SAFETY: a system call without memory. Its caller gives up these descriptors for good.
-        unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) == 0 }
+        first > last || unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) == 0 }
     };
-    if (keep == 0 || range(0, keep - 1)) && range(keep + 1, libc::c_uint::MAX) {
+    let (mut first, mut closed) = (0, true);
+    for kept in keep.iter().filter_map(|kept| libc::c_uint::try_from(*kept).ok()) {
+        closed = closed && (kept == 0 || range(first, kept - 1));
+        first = kept.saturating_add(1);
+    }
+    if closed && range(first, libc::c_uint::MAX) {
         return;
     }
-    // Kernels before 5.9: one by one, as far as descriptors go here.
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is ours and of the type that the call fills.
-    let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
-    let end = if known { limit.rlim_cur.min(1 << 20) } else { 1024 };
-    for descriptor in 0..c_int::try_from(end).unwrap_or(1024) {
-        if libc::c_uint::try_from(descriptor) != Ok(keep) {
+    // Kernels before 5.9: one by one.
+    for descriptor in 0..end_of_descriptors() {
+        if !keep.contains(&descriptor) {
             // SAFETY: as above; a number that is not open is refused without effect.
             unsafe { libc::close(descriptor) };
         }
     }
+}
+
+/// The number from which on there are no descriptors here.
+fn end_of_descriptors() -> c_int {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is ours and of the type that the call fills.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
+    let end = if known { limit.rlim_cur.min(1 << 20) } else { 1024 };
+    c_int::try_from(end).unwrap_or(1024)
 }
 
 extern "C" fn woken(_signal: c_int) {}
@@ -363,6 +402,32 @@ mod tests {
         assert_eq!(next_entry(rest), None);
         assert_eq!(next_entry(&both[..23]), None);
         assert_eq!((number(b"self"), number(b"1234"), number(b"0")), (None, Some(1234), None));
+    }
+
+    /// For [`all_descriptors_but_some_are_closed`], which runs this as a process of its own.
+    #[test]
+    fn closes_all_but_some() {
+        if std::env::var_os("DROVER_TEST_CLOSE").is_none() {
+            return;
+        }
+        let files = [(); 4].map(|()| std::os::fd::IntoRawFd::into_raw_fd(fs::File::open("/").unwrap()));
+        // SAFETY: takes numbers, and gives one that is not open.
+        let far = unsafe { libc::fcntl(files[0], libc::F_DUPFD, 100) };
+        close_all_but([2, files[2], -1, 1, far, 0, files[1]]);
+        // SAFETY: as above; what is not open is refused.
+        let open = |file: RawFd| unsafe { libc::fcntl(file, libc::F_GETFD) } >= 0;
+        assert!([0, 1, 2, files[1], files[2], far].into_iter().all(open));
+        assert!((0..200).filter(|file| open(*file)).count() == 6);
+        std::process::exit(7);
+    }
+
+    #[test]
+    fn all_descriptors_but_some_are_closed() {
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "sys::tests::closes_all_but_some", "--nocapture"])
+            .env("DROVER_TEST_CLOSE", "1")
+            .status();
+        assert_eq!(status.unwrap().code(), Some(7));
     }
 
     #[test]

@@ -5,14 +5,13 @@
 //! session of its own: as long as a descendant lives, it is found below the supervisor. And when we are killed, so that
 //! nobody hears its reports any more, the supervisor ends what is below it.
 
+mod program;
 mod supervisor;
 
-use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill, killpg};
@@ -20,18 +19,13 @@ use nix::unistd::Pid;
 
 use crate::poll::{self, Interest};
 use crate::{Deadline, sys};
+pub use program::Program;
 use supervisor::{RECORD, Record};
 
 /// How long a dropped tree is given to die; SIGKILL needs no cooperation, but a busy machine needs a moment.
 const DROP_PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks at a tree that dies.
 const LOOK: Duration = Duration::from_millis(2);
-
-/// What to run and how.
-#[derive(Debug)]
-pub struct Program {
-    command: Command,
-}
 
 /// How a program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,89 +58,8 @@ pub struct Tree {
     pub stdout: Option<ChildStdout>,
     /// Reads what the program complains, if asked for by [`Program::pipes`].
     pub stderr: Option<ChildStderr>,
-}
-
-impl Program {
-    /// A program by its path or its name on PATH, with standard streams to and from nowhere.
-    pub fn new(program: impl AsRef<OsStr>) -> Self {
-        let mut command = Command::new(program);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Self { command }
-    }
-
-    /// Adds arguments.
-    #[must_use]
-    pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
-        self.command.args(args);
-        self
-    }
-
-    /// Sets the whole environment; without this it is ours.
-    #[must_use]
-    pub fn environment(mut self, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
-        self.command.env_clear().envs(variables);
-        self
-    }
-
-    /// Runs in this folder.
-    #[must_use]
-    pub fn folder(mut self, folder: &Path) -> Self {
-        self.command.current_dir(folder);
-        self
-    }
-
-    /// Runs as this user and group, without further groups. Needs root.
-    #[must_use]
-    pub fn user(mut self, user: u32, group: u32) -> Self {
-        self.command.uid(user).gid(group);
-        self
-    }
-
-    /// Connects all three standard streams to the [`Tree`]'s fields.
-    #[must_use]
-    pub fn pipes(mut self) -> Self {
-        self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        self
-    }
-
-    /// Connects standard output and standard error, such as to a file or a socket.
-    #[must_use]
-    pub fn output(mut self, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> Self {
-        self.command.stdout(stdout).stderr(stderr);
-        self
-    }
-
-    /// Starts it, in a session of its own.
-    ///
-    /// # Errors
-    /// When there is no such program, or the system has no more room; the message names the program.
-    pub fn spawn(mut self) -> io::Result<Tree> {
-        let name = self.command.get_program().to_string_lossy().into_owned();
-        let failed = |error: io::Error| io::Error::new(error.kind(), format!("start {name}: {error}"));
-        let (reports, writer) = sys::pipe().map_err(failed)?;
-        let report_to = writer.as_raw_fd();
-        // SAFETY: the closure runs between fork and exec and makes system calls only; it takes no lock, allocates
-        // nothing, and touches no memory but its own copies. `writer` is open until after the spawn.
-        unsafe { self.command.pre_exec(move || supervisor::split(report_to)) };
-        let mut supervisor = self.command.spawn().map_err(failed)?;
-        drop(writer);
-        let mut tree = Tree {
-            stdin: supervisor.stdin.take(),
-            stdout: supervisor.stdout.take(),
-            stderr: supervisor.stderr.take(),
-            supervisor,
-            reports,
-            pid: 0,
-            exit: None,
-            gone: false,
-        };
-        // Sent before the program starts, so it is there already or on its way.
-        match tree.next_report(Deadline::never()).map_err(failed)? {
-            Some(Record::Started(pid)) => tree.pid = pid,
-            _ => return Err(failed(io::Error::other("its supervisor ended at once"))),
-        }
-        Ok(tree)
-    }
+    /// Reads what the program prints and complains, in this order, if asked for by [`Program::one_output`].
+    pub output: Option<File>,
 }
 
 impl Tree {
@@ -179,9 +92,14 @@ impl Tree {
         self.reports.as_fd()
     }
 
+    /// Whether its process group is its own: before it is known to be started there is none, and 0 would be ours.
+    fn has_program(&self) -> bool {
+        self.pid != 0 && self.exit.is_none()
+    }
+
     /// Sends SIGTERM to the program's process group: what lets well-behaved programs tidy up.
     pub fn terminate(&self) {
-        if self.exit.is_none() && !self.gone {
+        if self.has_program() && !self.gone {
             // It may be gone already.
             let _ = killpg(pid(self.pid), Signal::SIGTERM);
         }
@@ -195,7 +113,7 @@ impl Tree {
         if self.gone {
             return Ok(());
         }
-        if self.exit.is_none() {
+        if self.has_program() {
             let _ = killpg(pid(self.pid), Signal::SIGKILL);
         }
         loop {
@@ -235,22 +153,7 @@ impl Tree {
 
     /// The supervisor's next record; `None` when it has left.
     fn next_report(&mut self, deadline: Deadline) -> io::Result<Option<Record>> {
-        let mut bytes = [0; RECORD];
-        loop {
-            // Records are written and read as a whole: they are far shorter than what pipes keep together.
-            match nix::unistd::read(&self.reports, &mut bytes) {
-                Ok(0) => return Ok(None),
-                Ok(RECORD) => return Record::parse(bytes).map(Some),
-                Ok(_) => return Err(io::Error::other("the supervisor sent half a report")),
-                Err(nix::errno::Errno::EAGAIN) => {
-                    if !poll::wait_one(self.reports.as_fd(), Interest::Readable, deadline)? {
-                        return Err(io::ErrorKind::TimedOut.into());
-                    }
-                }
-                Err(nix::errno::Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
+        next_record(&self.reports, deadline)?.map(Record::parse).transpose()
     }
 }
 
@@ -258,6 +161,26 @@ impl Drop for Tree {
     fn drop(&mut self) {
         // Nobody is left to tell; whatever hangs in the kernel dies when it leaves it.
         let _ = self.kill(Deadline::after(DROP_PATIENCE));
+    }
+}
+
+/// The next record of a pipe; `None` when nobody is left to write one.
+fn next_record(reports: &OwnedFd, deadline: Deadline) -> io::Result<Option<[u8; RECORD]>> {
+    let mut bytes = [0; RECORD];
+    loop {
+        // Records are written and read as a whole: they are far shorter than what pipes keep together.
+        match nix::unistd::read(reports, &mut bytes) {
+            Ok(0) => return Ok(None),
+            Ok(RECORD) => return Ok(Some(bytes)),
+            Ok(_) => return Err(io::Error::other("the supervisor sent half a report")),
+            Err(nix::errno::Errno::EAGAIN) => {
+                if !poll::wait_one(reports.as_fd(), Interest::Readable, deadline)? {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+            }
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
     }
 }
 
@@ -283,159 +206,4 @@ fn pid(id: u32) -> Pid {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::Write;
-
-    fn shell(script: &str) -> Program {
-        Program::new("/bin/sh").args(["-c", script])
-    }
-
-    fn soon() -> Deadline {
-        Deadline::after(Duration::from_secs(60))
-    }
-
-    fn is_alive(id: u32) -> bool {
-        // A zombie of somebody else's still has an entry, and does not live.
-        std::fs::read_to_string(format!("/proc/{id}/stat"))
-            .is_ok_and(|stat| !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')))
-    }
-
-    fn first_number(stream: &mut impl Read) -> u32 {
-        let mut text = String::new();
-        let mut byte = [0; 1];
-        while stream.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {
-            text.push(char::from(byte[0]));
-        }
-        text.trim().parse().unwrap()
-    }
-
-    #[test]
-    fn output_and_exit_code_are_the_programs() {
-        let mut tree = shell("read word; echo $word; echo bad >&2; exit 7").pipes().spawn().unwrap();
-        tree.stdin.take().unwrap().write_all(b"hello\n").unwrap();
-        assert_eq!(read_all(tree.stdout.take().unwrap(), 100).unwrap(), b"hello\n");
-        assert_eq!(read_all(tree.stderr.take().unwrap(), 100).unwrap(), b"bad\n");
-        assert_eq!(tree.wait(soon()).unwrap(), Some(Exit::Code(7)));
-        assert_eq!(tree.wait(soon()).unwrap(), Some(Exit::Code(7)));
-    }
-
-    #[test]
-    fn a_program_that_a_signal_ended_says_which() {
-        let mut tree = shell("kill -9 $$").spawn().unwrap();
-        assert_eq!(tree.wait(soon()).unwrap(), Some(Exit::Signal(libc::SIGKILL)));
-    }
-
-    #[test]
-    fn a_missing_program_is_an_error_with_its_name() {
-        let error = Program::new("/no/such/program").spawn().unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::NotFound);
-        assert!(error.to_string().contains("/no/such/program"), "{error}");
-    }
-
-    #[test]
-    fn waiting_for_a_program_that_goes_on_ends_at_the_deadline() {
-        let mut tree = shell("read forever").pipes().spawn().unwrap();
-        assert_eq!(tree.wait(Deadline::after(Duration::from_millis(10))).unwrap(), None);
-        assert!(is_alive(tree.id()));
-        tree.kill(soon()).unwrap();
-        assert!(!is_alive(tree.id()));
-    }
-
-    #[test]
-    fn terminating_reaches_the_program() {
-        let mut tree =
-            shell("trap 'exit 3' TERM; echo ready; while :; do sleep 0.01; done").pipes().spawn().unwrap();
-        let mut ready = [0; 6];
-        tree.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
-        tree.terminate();
-        assert_eq!(tree.wait(soon()).unwrap(), Some(Exit::Code(3)));
-    }
-
-    #[test]
-    fn a_grandchild_that_forked_twice_into_its_own_session_dies_with_its_tree() {
-        let mut tree = shell("(setsid sh -c 'echo $$; exec sleep 1000' &) ; exit 0").pipes().spawn().unwrap();
-        let grandchild = first_number(tree.stdout.as_mut().unwrap());
-        assert_eq!(tree.wait(soon()).unwrap(), Some(Exit::Code(0)));
-        assert!(is_alive(grandchild));
-        tree.kill(soon()).unwrap();
-        assert!(!is_alive(grandchild));
-    }
-
-    #[test]
-    fn dropping_a_tree_kills_what_the_program_left_behind() {
-        let mut tree = shell("setsid sh -c '(echo $$; exec sleep 1000)' & wait").pipes().spawn().unwrap();
-        let grandchild = first_number(tree.stdout.as_mut().unwrap());
-        assert!(is_alive(grandchild));
-        drop(tree);
-        assert!(!is_alive(grandchild));
-    }
-
-    /// For [`what_a_program_started_ends_with_the_process_that_started_the_program_even_if_that_is_killed`], which runs
-    /// this as a process of its own, with a folder to write to.
-    #[test]
-    fn starts_trees_and_waits_to_be_killed() {
-        let Some(folder) = std::env::var_os("DROVER_TEST_TREES") else { return };
-        // Below one that ignores what it can, in a session of its own; and left by its parent.
-        let deep =
-            "trap '' TERM HUP PIPE INT; setsid sh -c 'echo $$ >deep; exec sleep 1000' & echo $$ >top; wait";
-        let left = "(sh -c 'echo $$ >left; exec sleep 1000' &) ; exit 0";
-        let folder = Path::new(&folder);
-        // Started by a thread that does not live as long as they do.
-        let start = |script: &'static str| {
-            let program = shell(script).folder(folder);
-            std::thread::spawn(move || program.spawn().unwrap()).join().unwrap()
-        };
-        let _trees = [deep, left].map(start);
-        std::thread::sleep(Duration::from_secs(600));
-    }
-
-    #[test]
-    fn what_a_program_started_ends_with_the_process_that_started_the_program_even_if_that_is_killed() {
-        let folder = tempfile::tempdir().unwrap();
-        let name = "process::tests::starts_trees_and_waits_to_be_killed";
-        let mut starter = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", name, "--nocapture"])
-            .env("DROVER_TEST_TREES", folder.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut read = |name: &str| {
-            let id = soon().ask(|| {
-                assert_eq!(starter.try_wait().unwrap(), None, "it should wait to be killed");
-                let text = std::fs::read_to_string(folder.path().join(name)).unwrap_or_default();
-                text.strip_suffix('\n')?.parse::<u32>().ok()
-            });
-            id.unwrap_or_else(|| panic!("{name} should be started"))
-        };
-        let all = ["deep", "top", "left"].map(&mut read);
-        assert!(all.iter().all(|id| is_alive(*id)));
-        starter.kill().unwrap();
-        starter.wait().unwrap();
-        let gone = soon().ask(|| all.iter().all(|id| !is_alive(*id)).then_some(()));
-        assert!(gone.is_some(), "{all:?} should be gone");
-    }
-
-    #[test]
-    fn killing_one_tree_spares_the_others() {
-        let mut doomed = shell("read forever").pipes().spawn().unwrap();
-        let other = shell("read forever").pipes().spawn().unwrap();
-        doomed.kill(soon()).unwrap();
-        assert!(is_alive(other.id()));
-    }
-
-    #[test]
-    fn the_supervisor_keeps_none_of_our_descriptors_open() {
-        // Whoever reads from the program's output sees its end although the supervisor, which the sleeping child
-        // keeps busy, goes on.
-        let mut tree = shell("sleep 1000 >/dev/null 2>&1 & echo done").pipes().spawn().unwrap();
-        assert_eq!(read_all(tree.stdout.take().unwrap(), 100).unwrap(), b"done\n");
-        tree.kill(soon()).unwrap();
-    }
-
-    #[test]
-    fn more_output_than_allowed_is_an_error() {
-        let error = read_all(&[0_u8; 11][..], 10).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 use super::Exit;
+use crate::sandbox::plan::Plan;
 use crate::sys;
 
 /// The bytes of a report.
@@ -44,9 +45,7 @@ impl Record {
 /// Runs in the forked child: forks again, returns in the grandchild, which goes on to become the program, and
 /// never returns in the child, which becomes the supervisor.
 pub(super) fn split(report_to: RawFd) -> io::Result<()> {
-    // SAFETY: changes this process' session only; cannot fail in a process just forked.
-    unsafe { libc::setsid() };
-    sys::adopt_orphans();
+    begin();
     // SAFETY: this process has one thread, itself a fresh fork; neither side needs a lock from before.
     let program = unsafe { libc::fork() };
     match program {
@@ -56,11 +55,64 @@ pub(super) fn split(report_to: RawFd) -> io::Result<()> {
             unsafe { libc::setsid() };
             Ok(())
         }
-        _ => supervise(program, report_to),
+        _ => supervise(program, report_to, -1, || ()),
     }
 }
 
-fn supervise(program: libc::pid_t, report_to: RawFd) -> ! {
+/// Runs in the forked child as [`split`] does, for a program in a sandbox; never returns. The grandchild becomes the
+/// program here. Who cannot go on writes the number of the step that failed, or -1, and what the system said, to the
+/// second pipe, which closes when the program runs.
+pub(super) fn split_into(sandbox: &Plan, report_to: RawFd, fail_to: RawFd) -> ! {
+    // At once: on its way the program holds nothing open that others of our threads are writing, such as another
+    // program, which could not be run meanwhile. Whoever forked us waits for nothing more.
+    sys::close_all_but([0, 1, 2, report_to, fail_to, sandbox.descriptor()]);
+    begin();
+    if let Err((number, error)) = sandbox.enter_outer() {
+        fail(fail_to, number, &error);
+    }
+    let [ours, theirs] = match sandbox.needs_help().then(sys::socket_pair) {
+        None => [-1; 2],
+        Some(Ok(pair)) => pair,
+        Some(Err(error)) => fail(fail_to, -1, &error),
+    };
+    // SAFETY: as in `split`.
+    let program = unsafe { libc::fork() };
+    match program {
+        -1 => fail(fail_to, -1, &io::Error::last_os_error()),
+        0 => {
+            sys::close(ours);
+            sys::close(report_to);
+            // SAFETY: as in `split`.
+            unsafe { libc::setsid() };
+            let (number, error) = sandbox.enter(theirs);
+            fail(fail_to, number, &error)
+        }
+        _ => supervise(program, report_to, ours, || sandbox.help(program, ours)),
+    }
+}
+
+fn begin() {
+    // SAFETY: changes this process' session only; cannot fail in a process just forked.
+    unsafe { libc::setsid() };
+    sys::adopt_orphans();
+}
+
+/// Reports a step into a sandbox that failed, and ends.
+fn fail(to: RawFd, number: i32, error: &io::Error) -> ! {
+    report(to, number, error.raw_os_error().unwrap_or(libc::EIO));
+    // SAFETY: ends this process without running anything that was registered for its end.
+    unsafe { libc::_exit(1) }
+}
+
+/// Reads a report of [`split_into`]: the number of the step, and what the system said.
+pub(super) fn parse_failure(bytes: [u8; RECORD]) -> (i32, io::Error) {
+    let [a, b, c, d, e, f, g, h] = bytes;
+    let error = io::Error::from_raw_os_error(i32::from_ne_bytes([e, f, g, h]));
+    (i32::from_ne_bytes([a, b, c, d]), error)
+}
+
+/// Becomes the supervisor; `help` is done for the program first, with the descriptor `helper`.
+fn supervise(program: libc::pid_t, report_to: RawFd, helper: RawFd, help: impl FnOnce()) -> ! {
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE] {
         // SAFETY: installs no code of ours. Requests to stop are for those who started us: they end the tree. That they
         // are gone is seen where it is looked for.
@@ -70,7 +122,9 @@ fn supervise(program: libc::pid_t, report_to: RawFd) -> ! {
     report(report_to, STARTED, program);
     // What we hold open here would never end for those who read from the program, nor for the spawning side, which
     // waits for the closing of a pipe of its own until the program runs.
-    sys::close_all_but(report_to);
+    sys::close_all_but([report_to, helper]);
+    help();
+    sys::close(helper);
     sys::wake_for_children();
     loop {
         reap(program, report_to);
@@ -108,10 +162,11 @@ fn reap(program: libc::pid_t, report_to: RawFd) {
     }
 }
 
+/// Writes two numbers.
 fn report(to: RawFd, kind: i32, value: i32) {
     let (kind, value) = (kind.to_ne_bytes(), value.to_ne_bytes());
     let bytes = [kind[0], kind[1], kind[2], kind[3], value[0], value[1], value[2], value[3]];
-    // SAFETY: the bytes are on our stack for the call. The pipe has room for our two records, and if nobody reads
+    // SAFETY: the bytes are on our stack for the call. The pipe has room for our few records, and if nobody reads
     // it any more there is nobody to tell.
     unsafe { libc::write(to, bytes.as_ptr().cast(), bytes.len()) };
 }

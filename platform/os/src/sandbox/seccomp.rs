@@ -1,0 +1,345 @@
+//! The filter of system calls: what a program in a sandbox cannot do although its user may.
+//!
+//! Files that run as their owner (setuid, setgid) are not made: until the end of a build they lie on the machine, where
+//! somebody else could run them. So calls whose argument shows such permissions get EPERM. A folder is made without them
+//! by the kernel itself, whatever is asked for, so mkdir is left alone. What could get around this gets ENOSYS, as in
+//! kernels that do not have it, and programs do without: `openat2` and `io_uring`, whose arguments a filter does not
+//! see. So do the calls of the kernel's keyrings, which no namespace keeps apart.
+//!
+//! The kernel runs the filter as a program of its own small machine (classic BPF, `linux/filter.h`) over number,
+//! architecture and arguments of each call (`linux/seccomp.h`). The numbers are those of each architecture's table.
+
+use std::io;
+
+use libc::sock_filter;
+
+/// What is done about a system call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rule {
+    /// The argument of this number is permissions.
+    Mode(u32),
+    /// Opens a file: flags, and the permissions of one that is made. Without the latter they may be anything.
+    Open(u32, u32),
+    /// As if the kernel had no such call.
+    Absent,
+}
+
+/// The calls of an architecture.
+struct Table {
+    /// The kernel's number for it (`linux/audit.h`).
+    architecture: u32,
+    calls: &'static [(u32, Rule)],
+    /// The number from which on calls are of another kind: x32 beside x86_64.
+    end: Option<u32>,
+}
+
+const SETUID_OR_SETGID: u32 = libc::S_ISUID | libc::S_ISGID;
+/// `O_CREAT`, and the bit of `O_TMPFILE` that is its own: alike on all of these architectures.
+const MAKES_FILE: u32 = 0o100 | 0o20_000_000;
+
+#[cfg(any(target_arch = "x86_64", test))]
+const X86_64: Table = Table {
+    architecture: 0xC000_003E,
+    calls: &[
+        (2, Rule::Open(1, 2)),   // open
+        (85, Rule::Mode(1)),     // creat
+        (90, Rule::Mode(1)),     // chmod
+        (91, Rule::Mode(1)),     // fchmod
+        (133, Rule::Mode(1)),    // mknod
+        (248, Rule::Absent),     // add_key
+        (249, Rule::Absent),     // request_key
+        (250, Rule::Absent),     // keyctl
+        (257, Rule::Open(2, 3)), // openat
+        (259, Rule::Mode(2)),    // mknodat
+        (268, Rule::Mode(2)),    // fchmodat
+        (425, Rule::Absent),     // io_uring_setup
+        (437, Rule::Absent),     // openat2
+        (452, Rule::Mode(2)),    // fchmodat2
+    ],
+    end: Some(0x4000_0000),
+};
+
+#[cfg(any(target_arch = "x86_64", target_arch = "x86", test))]
+const I386: Table = Table {
+    architecture: 0x4000_0003,
+    calls: &[
+        (5, Rule::Open(1, 2)),   // open
+        (8, Rule::Mode(1)),      // creat
+        (14, Rule::Mode(1)),     // mknod
+        (15, Rule::Mode(1)),     // chmod
+        (94, Rule::Mode(1)),     // fchmod
+        (286, Rule::Absent),     // add_key
+        (287, Rule::Absent),     // request_key
+        (288, Rule::Absent),     // keyctl
+        (295, Rule::Open(2, 3)), // openat
+        (297, Rule::Mode(2)),    // mknodat
+        (306, Rule::Mode(2)),    // fchmodat
+        (425, Rule::Absent),     // io_uring_setup
+        (437, Rule::Absent),     // openat2
+        (452, Rule::Mode(2)),    // fchmodat2
+    ],
+    end: None,
+};
+
+/// The calls of those that came late, which have one table.
+#[cfg(any(target_arch = "aarch64", target_arch = "riscv64", test))]
+const GENERIC: &[(u32, Rule)] = &[
+    (33, Rule::Mode(2)),    // mknodat
+    (52, Rule::Mode(1)),    // fchmod
+    (53, Rule::Mode(2)),    // fchmodat
+    (56, Rule::Open(2, 3)), // openat
+    (217, Rule::Absent),    // add_key
+    (218, Rule::Absent),    // request_key
+    (219, Rule::Absent),    // keyctl
+    (425, Rule::Absent),    // io_uring_setup
+    (437, Rule::Absent),    // openat2
+    (452, Rule::Mode(2)),   // fchmodat2
+];
+
+#[cfg(any(target_arch = "aarch64", test))]
+const AARCH64: Table = Table { architecture: 0xC000_00B7, calls: GENERIC, end: None };
+
+#[cfg(any(target_arch = "riscv64", test))]
+const RISCV64: Table = Table { architecture: 0xC000_00F3, calls: GENERIC, end: None };
+
+#[cfg(any(target_arch = "aarch64", target_arch = "arm", test))]
+const ARM: Table = Table {
+    architecture: 0x4000_0028,
+    calls: &[
+        (5, Rule::Open(1, 2)),   // open
+        (8, Rule::Mode(1)),      // creat
+        (14, Rule::Mode(1)),     // mknod
+        (15, Rule::Mode(1)),     // chmod
+        (94, Rule::Mode(1)),     // fchmod
+        (309, Rule::Absent),     // add_key
+        (310, Rule::Absent),     // request_key
+        (311, Rule::Absent),     // keyctl
+        (322, Rule::Open(2, 3)), // openat
+        (324, Rule::Mode(2)),    // mknodat
+        (333, Rule::Mode(2)),    // fchmodat
+        (425, Rule::Absent),     // io_uring_setup
+        (437, Rule::Absent),     // openat2
+        (452, Rule::Mode(2)),    // fchmodat2
+    ],
+    end: None,
+};
+
+#[cfg(target_arch = "x86_64")]
+const HERE: &[Table] = &[X86_64, I386];
+#[cfg(target_arch = "x86")]
+const HERE: &[Table] = &[I386];
+#[cfg(target_arch = "aarch64")]
+const HERE: &[Table] = &[AARCH64, ARM];
+#[cfg(target_arch = "arm")]
+const HERE: &[Table] = &[ARM];
+#[cfg(target_arch = "riscv64")]
+const HERE: &[Table] = &[RISCV64];
+#[cfg(not(any(
+    target_arch = "x86_64",
+    target_arch = "x86",
+    target_arch = "aarch64",
+    target_arch = "arm",
+    target_arch = "riscv64"
+)))]
+const HERE: &[Table] = &[];
+
+/// The filter for this machine.
+///
+/// # Errors
+/// [`io::ErrorKind::Unsupported`] where we know no system calls.
+pub(super) fn filter() -> io::Result<Vec<sock_filter>> {
+    if HERE.is_empty() {
+        let message = "there is no filter of system calls for processors of this kind, so no sandbox";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+    }
+    Ok(assemble(HERE))
+}
+
+/// Where the kernel puts what a filter looks at.
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+
+/// The lower half of an argument: modes and flags have no more. All of these architectures have it first.
+const fn argument(number: u32) -> u32 {
+    16 + 8 * number
+}
+
+const fn load(offset: u32) -> sock_filter {
+    sock_filter { code: 0x20, jt: 0, jf: 0, k: offset }
+}
+
+/// Skips so many if what is loaded is the value, and as many if it is not.
+const fn equal(value: u32, then: u8, otherwise: u8) -> sock_filter {
+    sock_filter { code: 0x15, jt: then, jf: otherwise, k: value }
+}
+
+/// The same if it is the value or more.
+const fn at_least(value: u32, then: u8, otherwise: u8) -> sock_filter {
+    sock_filter { code: 0x35, jt: then, jf: otherwise, k: value }
+}
+
+/// The same if it has any of the bits.
+const fn has(bits: u32, then: u8, otherwise: u8) -> sock_filter {
+    sock_filter { code: 0x45, jt: then, jf: otherwise, k: bits }
+}
+
+const fn skip(count: u32) -> sock_filter {
+    sock_filter { code: 0x05, jt: 0, jf: 0, k: count }
+}
+
+const fn answer(what: u32) -> sock_filter {
+    sock_filter { code: 0x06, jt: 0, jf: 0, k: what }
+}
+
+const ALLOW: sock_filter = answer(libc::SECCOMP_RET_ALLOW);
+const KILL: sock_filter = answer(libc::SECCOMP_RET_KILL_PROCESS);
+
+#[allow(clippy::cast_sign_loss)] // they are positive
+const fn refuse(errno: i32) -> sock_filter {
+    answer(libc::SECCOMP_RET_ERRNO | errno as u32)
+}
+
+fn assemble(tables: &[Table]) -> Vec<sock_filter> {
+    let mut filter = vec![load(ARCHITECTURE)];
+    for table in tables {
+        let block = block(table);
+        filter.push(equal(table.architecture, 1, 0));
+        #[allow(clippy::cast_possible_truncation)] // a few dozen
+        filter.push(skip(block.len() as u32));
+        filter.extend(block);
+    }
+    filter.push(KILL);
+    filter
+}
+
+/// What happens to a call of this architecture; never runs beyond its end.
+fn block(table: &Table) -> Vec<sock_filter> {
+    let mut block = vec![load(NUMBER)];
+    if let Some(end) = table.end {
+        block.extend([at_least(end, 0, 1), refuse(libc::ENOSYS)]);
+    }
+    for (number, rule) in table.calls {
+        match *rule {
+            Rule::Absent => block.extend([equal(*number, 0, 1), refuse(libc::ENOSYS)]),
+            Rule::Mode(mode) => block.extend([
+                equal(*number, 0, 4),
+                load(argument(mode)),
+                has(SETUID_OR_SETGID, 0, 1),
+                refuse(libc::EPERM),
+                ALLOW,
+            ]),
+            Rule::Open(flags, mode) => block.extend([
+                equal(*number, 0, 6),
+                load(argument(flags)),
+                has(MAKES_FILE, 0, 3),
+                load(argument(mode)),
+                has(SETUID_OR_SETGID, 0, 1),
+                refuse(libc::EPERM),
+                ALLOW,
+            ]),
+        }
+    }
+    block.push(ALLOW);
+    block
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The machine that runs filters, as far as ours need it.
+    fn run(filter: &[sock_filter], architecture: u32, number: u32, arguments: [u32; 6]) -> u32 {
+        let (mut next, mut loaded) = (0, 0);
+        loop {
+            let step = filter[next];
+            next += 1;
+            let branch = |holds: bool| usize::from(if holds { step.jt } else { step.jf });
+            match step.code {
+                0x20 => {
+                    loaded = match step.k {
+                        NUMBER => number,
+                        ARCHITECTURE => architecture,
+                        offset => arguments[((offset - 16) / 8) as usize],
+                    }
+                }
+                0x15 => next += branch(loaded == step.k),
+                0x35 => next += branch(loaded >= step.k),
+                0x45 => next += branch(loaded & step.k != 0),
+                0x05 => next += step.k as usize,
+                0x06 => return step.k,
+                other => panic!("{other:#x} is no step of ours"),
+            }
+        }
+    }
+
+    const ALLOWED: u32 = libc::SECCOMP_RET_ALLOW;
+    const EPERM: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+
+    #[test]
+    fn each_call_is_judged_by_its_argument_on_each_architecture() {
+        for pair in [&[X86_64, I386][..], &[AARCH64, ARM], &[RISCV64]] {
+            let filter = assemble(pair);
+            for table in pair {
+                let ask = |number, arguments| run(&filter, table.architecture, number, arguments);
+                for (number, rule) in table.calls {
+                    let with = |values: &[(u32, u32)]| {
+                        let mut arguments = [0; 6];
+                        for (place, value) in values {
+                            arguments[*place as usize] = *value;
+                        }
+                        ask(*number, arguments)
+                    };
+                    match *rule {
+                        Rule::Absent => assert_eq!(with(&[]), ENOSYS, "{number}"),
+                        Rule::Mode(mode) => {
+                            assert_eq!(with(&[(mode, 0o1777)]), ALLOWED, "{number}");
+                            assert_eq!(with(&[(mode, 0o4755)]), EPERM, "{number}");
+                            assert_eq!(with(&[(mode, 0o2755)]), EPERM, "{number}");
+                        }
+                        Rule::Open(flags, mode) => {
+                            assert_eq!(with(&[(flags, 0), (mode, 0o6755)]), ALLOWED, "{number}");
+                            assert_eq!(with(&[(flags, 0o102), (mode, 0o644)]), ALLOWED, "{number}");
+                            assert_eq!(with(&[(flags, 0o102), (mode, 0o4755)]), EPERM, "{number}");
+                            assert_eq!(with(&[(flags, 0o20_000_002), (mode, 0o2755)]), EPERM, "{number}");
+                        }
+                    }
+                }
+                assert_eq!(ask(1, [0o6777; 6]), ALLOWED);
+                assert_eq!(ask(10_000, [0o6777; 6]), ALLOWED);
+            }
+        }
+    }
+
+    #[test]
+    fn another_architecture_is_killed_and_another_kind_of_calls_refused() {
+        let filter = assemble(&[X86_64, I386]);
+        assert_eq!(run(&filter, AARCH64.architecture, 0, [0; 6]), libc::SECCOMP_RET_KILL_PROCESS);
+        assert_eq!(run(&filter, X86_64.architecture, 0x4000_0000 | 90, [0; 6]), ENOSYS);
+        assert_eq!(run(&filter, X86_64.architecture, 0x3FFF_FFFF, [0; 6]), ALLOWED);
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn the_numbers_are_those_of_this_machine() {
+        let number = |call: libc::c_long| u32::try_from(call).unwrap();
+        for (call, rule) in [
+            (libc::SYS_open, Rule::Open(1, 2)),
+            (libc::SYS_openat, Rule::Open(2, 3)),
+            (libc::SYS_creat, Rule::Mode(1)),
+            (libc::SYS_chmod, Rule::Mode(1)),
+            (libc::SYS_fchmod, Rule::Mode(1)),
+            (libc::SYS_fchmodat, Rule::Mode(2)),
+            (libc::SYS_fchmodat2, Rule::Mode(2)),
+            (libc::SYS_mknod, Rule::Mode(1)),
+            (libc::SYS_mknodat, Rule::Mode(2)),
+            (libc::SYS_add_key, Rule::Absent),
+            (libc::SYS_request_key, Rule::Absent),
+            (libc::SYS_keyctl, Rule::Absent),
+            (libc::SYS_io_uring_setup, Rule::Absent),
+            (libc::SYS_openat2, Rule::Absent),
+        ] {
+            assert!(X86_64.calls.contains(&(number(call), rule)), "{call}");
+        }
+    }
+}
