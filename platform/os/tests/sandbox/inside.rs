@@ -1,0 +1,238 @@
+//! What a program in a sandbox sees, and what it cannot do.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
+
+use drover_os::process::Exit;
+use drover_os::user;
+
+use crate::ground::{GROUP, Ground, USER, both, finish, mark, sleepers};
+use crate::probe::probe;
+
+#[test]
+fn it_is_the_first_process_and_leads_a_session_without_rights() {
+    both("inside::it_is_the_first_process_and_leads_a_session_without_rights", || {
+        let ground = Ground::new();
+        assert_eq!(ground.says("echo $$"), "1");
+        assert_eq!(ground.says("cut -d' ' -f 1,5,6 /proc/self/stat").split(' ').nth(2), Some("1"));
+        assert_eq!(
+            ground.says("umask; pwd; ulimit -c; id -u; id -g"),
+            format!("0022\n/build\n0\n{USER}\n{GROUP}")
+        );
+        assert_eq!(ground.says("cat /proc/sys/kernel/hostname"), "localhost");
+        let status = ground.says("cat /proc/self/status");
+        let value = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+        for rights in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+            assert_eq!(value(rights).trim_start_matches('0'), "", "{rights}");
+        }
+        assert_eq!((value("NoNewPrivs:"), value("Seccomp:")), ("1", "2"));
+        if user::is_root() {
+            assert_eq!(value("Groups:"), "");
+        }
+    });
+}
+
+#[test]
+fn it_sees_no_process_of_the_machine_and_cannot_end_one() {
+    both("inside::it_sees_no_process_of_the_machine_and_cannot_end_one", || {
+        let ground = Ground::new();
+        let other = ground.start("while :; do sleep 1; done");
+        let (own, id) = (std::process::id(), other.id());
+        let seen = ground.says("for p in /proc/[0-9]*; do echo ${p#/proc/}; done");
+        assert_eq!(seen, "1");
+        for process in [own, id] {
+            let (exit, said) = ground.run(&format!("kill -9 {process}"));
+            assert!(!exit.is_success(), "{said}");
+        }
+    });
+}
+
+#[test]
+fn it_has_a_loopback_that_is_up_and_no_other_network() {
+    both("inside::it_has_a_loopback_that_is_up_and_no_other_network", || {
+        let mut ground = Ground::new();
+        let devices = ground.says("sed -n 's/:.*//p' /proc/net/dev | tr -d ' '");
+        assert_eq!(devices, "lo");
+        assert_eq!(probe(&mut ground, "loopback", ""), "fine");
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        assert_eq!(probe(&mut Ground::new(), "connect", &address), "ConnectionRefused");
+        let mut open = Ground::new();
+        open.sandbox.network = true;
+        assert_eq!(probe(&mut open, "connect", &address), "fine");
+    });
+}
+
+#[test]
+fn what_is_there_to_be_read_cannot_be_written() {
+    both("inside::what_is_there_to_be_read_cannot_be_written", || {
+        let mut ground = Ground::new();
+        let input = tempfile::tempdir().unwrap();
+        fs::set_permissions(input.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        fs::write(input.path().join("file"), "kept").unwrap();
+        fs::set_permissions(input.path().join("file"), std::os::unix::fs::PermissionsExt::from_mode(0o666))
+            .unwrap();
+        ground.bind(input.path(), "/input", false);
+        for script in [
+            "echo changed >/input/file",
+            "echo new >/input/new",
+            "rm -f /input/file",
+            "chmod 600 /input/file",
+            "mount -o remount,bind,rw /input && echo changed >/input/file",
+            // With a user namespace of its own, it has rights in there, but not over what came with it.
+            "unshare -Urm sh -c 'mount -o remount,bind,rw /input && echo changed >/input/file'",
+            "unshare -Urm umount /input",
+        ] {
+            let (exit, said) = ground.run(script);
+            assert!(!exit.is_success(), "{script}: {said}");
+        }
+        assert_eq!(fs::read_to_string(input.path().join("file")).unwrap(), "kept");
+        assert_eq!(fs::read_dir(input.path()).unwrap().count(), 1);
+    });
+}
+
+#[test]
+fn what_it_writes_belongs_to_its_user_outside() {
+    both("inside::what_it_writes_belongs_to_its_user_outside", || {
+        let ground = Ground::new();
+        ground.says("echo hello >out && test -O out && test -G out");
+        let file = ground.build().join("out");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "hello\n");
+        let expected = ground.sandbox.ids.outside.map_or(user::effective_id(), |(user, _)| user);
+        assert_eq!(file.metadata().unwrap().uid(), expected);
+    });
+}
+
+#[test]
+fn it_sees_the_folder_that_it_got_and_nothing_else_of_the_machine() {
+    both("inside::it_sees_the_folder_that_it_got_and_nothing_else_of_the_machine", || {
+        let ground = Ground::new();
+        let listed = ground.says("cd /; ls");
+        let mut expected: Vec<_> = fs::read_dir(&ground.sandbox.root)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        expected.sort();
+        assert_eq!(listed.lines().collect::<Vec<_>>(), expected);
+        // The way up ends at the root, however it is tried.
+        assert_eq!(ground.says("cd /../../..; ls"), listed);
+        let mounts = ground.says("cut -d' ' -f 5 /proc/self/mountinfo");
+        let own = |mount: &str| {
+            mount == "/"
+                || ["/proc", "/dev", "/build", "/usr", "/bin", "/lib"]
+                    .iter()
+                    .any(|own| mount.starts_with(own))
+        };
+        assert!(mounts.lines().all(own), "{mounts}");
+        // The machine does not see what is mounted in there.
+        let machine = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!machine.contains(ground.sandbox.root.to_str().unwrap()), "{machine}");
+    });
+}
+
+#[test]
+fn its_devices_work_and_are_few() {
+    both("inside::its_devices_work_and_are_few", || {
+        let ground = Ground::new();
+        let listed = ground.says("ls /dev | grep -v '^kvm$' | tr '\\n' ' '");
+        assert_eq!(listed.trim(), "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero");
+        ground.says("echo x >/dev/null && test $(head -c 4 /dev/zero | wc -c) = 4 && test $(head -c 4 /dev/urandom | wc -c) = 4");
+        assert_eq!(ground.says("echo one >/dev/stdout; echo two >/dev/stderr"), "one\ntwo");
+        ground.says("echo x >/dev/shm/x && : <>/dev/ptmx");
+        for script in ["echo x >/dev/new", "rm -f /dev/null", "mknod /build/zero c 1 5", "echo x >/dev/full"]
+        {
+            let (exit, said) = ground.run(script);
+            assert!(!exit.is_success(), "{script}: {said}");
+        }
+    });
+}
+
+#[test]
+fn files_that_run_as_their_owner_are_not_made() {
+    both("inside::files_that_run_as_their_owner_are_not_made", || {
+        let mut ground = Ground::new();
+        for script in ["chmod u+s file", "chmod g+s file", "chmod 4755 file", "mkdir -p d; chmod 2755 d"] {
+            let (exit, said) = ground.run(&format!("echo x >file; {script}"));
+            assert!(!exit.is_success() && said.contains("not permitted"), "{script}: {said}");
+        }
+        ground.says("echo x >file; chmod 1755 file; chmod 755 file; mkdir -m 1777 folder; cp -p file copy");
+        for call in ["open", "creat", "mknod", "fchmodat2"] {
+            assert_eq!(probe(&mut ground, call, "/build/probed"), "EPERM", "{call}");
+        }
+        assert_eq!(probe(&mut ground, "openat2", "/build/probed"), "ENOSYS");
+        assert!(!ground.build().join("probed").exists());
+    });
+}
+
+#[test]
+fn the_kernels_keyrings_are_not_there() {
+    both("inside::the_kernels_keyrings_are_not_there", || {
+        let mut ground = Ground::new();
+        for call in ["keyctl", "add_key", "request_key", "io_uring_setup"] {
+            assert_eq!(probe(&mut ground, call, ""), "ENOSYS", "{call}");
+        }
+    });
+}
+
+#[test]
+fn a_bomb_of_forks_is_limited_and_killed() {
+    both("inside::a_bomb_of_forks_is_limited_and_killed", || {
+        let mut ground = Ground::new();
+        ground.sandbox.limits.processes = Some(20);
+        let time = mark();
+        let (exit, said) = ground.run(&format!(
+            "i=0; while [ $i -lt 100 ]; do sleep {time} >/dev/null 2>&1 & i=$((i+1)); done; echo all of them"
+        ));
+        assert!(!exit.is_success() && !said.contains("all of them"), "{exit:?}: {said}");
+        assert_eq!(sleepers(&time), 0);
+        // One that never ends by itself.
+        let mut bomb = ground.start("b() { b | b & sleep 0.01; b; }; b");
+        crate::ground::hears(&mut bomb, "fork");
+        bomb.kill(crate::ground::soon()).unwrap();
+        assert_eq!(ground.says("echo the next one runs"), "the next one runs");
+    });
+}
+
+#[test]
+fn files_grow_no_larger_than_they_may() {
+    both("inside::files_grow_no_larger_than_they_may", || {
+        let mut ground = Ground::new();
+        ground.sandbox.limits.file_size = Some(100_000);
+        ground.sandbox.limits.open_files = Some(64);
+        ground.says("head -c 100000 /dev/zero >small");
+        for script in ["head -c 100001 /dev/zero >large", "truncate -s 1G sparse"] {
+            assert!(!ground.run(script).0.is_success(), "{script}");
+        }
+        assert_eq!(ground.says("ulimit -n; ulimit -Hn"), "64\n64");
+        assert_eq!(fs::metadata(ground.build().join("large")).unwrap().len(), 100_000);
+    });
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn the_processor_claims_to_have_32_bits() {
+    both("inside::the_processor_claims_to_have_32_bits", || {
+        let mut ground = Ground::new();
+        assert_eq!(ground.says("uname -m"), "x86_64");
+        ground.sandbox.bits32 = true;
+        assert_eq!(ground.says("uname -m"), "i686");
+    });
+}
+
+#[test]
+fn what_it_prints_and_complains_keeps_its_order_and_nothing_else_of_ours_is_open() {
+    both("inside::what_it_prints_and_complains_keeps_its_order_and_nothing_else_of_ours_is_open", || {
+        let ground = Ground::new();
+        assert_eq!(ground.says("echo a; echo b >&2; echo c"), "a\nb\nc");
+        let file = fs::File::open("/").unwrap();
+        // As one that was handed to us by a careless parent.
+        // SAFETY: the descriptor is open and ours.
+        unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&file), libc::F_SETFD, 0) };
+        assert_eq!(ground.says("ls /proc/1/fd | cat; true"), "0\n1\n2");
+        let named = ground.program("/bin/sh", ["-c", "tr '\\0' ' ' </proc/1/cmdline"]).named("other name");
+        let (exit, said) = finish(named.spawn().unwrap());
+        assert_eq!(exit, Exit::Code(0));
+        assert!(said.starts_with("other name -c "), "{said}");
+    });
+}

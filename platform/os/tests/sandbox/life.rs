@@ -1,0 +1,122 @@
+//! Nothing that a program in a sandbox starts lives longer than it is to.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use drover_os::process::Exit;
+use drover_os::sandbox::cgroup::{Amounts, Cgroups};
+
+use crate::ground::{Ground, both, hears, mark, skipped, sleepers, soon};
+
+/// Started into a session of its own, left by its parent, and deaf to requests.
+fn hidden(mark: &str) -> String {
+    format!("trap '' TERM HUP INT; (setsid sleep {mark} >/dev/null 2>&1 &) ; echo ready;")
+}
+
+fn sleeping(mark: &str, count: usize) {
+    let reached = soon().ask(|| (sleepers(mark) == count).then_some(()));
+    assert!(reached.is_some(), "{} instead of {count}", sleepers(mark));
+}
+
+#[test]
+fn what_a_program_leaves_behind_has_ended_when_its_end_is_told() {
+    both("life::what_a_program_leaves_behind_has_ended_when_its_end_is_told", || {
+        let ground = Ground::new();
+        let time = mark();
+        let mut tree =
+            ground.start(&format!("{} until grep -q sleep /proc/[0-9]*/comm; do :; done", hidden(&time)));
+        assert_eq!(tree.wait(soon()).unwrap(), Some(Exit::Code(0)));
+        assert_eq!(sleepers(&time), 0);
+    });
+}
+
+#[test]
+fn killing_or_dropping_its_tree_ends_all_of_it() {
+    both("life::killing_or_dropping_its_tree_ends_all_of_it", || {
+        let ground = Ground::new();
+        let time = mark();
+        let start = || {
+            let mut tree = ground.start(&format!("{} while :; do sleep 1; done", hidden(&time)));
+            hears(&mut tree, "ready");
+            sleeping(&time, 1);
+            tree
+        };
+        start().kill(soon()).unwrap();
+        assert_eq!(sleepers(&time), 0);
+        drop(start());
+        assert_eq!(sleepers(&time), 0);
+    });
+}
+
+#[test]
+fn all_of_it_ends_with_its_supervisor() {
+    both("life::all_of_it_ends_with_its_supervisor", || {
+        let ground = Ground::new();
+        let time = mark();
+        let mut tree = ground.start(&format!("{} while :; do sleep 1; done", hidden(&time)));
+        hears(&mut tree, "ready");
+        sleeping(&time, 1);
+        let stat = fs::read_to_string(format!("/proc/{}/stat", tree.id())).unwrap();
+        let supervisor: i32 =
+            stat.rsplit(')').next().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap();
+        assert_ne!(supervisor, 1);
+        // SAFETY: takes numbers; the process is a child of ours that nobody has waited for.
+        assert_eq!(unsafe { libc::kill(supervisor, libc::SIGKILL) }, 0);
+        sleeping(&time, 0);
+        assert!(tree.wait(soon()).is_err());
+    });
+}
+
+/// For [`all_of_it_ends_with_who_started_it`], which runs this as a process of its own.
+#[test]
+fn starts_one_and_waits_to_be_killed() {
+    let Some(mark) = std::env::var_os("DROVER_TEST_MARK") else { return };
+    let ground = Ground::new();
+    let tree = ground.start(&format!("{} while :; do sleep 1; done", hidden(mark.to_str().unwrap())));
+    fs::write(std::env::var_os("DROVER_TEST_STARTED").unwrap(), tree.id().to_string()).unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(600));
+}
+
+#[test]
+fn all_of_it_ends_with_who_started_it() {
+    both("life::all_of_it_ends_with_who_started_it", || {
+        let time = mark();
+        let folder = tempfile::tempdir().unwrap();
+        let mut starter = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "life::starts_one_and_waits_to_be_killed", "--nocapture"])
+            .env("DROVER_TEST_MARK", &time)
+            .env("DROVER_TEST_STARTED", folder.path().join("started"))
+            .env("TMPDIR", folder.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        sleeping(&time, 1);
+        starter.kill().unwrap();
+        starter.wait().unwrap();
+        sleeping(&time, 0);
+    });
+}
+
+#[test]
+fn a_control_group_holds_a_program_and_is_gone_after_it() {
+    let name = "life::a_control_group_holds_a_program_and_is_gone_after_it";
+    let groups = match Cgroups::find() {
+        Ok(groups) => groups,
+        Err(why) => return skipped(name, &why),
+    };
+    let amounts = Amounts { memory: Some(64 << 20), processors: Some(0.5), processes: Some(16) };
+    let mut ground = Ground::new();
+    ground.sandbox.cgroup = Some(groups.make("test", &amounts).unwrap());
+    assert!(ground.says("cat /proc/self/cgroup").contains("/test"));
+    if !groups.lacking(&amounts).contains(&"memory") {
+        assert!(
+            !ground
+                .run("head -c 200000000 /dev/zero | tail -c 200000000 >/dev/null; echo lived")
+                .1
+                .contains("lived")
+        );
+        assert!(ground.sandbox.cgroup.take().unwrap().was_out_of_memory());
+    }
+    ground.sandbox.cgroup = None;
+    assert!(groups.make("test", &amounts).is_ok());
+}
