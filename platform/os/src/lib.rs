@@ -17,6 +17,7 @@ pub mod poll;
 pub mod process;
 pub mod sandbox;
 pub mod signal;
+pub mod tree;
 pub mod user;
 
 #[cfg(target_os = "linux")]

@@ -1,10 +1,12 @@
 //! What is Linux's own. Another system gets a module with the same functions.
 
 use std::collections::HashMap;
-use std::ffi::c_int;
+use std::ffi::{CStr, CString, c_int};
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::machine::Memory;
@@ -131,6 +133,37 @@ pub(crate) fn read_from_memory(
             error => Err(error),
         },
     }
+}
+
+/// Removes extended attributes, as far as the system lets.
+pub(crate) fn clear_attributes(path: &Path) {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return };
+    // SAFETY: the path ends with a zero; with no room, nothing is written.
+    let length = unsafe { libc::llistxattr(path.as_ptr(), std::ptr::null_mut(), 0) };
+    // None, which is the rule, or a file system that has no such thing.
+    let Some(length) = usize::try_from(length).ok().filter(|length| *length > 0) else { return };
+    let mut names = vec![0_u8; length];
+    // SAFETY: as above, and `names` is ours and as long as said; nothing is kept.
+    let length = unsafe { libc::llistxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
+    let Some(names) = usize::try_from(length).ok().and_then(|length| names.get(..length)) else { return };
+    for name in names.split_inclusive(|byte| *byte == 0) {
+        if let Ok(name) = CStr::from_bytes_with_nul(name) {
+            // SAFETY: both end with a zero; nothing is kept. What stays is the system's, such as a label.
+            unsafe { libc::lremovexattr(path.as_ptr(), name.as_ptr()) };
+        }
+    }
+}
+
+/// Writes out the file system that a file is on.
+pub(crate) fn sync_file_system(file: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(nix::unistd::syncfs(file)?)
+}
+
+/// A number that the kernel takes at each start.
+pub(crate) fn boot_id() -> Option<String> {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let id = id.trim();
+    (!id.is_empty()).then(|| id.to_owned())
 }
 
 /// Makes the calling process inherit the orphans among its descendants.

@@ -119,6 +119,11 @@ pub fn started() -> Option<Instant> {
     Instant::now().checked_sub(uptime()?)
 }
 
+/// A name for the time since the machine's start, which no other start has; none where the system has no such thing.
+pub fn boot_id() -> Option<String> {
+    sys::boot_id()
+}
+
 /// A name that this installation keeps over restarts and shares with no other machine: 32 hex digits.
 pub fn id() -> Option<String> {
     sys::machine_id()
