@@ -11,6 +11,7 @@ pub mod nar_stream;
 mod options;
 pub mod retry;
 pub mod session;
+pub mod store;
 
 use std::process::ExitCode;
 

@@ -1,0 +1,336 @@
+//! What goes together, and how items go: one by one on demand, or those that nobody used for longest.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::{MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use drover_store::STORE_DIR;
+use drover_store::path::StorePath;
+
+use super::hold::State;
+use super::{Inner, Making, Store, StoreError, Use};
+
+/// Folders within the folder of roots.
+const ROOTS_DEPTH: usize = 16;
+
+/// What a cleaning did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cleaned {
+    /// Items that went.
+    pub items: u64,
+    /// Bytes of their nars.
+    pub freed: u64,
+    /// Bytes of the nars of all items that are left.
+    pub used: u64,
+}
+
+impl Store {
+    /// These items and all that they refer to, directly or not, in ascending order.
+    ///
+    /// # Errors
+    /// [`StoreError::NotThere`] with the first that is not there.
+    pub fn closure(&self, paths: &[StorePath]) -> Result<Vec<StorePath>, StoreError> {
+        let mut found: BTreeSet<StorePath> = paths.iter().cloned().collect();
+        let mut next: Vec<StorePath> = found.iter().cloned().collect();
+        while let Some(path) = next.pop() {
+            let Some(item) = self.item(&path)? else { return Err(StoreError::NotThere(path)) };
+            for reference in item.references {
+                if found.insert(reference.clone()) {
+                    next.push(reference);
+                }
+            }
+        }
+        Ok(found.into_iter().collect())
+    }
+
+    /// Bytes of the nars of all items. The first answer takes a look at each.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn used(&self) -> Result<u64, StoreError> {
+        // Kept up to date once it is known.
+        let known = self.inner.state().used;
+        known.map_or_else(|| self.inner.count(), Ok)
+    }
+
+    /// Removes these items, together or not at all; those that are not there are left out.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] when one is held, kept by a root, or referred to by an item that is not among them.
+    pub fn remove(&self, paths: &[StorePath]) -> Result<(), StoreError> {
+        let doomed: HashSet<&StorePath> = paths.iter().filter(|path| self.has(path)).collect();
+        if doomed.is_empty() {
+            return Ok(());
+        }
+        let removal = self.inner.begin_removal();
+        let roots = self.inner.rooted()?;
+        let mut order = Graph::read(&self.inner)?;
+        order.check_alone(&doomed)?;
+        let gone = {
+            let mut state = self.inner.state();
+            for path in &doomed {
+                let by = match () {
+                    () if state.is_needed(path) => Use::Hold,
+                    () if roots.contains(*path) => Use::Root,
+                    () => continue,
+                };
+                return Err(StoreError::InUse { item: (*path).clone(), by });
+            }
+            let mut gone = Vec::new();
+            for path in order.referrers_first(&doomed) {
+                gone.extend(self.inner.take_out(&mut state, &path)?);
+            }
+            gone
+        };
+        drop(removal);
+        // The trees go while nobody has to wait.
+        drop(gone);
+        Ok(())
+    }
+
+    /// Removes items until the nars of those that are left have no more than `budget` bytes together, or nothing is left that
+    /// may go: those first that nobody used for longest, and never one that is held or kept by a root, or that one refers
+    /// to which stays.
+    ///
+    /// # Errors
+    /// When the disk says no. What was removed until then is.
+    pub fn clean(&self, budget: u64) -> Result<Cleaned, StoreError> {
+        self.clean_until(&mut |cleaned| cleaned.used <= budget)
+    }
+
+    /// As [`Store::clean`], until `enough` says so of what was done so far; asked before each item.
+    ///
+    /// # Errors
+    /// As [`Store::clean`].
+    pub fn clean_until(&self, enough: &mut dyn FnMut(&Cleaned) -> bool) -> Result<Cleaned, StoreError> {
+        let _removal = self.inner.begin_removal();
+        let mut cleaned = Cleaned { used: self.used()?, ..Cleaned::default() };
+        if enough(&cleaned) {
+            return Ok(cleaned);
+        }
+        let roots = self.inner.rooted()?;
+        let mut graph = Graph::read(&self.inner)?;
+        let mut oldest: BinaryHeap<Reverse<(SystemTime, usize)>> = BinaryHeap::new();
+        let may_go = |graph: &Graph, n: usize| {
+            graph.nodes.get(n).is_some_and(|node| node.referrers == 0 && !roots.contains(&node.path))
+        };
+        oldest.extend((0..graph.nodes.len()).filter(|n| may_go(&graph, *n)).filter_map(|n| graph.dated(n)));
+        while !enough(&cleaned) {
+            let Some(Reverse((_, n))) = oldest.pop() else { break };
+            let Some(node) = graph.nodes.get_mut(n) else { break };
+            let tree = {
+                let mut state = self.inner.state();
+                if state.is_needed(&node.path) {
+                    continue;
+                }
+                let tree = self.inner.take_out(&mut state, &node.path)?;
+                cleaned.used = state.used.unwrap_or(cleaned.used);
+                tree
+            };
+            drop(tree);
+            cleaned.items += 1;
+            cleaned.freed += node.size;
+            for reference in std::mem::take(&mut node.references) {
+                if let Some(node) = graph.nodes.get_mut(reference) {
+                    node.referrers -= 1;
+                }
+                if may_go(&graph, reference) {
+                    oldest.extend(graph.dated(reference));
+                }
+            }
+        }
+        Ok(cleaned)
+    }
+}
+
+/// While it lives, nobody else removes anything, and what comes to be needed is noted.
+struct Removal<'a> {
+    store: &'a Inner,
+    _alone: MutexGuard<'a, ()>,
+}
+
+impl Drop for Removal<'_> {
+    fn drop(&mut self) {
+        self.store.state().spared = None;
+    }
+}
+
+impl State {
+    /// Whether an item is held, or came to be needed since the removal began.
+    fn is_needed(&self, path: &StorePath) -> bool {
+        self.holds.contains_key(path) || self.spared.as_ref().is_some_and(|spared| spared.contains(path))
+    }
+}
+
+impl Inner {
+    fn begin_removal(&self) -> Removal<'_> {
+        let alone = self.removing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.state().spared = Some(HashSet::new());
+        Removal { store: self, _alone: alone }
+    }
+
+    /// Counts the bytes of all nars.
+    fn count(&self) -> Result<u64, StoreError> {
+        // Nothing may come or go while it is counted.
+        let mut state = self.state();
+        let mut used = 0_u64;
+        for path in self.all_items()? {
+            // One that cannot be read has a size that nobody knows.
+            if let Ok(Some(item)) = self.item(&path) {
+                used = used.saturating_add(item.nar_size);
+            }
+        }
+        state.used = Some(used);
+        Ok(used)
+    }
+
+    /// The items that links in the folder of roots lead to.
+    fn rooted(&self) -> Result<HashSet<StorePath>, StoreError> {
+        let mut rooted = HashSet::new();
+        let mut folders = vec![(self.roots.clone(), 0)];
+        while let Some((folder, depth)) = folders.pop() {
+            let entries = match fs::read_dir(&folder) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                entries => entries.map_err(StoreError::io("look for roots in", &folder))?,
+            };
+            for entry in entries {
+                let entry = entry.map_err(StoreError::io("look for roots in", &folder))?;
+                let path = entry.path();
+                let kind = entry.file_type().map_err(StoreError::io("look at the root", &path))?;
+                if kind.is_dir() && depth < ROOTS_DEPTH {
+                    folders.push((path, depth + 1));
+                } else if kind.is_symlink() {
+                    match fs::read_link(&path) {
+                        Ok(target) => rooted.extend(item_of(&target)),
+                        // Removed meanwhile.
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                        Err(error) => return Err(StoreError::io("read the root", &path)(error)),
+                    }
+                }
+            }
+        }
+        Ok(rooted)
+    }
+
+    /// Makes an item not count any more, and moves its tree to where it is removed.
+    fn take_out(&self, state: &mut State, path: &StorePath) -> Result<Option<Making>, StoreError> {
+        let size = self.item(path).ok().flatten().map_or(0, |item| item.nar_size);
+        let tree = self.unplace(path)?;
+        state.used = state.used.map(|used| used.saturating_sub(size));
+        Ok(tree)
+    }
+
+    /// See [`Inner::take_out`]; for when nobody else is there yet.
+    pub(super) fn unplace(&self, path: &StorePath) -> Result<Option<Making>, StoreError> {
+        let (file, note, tree) =
+            (self.file_of(path), self.placing.join(path.base_name()), self.on_disk(path));
+        match fs::rename(&file, &note) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            renamed => renamed.map_err(StoreError::io("remove", &file))?,
+        }
+        let doomed = match fs::symlink_metadata(&tree) {
+            Ok(_) => Some(self.move_away(&tree)?),
+            Err(_) => None,
+        };
+        fs::remove_file(&note).map_err(StoreError::io("remove", &note))?;
+        Ok(doomed)
+    }
+}
+
+/// The item that a link leads to, or into.
+fn item_of(target: &Path) -> Option<StorePath> {
+    let inside = target.strip_prefix(STORE_DIR).ok()?;
+    StorePath::parse_base(inside.iter().next()?.to_str()?).ok()
+}
+
+/// All items, and which refers to which.
+struct Graph {
+    nodes: Vec<Node>,
+}
+
+struct Node {
+    path: StorePath,
+    size: u64,
+    /// When it was used last; none: it is not there.
+    used: Option<SystemTime>,
+    /// Items that refer to it, itself not among them.
+    referrers: usize,
+    references: Vec<usize>,
+}
+
+impl Graph {
+    fn read(store: &Inner) -> Result<Self, StoreError> {
+        let mut numbers: HashMap<StorePath, usize> = HashMap::new();
+        let mut nodes: Vec<Node> = Vec::new();
+        let mut number = |path: &StorePath, nodes: &mut Vec<Node>| {
+            *numbers.entry(path.clone()).or_insert_with(|| {
+                nodes.push(Node {
+                    path: path.clone(),
+                    size: 0,
+                    used: None,
+                    referrers: 0,
+                    references: Vec::new(),
+                });
+                nodes.len() - 1
+            })
+        };
+        for path in store.all_items()? {
+            let file = store.file_of(&path);
+            let Some(item) = store.item(&path)? else { continue };
+            let Ok(used) = fs::metadata(&file).and_then(|metadata| metadata.modified()) else { continue };
+            let n = number(&path, &mut nodes);
+            let references: Vec<usize> =
+                item.others().map(|reference| number(reference, &mut nodes)).collect();
+            for reference in &references {
+                if let Some(node) = nodes.get_mut(*reference) {
+                    node.referrers += 1;
+                }
+            }
+            if let Some(node) = nodes.get_mut(n) {
+                (node.size, node.used, node.references) = (item.nar_size, Some(used), references);
+            }
+        }
+        Ok(Self { nodes })
+    }
+
+    /// For the heap, if the item is there.
+    fn dated(&self, n: usize) -> Option<Reverse<(SystemTime, usize)>> {
+        Some(Reverse((self.nodes.get(n)?.used?, n)))
+    }
+
+    /// That nothing refers to one of these but these.
+    fn check_alone(&self, doomed: &HashSet<&StorePath>) -> Result<(), StoreError> {
+        for node in self.nodes.iter().filter(|node| !doomed.contains(&node.path)) {
+            let references = node.references.iter().filter_map(|n| self.nodes.get(*n));
+            if let Some(used) = references.map(|node| &node.path).find(|path| doomed.contains(path)) {
+                let by = Use::Referrer(node.path.clone());
+                return Err(StoreError::InUse { item: used.clone(), by });
+            }
+        }
+        Ok(())
+    }
+
+    /// These, each before what it refers to.
+    fn referrers_first(&mut self, doomed: &HashSet<&StorePath>) -> Vec<StorePath> {
+        let mut order = Vec::new();
+        let is_next = |node: &Node| node.referrers == 0 && doomed.contains(&node.path);
+        let mut next: Vec<usize> =
+            self.nodes.iter().enumerate().filter(|(_, node)| is_next(node)).map(|(n, _)| n).collect();
+        while let Some(node) = next.pop().and_then(|n| self.nodes.get_mut(n)) {
+            order.push(node.path.clone());
+            for reference in std::mem::take(&mut node.references) {
+                if let Some(node) = self.nodes.get_mut(reference) {
+                    node.referrers -= 1;
+                    if is_next(node) {
+                        next.push(reference);
+                    }
+                }
+            }
+        }
+        order
+    }
+}

@@ -1,0 +1,263 @@
+//! How a store is taken, after whatever happened to it: crashes of the agent, and losses of power.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+
+use drover_os::file::{self, Access, Lock};
+use drover_os::{machine, tree, user};
+use drover_store::hash::HashingWriter;
+use drover_store::nar;
+use drover_store::path::StorePath;
+
+use super::hold::State;
+use super::{Inner, Item, Store, StoreError};
+
+/// Where a guix-daemon keeps what it knows of its store.
+const DATABASE: &str = "var/guix/db/db.sqlite";
+const OWN: &str = ".drover";
+const BOOT: &str = "boot";
+const CHECKPOINT: &str = "checkpoint";
+
+/// See [`Store::open`].
+pub(super) fn open(root: &Path, roots: &Path) -> Result<Inner, StoreError> {
+    let folder = root.join("gnu/store");
+    let database = root.join(DATABASE);
+    match fs::symlink_metadata(&database) {
+        Ok(_) => return Err(StoreError::Daemon { store: folder, database }),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+        // Who may not even look there had better not take the store for his own.
+        Err(error) => return Err(StoreError::io("look for a daemon's database,", &database)(error)),
+    }
+    make(&folder)?;
+    let folder = fs::canonicalize(&folder).map_err(StoreError::io("find", &folder))?;
+    let own = folder.join(OWN);
+    match fs::symlink_metadata(&own) {
+        Ok(metadata) if metadata.uid() != user::effective_id() => {
+            let (owner, user) = (metadata.uid(), user::effective_id());
+            return Err(StoreError::Owner { store: folder, owner, user });
+        }
+        Ok(_) => {}
+        Err(_) => {
+            let mut entries = fs::read_dir(&folder).map_err(StoreError::io("list", &folder))?;
+            if entries.next().is_some() {
+                return Err(StoreError::Foreign(folder));
+            }
+        }
+    }
+    let (items, placing, making) = (own.join("items"), own.join("placing"), own.join("making"));
+    for folder in [&own, &items, &placing, &making] {
+        make(folder)?;
+    }
+    let lock = Lock::take(&own.join("lock"))?;
+    let saved = read_number(&own.join(CHECKPOINT))?;
+    let state = State {
+        holds: HashMap::new(),
+        spared: None,
+        period: saved.saturating_add(1),
+        unsaved: true,
+        used: None,
+    };
+    let inner = Inner {
+        folder,
+        items,
+        placing,
+        making,
+        own,
+        roots: roots.to_owned(),
+        is_root: user::is_root(),
+        state: Mutex::new(state),
+        removing: Mutex::new(()),
+        number: AtomicU64::new(0),
+        _lock: lock,
+    };
+    inner.clear_leftovers()?;
+    inner.drop_items_without_trees()?;
+    inner.check_after_boot(saved)?;
+    Ok(inner)
+}
+
+impl Store {
+    /// Makes all that came so far safe from a loss of power: the whole file system is written to the disk. Does nothing
+    /// when nothing came since the last time. For moments when nobody waits, and now and then in between.
+    ///
+    /// # Errors
+    /// When the disk says no.
+    pub fn checkpoint(&self) -> Result<(), StoreError> {
+        self.inner.checkpoint()
+    }
+}
+
+impl Inner {
+    fn checkpoint(&self) -> Result<(), StoreError> {
+        let period = {
+            let mut state = self.state();
+            if !std::mem::take(&mut state.unsaved) {
+                return Ok(());
+            }
+            // What comes from now on may be too late for this one.
+            let period = state.period;
+            state.period += 1;
+            period
+        };
+        let file = self.own.join(CHECKPOINT);
+        let synced = tree::sync_file_system(&self.folder).map_err(StoreError::io("sync", &self.folder));
+        let noted = synced.and_then(|()| {
+            file::replace(&file, period.to_string().as_bytes(), Access::Public)
+                .map_err(StoreError::io("write", &file))
+        });
+        if noted.is_err() {
+            self.state().unsaved = true;
+        }
+        noted
+    }
+
+    /// What was on its way in or out.
+    fn clear_leftovers(&self) -> Result<(), StoreError> {
+        for name in names(&self.making)? {
+            let path = self.making.join(name);
+            tree::remove(&path).map_err(StoreError::io("clear away", &path))?;
+        }
+        for name in names(&self.placing)? {
+            let note = self.placing.join(&name);
+            if let Ok(item) = StorePath::parse_base(&name) {
+                let path = self.on_disk(&item);
+                if !self.has(&item) && fs::symlink_metadata(&path).is_ok() {
+                    drop(self.move_away(&path)?);
+                }
+            }
+            fs::remove_file(&note).map_err(StoreError::io("clear away", &note))?;
+        }
+        Ok(())
+    }
+
+    /// Somebody may have removed items by hand, or repaired the file system. Looks at names only.
+    fn drop_items_without_trees(&self) -> Result<(), StoreError> {
+        let mut trees: HashSet<String> = names(&self.folder)?.into_iter().collect();
+        trees.remove(OWN);
+        let mut gone = false;
+        for item in self.all_items()? {
+            if !trees.remove(item.base_name()) {
+                tracing::warn!("{item} is not in the store any more; it does not count from now on");
+                drop(self.unplace(&item)?);
+                gone = true;
+            }
+        }
+        if !trees.is_empty() {
+            let (count, folder) = (trees.len(), self.folder.display());
+            tracing::warn!("{count} things in {folder} are not the agent's items; they are left alone");
+        }
+        if gone { self.drop_incomplete() } else { Ok(()) }
+    }
+
+    /// Checks what came after the last checkpoint if the machine was started since: power may have failed.
+    fn check_after_boot(&self, saved: u64) -> Result<(), StoreError> {
+        let (file, boot) = (self.own.join(BOOT), machine::boot_id());
+        let failed = StoreError::io("read", &file);
+        let before = match fs::read_to_string(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            before => before.ok(),
+        };
+        if boot.is_some() && boot == before {
+            return Ok(());
+        }
+        let (mut checked, mut dropped) = (0, 0);
+        for path in self.all_items()? {
+            let problem = match self.item_and_period(&path) {
+                Ok(None) => continue,
+                Ok(Some((_, period))) if period <= saved => continue,
+                Ok(Some((item, _))) => self.problem(&item),
+                // It may be the disk, then every other item is tried all the same.
+                Err(error) => Some(error.to_string()),
+            };
+            checked += 1;
+            if let Some(problem) = problem {
+                tracing::warn!("{path} did not survive the machine's end, and is dropped: {problem}");
+                drop(self.unplace(&path)?);
+                dropped += 1;
+            }
+        }
+        if dropped > 0 {
+            self.drop_incomplete()?;
+        }
+        if checked > 0 {
+            tracing::info!("{checked} new items were checked after the machine's start, {dropped} dropped");
+            self.checkpoint()?;
+        }
+        let boot = boot.unwrap_or_default();
+        file::replace(&file, boot.as_bytes(), Access::Public).map_err(StoreError::io("write", &file))
+    }
+
+    /// What is wrong with the tree of an item.
+    fn problem(&self, item: &Item) -> Option<String> {
+        let mut hash = HashingWriter::new(io::sink());
+        if let Err(error) = nar::pack(&self.on_disk(&item.path), &mut hash) {
+            return Some(error.to_string());
+        }
+        let (_, hash, size) = hash.finish();
+        ((hash, size) != (item.nar_hash, item.nar_size)).then(|| format!("its nar has hash {hash} now"))
+    }
+
+    /// Drops what refers to an item that is not there, until nothing does, and what nobody knows of what it refers to.
+    fn drop_incomplete(&self) -> Result<(), StoreError> {
+        loop {
+            let mut dropped = false;
+            for path in self.all_items()? {
+                let problem = match self.item(&path) {
+                    Ok(item) => item.and_then(|item| {
+                        let missing = item.others().find(|reference| !self.has(reference))?;
+                        Some(format!("it refers to {missing}, which is not there"))
+                    }),
+                    Err(error @ StoreError::Unreadable { .. }) => Some(error.to_string()),
+                    Err(error) => return Err(error),
+                };
+                if let Some(problem) = problem {
+                    tracing::warn!("{path} is dropped: {problem}");
+                    drop(self.unplace(&path)?);
+                    dropped = true;
+                }
+            }
+            if !dropped {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The paths of all items that count.
+    pub(super) fn all_items(&self) -> Result<Vec<StorePath>, StoreError> {
+        let names = names(&self.items)?;
+        Ok(names.iter().filter_map(|name| StorePath::parse_base(name).ok()).collect())
+    }
+}
+
+/// Makes a folder that everybody may read, and those above it.
+fn make(folder: &Path) -> Result<(), StoreError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(folder)
+        .map_err(StoreError::io("make the folder", folder))
+}
+
+/// A number in a file; 0 if there is none, or it was lost.
+fn read_number(file: &Path) -> Result<u64, StoreError> {
+    match fs::read_to_string(file) {
+        Ok(text) => Ok(text.trim().parse().unwrap_or(0)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(StoreError::io("read", file)(error)),
+    }
+}
+
+/// The names in a folder, of which those that are no text are none of ours.
+fn names(folder: &Path) -> Result<Vec<String>, StoreError> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(StoreError::io("list", folder))? {
+        let entry = entry.map_err(StoreError::io("list", folder))?;
+        names.extend(entry.file_name().into_string());
+    }
+    Ok(names)
+}

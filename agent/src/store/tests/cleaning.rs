@@ -1,0 +1,167 @@
+use std::os::unix::fs::symlink;
+use std::time::{Duration, SystemTime};
+
+use super::super::Use;
+use super::*;
+
+/// Has an item be used this many days ago.
+fn used(store: &Store, path: &StorePath, days: u64) {
+    let file = File::options().append(true).open(store.inner.file_of(path)).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_secs(days * 86400)).unwrap();
+}
+
+fn size(store: &Store, path: &StorePath) -> u64 {
+    store.item(path).unwrap().unwrap().nar_size
+}
+
+fn use_of(result: Result<(), StoreError>) -> Use {
+    match result.unwrap_err() {
+        StoreError::InUse { by, .. } => by,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn what_is_held_rooted_or_referred_to_is_not_removed() {
+    let ground = Ground::new();
+    let store = ground.open();
+    let base = add(&store, "base", &[]);
+    let top = add(&store, "top", &[&base, &path_of("top")]);
+    let paths = |paths: &[&StorePath]| paths.iter().copied().cloned().collect::<Vec<_>>();
+    assert_eq!(use_of(store.remove(&paths(&[&base]))), Use::Referrer(top.clone()));
+    let hold = store.hold([top.clone()]);
+    assert_eq!(use_of(store.remove(&paths(&[&top]))), Use::Hold);
+    assert_eq!(use_of(store.remove(&paths(&[&top, &base]))), Use::Hold);
+    let again = store.hold([top.clone()]);
+    drop(hold);
+    assert_eq!(use_of(store.remove(&paths(&[&top]))), Use::Hold);
+    drop(again);
+    let link = ground.roots().join("some/lease");
+    fs::create_dir_all(link.parent().unwrap()).unwrap();
+    symlink(top.as_str(), &link).unwrap();
+    assert_eq!(use_of(store.remove(&paths(&[&base, &top]))), Use::Root);
+    assert!(store.has(&top) && store.has(&base));
+    fs::remove_file(link).unwrap();
+    store.remove(&paths(&[&base, &top, &path_of("nothing")])).unwrap();
+    assert!(!store.on_disk(&top).exists() && !store.on_disk(&base).exists());
+    assert!(!store.has(&top) && !store.has(&base));
+    assert_eq!(store.used().unwrap(), 0);
+    for folder in ["making", "placing", "items"] {
+        assert_eq!(ground.names(folder), [""; 0]);
+    }
+}
+
+#[test]
+fn a_closure_is_whole_or_says_what_is_missing() {
+    let ground = Ground::new();
+    let store = ground.open();
+    let base = add(&store, "base", &[]);
+    let middle = add(&store, "middle", &[&base]);
+    let top = add(&store, "top", &[&middle]);
+    let mut all = vec![base.clone(), middle, top.clone()];
+    all.sort();
+    assert_eq!(store.closure(std::slice::from_ref(&top)).unwrap(), all);
+    let missing = store.closure(&[top, path_of("missing")]).unwrap_err();
+    assert!(matches!(missing, StoreError::NotThere(path) if path == path_of("missing")));
+}
+
+#[test]
+fn cleaning_goes_by_last_use_and_ends_at_the_budget() {
+    let ground = Ground::new();
+    let store = ground.open();
+    let items: Vec<_> = (0..6).map(|n| add(&store, &format!("item-{n}"), &[])).collect();
+    for (n, days) in [(0, 3), (1, 6), (2, 1), (3, 5), (4, 4), (5, 2)] {
+        used(&store, &items[n], days);
+    }
+    // One more use.
+    drop(store.hold([items[1].clone()]));
+    let one = size(&store, &items[0]);
+    let cleaned = store.clean(one * 4).unwrap();
+    assert_eq!((cleaned.items, cleaned.freed, cleaned.used), (2, one * 2, one * 4));
+    let left: Vec<_> = (0..6).filter(|n| store.has(&items[*n])).collect();
+    assert_eq!(left, [0, 1, 2, 5]);
+    assert_eq!(store.clean(one * 4).unwrap().items, 0);
+    assert_eq!(store.used().unwrap(), one * 4);
+    assert_eq!(ground.names("making"), [""; 0]);
+}
+
+#[test]
+fn cleaning_spares_what_is_held_or_rooted_and_all_that_such_items_need() {
+    let ground = Ground::new();
+    let store = ground.open();
+    let old_base = add(&store, "old-base", &[]);
+    let held = add(&store, "held", &[&old_base]);
+    let rooted_base = add(&store, "rooted-base", &[]);
+    let rooted = add(&store, "rooted", &[&rooted_base]);
+    let base = add(&store, "base", &[]);
+    let top = add(&store, "top", &[&base]);
+    for path in [&old_base, &held, &rooted_base, &rooted, &base] {
+        used(&store, path, 9);
+    }
+    fs::create_dir_all(ground.roots()).unwrap();
+    symlink(rooted.as_str(), ground.roots().join("1-rooted")).unwrap();
+    symlink("/somewhere/else", ground.roots().join("2-other")).unwrap();
+    let hold = store.hold([held.clone()]);
+    used(&store, &held, 9);
+    let cleaned = store.clean(0).unwrap();
+    assert_eq!(cleaned.items, 2);
+    // The younger one went, since the older one is nothing without it.
+    assert!(!store.has(&top) && !store.has(&base));
+    for path in [&old_base, &held, &rooted_base, &rooted] {
+        assert!(store.has(path) && is_whole(&store, path), "{path}");
+    }
+    drop(hold);
+    assert_eq!(store.clean(0).unwrap().items, 2);
+    assert!(!store.has(&held) && !store.has(&old_base) && store.has(&rooted));
+}
+
+#[test]
+fn a_hold_keeps_what_comes_after_it() {
+    let ground = Ground::new();
+    let store = ground.open();
+    let mut hold = store.hold([]);
+    hold.add([path_of("top"), path_of("top")]);
+    let base = add(&store, "base", &[]);
+    let top = add(&store, "top", &[&base]);
+    assert_eq!(store.clean(0).unwrap().items, 0);
+    assert!(store.has(&top) && store.has(&base));
+    drop(hold);
+    assert_eq!(store.clean(0).unwrap().items, 2);
+}
+
+#[test]
+fn cleaning_beside_builds_takes_nothing_that_they_hold() {
+    let ground = Ground::new();
+    let store = ground.open();
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let builds: Vec<_> = (0..2)
+            .map(|thread| {
+                let store = &store;
+                scope.spawn(move || {
+                    for n in 0..60 {
+                        let name = |part: &str| format!("{part}-{thread}-{n}");
+                        let (common, top) = (path_of("common"), path_of(&name("top")));
+                        let hold = store.hold([common.clone(), top.clone()]);
+                        add(store, "common", &[]);
+                        add(store, &name("top"), &[&common]);
+                        assert_eq!(store.closure(&[top.clone()]).unwrap().len(), 2);
+                        assert!(is_whole(store, &common) && is_whole(store, &top));
+                        drop(hold);
+                    }
+                })
+            })
+            .collect();
+        scope.spawn(|| {
+            while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                store.clean(0).unwrap();
+            }
+        });
+        let results: Vec<_> = builds.into_iter().map(|build| build.join()).collect();
+        ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(results.iter().all(Result::is_ok));
+    });
+    store.clean(0).unwrap();
+    assert_eq!(store.used().unwrap(), 0);
+    assert_eq!(names(store.folder()), [".drover"]);
+}

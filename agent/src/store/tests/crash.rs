@@ -1,0 +1,220 @@
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::super::{OutputLimits, canonicalize, owner};
+use super::*;
+
+/// What the tests below give to processes of their own: the folder that they work in.
+const FOLDER: &str = "DROVER_TEST_STORE";
+/// An id that has no rights.
+const NOBODY: u32 = 65534;
+
+/// This program once more, running one test alone.
+fn again(test: &str, folder: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", &format!("store::tests::crash::{test}"), "--nocapture"]).env(FOLDER, folder);
+    command
+}
+
+fn ground_of_another_process() -> Option<(PathBuf, PathBuf)> {
+    let folder = PathBuf::from(std::env::var_os(FOLDER)?);
+    Some((folder.join("root"), folder.join("roots")))
+}
+
+/// Fails unless everything that counts is whole, and there is nothing else.
+fn check(store: &Store, ground: &Ground) -> usize {
+    let items = store.inner.all_items().unwrap();
+    for path in &items {
+        assert!(is_whole(store, path), "{path}");
+        assert!(store.item(path).unwrap().unwrap().references.iter().all(|path| store.has(path)), "{path}");
+    }
+    let mut expected: Vec<_> = items.iter().map(|path| path.base_name().to_owned()).collect();
+    expected.push(".drover".to_owned());
+    expected.sort();
+    assert_eq!(names(store.folder()), expected);
+    assert_eq!(ground.names("making"), [""; 0]);
+    assert_eq!(ground.names("placing"), [""; 0]);
+    items.len()
+}
+
+/// For [`whatever_moment_the_agent_is_killed_at_what_counts_is_whole_and_nothing_else_is_left`].
+#[test]
+fn adds_and_removes_until_it_is_killed() {
+    let Some((root, roots)) = ground_of_another_process() else { return };
+    let store = Store::open(&root, &roots).unwrap();
+    println!("\nopen");
+    let count = AtomicU64::new(0);
+    let run = format!("{:?}", SystemTime::now());
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let mut base = add(&store, "base", &[]);
+                loop {
+                    let n = count.fetch_add(1, Ordering::Relaxed);
+                    let name = Sha256Hash::of(format!("{run}-{n}").as_bytes()).base32();
+                    let large = Node::file(vec![b'x'; usize::try_from(n % 7).unwrap() << 16]);
+                    let node =
+                        Node::Directory([(b"a".to_vec(), large), (b"b".to_vec(), super::tree(&name))].into());
+                    let hold = store.hold([base.clone(), path_of(&name)]);
+                    let (said, nar) = item(&name, &node, &[&base]);
+                    if store.add_nar(&said, &mut &nar[..], Limits::default()).is_err() {
+                        // Cleaned away before it was held.
+                        base = add(&store, "base", &[]);
+                        continue;
+                    }
+                    base = if n % 5 == 0 { add(&store, "base", &[]) } else { said.path };
+                    drop(hold);
+                    match n % 40 {
+                        0 => drop(store.clean(20_000_000).unwrap()),
+                        20 => store.checkpoint().unwrap(),
+                        _ => {}
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn whatever_moment_the_agent_is_killed_at_what_counts_is_whole_and_nothing_else_is_left() {
+    let ground = Ground::new();
+    let mut seed = u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos());
+    let mut most = 0;
+    for _ in 0..25 {
+        let mut agent = again("adds_and_removes_until_it_is_killed", ground.folder.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(agent.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap() == "open"), "it should open the store");
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        // Any moment will do.
+        std::thread::sleep(Duration::from_micros((seed >> 33) % 60_000));
+        agent.kill().unwrap();
+        agent.wait().unwrap();
+        most = most.max(check(&ground.open(), &ground));
+    }
+    assert!(most > 0, "at least some of the time something should have come");
+}
+
+#[test]
+fn half_an_item_does_not_count_and_goes_at_the_next_start() {
+    let ground = Ground::new();
+    let store = ground.open();
+    let kept = add(&store, "kept", &[]);
+    let half = path_of("half");
+    // As a crash leaves it just before the item counts, and as one leaves it that was unpacking.
+    let (said, _) = item("half", &super::tree("half"), &[]);
+    fs::create_dir(store.on_disk(&half)).unwrap();
+    fs::write(ground.own("placing").join(half.base_name()), said.print(1)).unwrap();
+    fs::create_dir_all(ground.own("making/7/x")).unwrap();
+    // And one that was on its way out.
+    let leaving = add(&store, "leaving", &[]);
+    fs::rename(store.inner.file_of(&leaving), ground.own("placing").join(leaving.base_name())).unwrap();
+    assert!(!store.has(&half) && store.item(&half).unwrap().is_none());
+    drop(store);
+    let store = ground.open();
+    assert_eq!(check(&store, &ground), 1);
+    assert!(store.has(&kept));
+}
+
+#[test]
+fn what_came_after_the_last_checkpoint_is_read_again_after_a_loss_of_power() {
+    let ground = Ground::new();
+    let store = ground.open();
+    let safe = add(&store, "safe", &[]);
+    store.checkpoint().unwrap();
+    let whole = add(&store, "whole", &[&safe]);
+    let [lost, empty, unread] = ["lost", "empty", "unread"].map(|name| add(&store, name, &[]));
+    let above = add(&store, "above", &[&lost]);
+    let top = add(&store, "top", &[&above, &whole]);
+    // As power fails: names are there, and what is in the files is not.
+    let spoil = |path: PathBuf| {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+    };
+    spoil(store.on_disk(&lost).join("file"));
+    spoil(store.on_disk(&safe).join("file"));
+    spoil(store.inner.file_of(&unread));
+    drover_os::tree::remove(&store.on_disk(&empty)).unwrap();
+    drop(store);
+    // The same start of the machine: what is in memory is what was written.
+    let store = ground.open();
+    assert!(store.has(&lost) && store.has(&above) && !store.has(&empty));
+    drop(store);
+    fs::write(ground.own("boot"), "another start of the machine").unwrap();
+    let store = ground.open();
+    for path in [&lost, &unread, &above, &top] {
+        assert!(!store.has(path) && !store.on_disk(path).exists(), "{path}");
+    }
+    assert!(is_whole(&store, &whole));
+    assert!(store.has(&safe), "what is safe is not read again");
+    drop(store);
+    // What was checked is safe now.
+    fs::write(ground.own("boot"), "one more").unwrap();
+    fs::remove_file(ground.own("checkpoint")).unwrap();
+    let store = ground.open();
+    assert!(!store.has(&safe) && !store.has(&whole), "without a checkpoint nothing is safe");
+}
+
+/// For [`a_plain_user_has_a_store_of_his_own`], which runs this as another user.
+#[test]
+fn works_with_a_store_as_a_plain_user() {
+    let Some((root, roots)) = ground_of_another_process() else { return };
+    assert!(!drover_os::user::is_root());
+    let store = Store::open(&root, &roots).unwrap();
+    let base = add(&store, "base", &[]);
+    let built = store.making().unwrap();
+    let out = built.path().join("out");
+    fs::create_dir_all(out.join("closed")).unwrap();
+    fs::write(out.join("closed/file"), "x").unwrap();
+    symlink("closed", out.join("link")).unwrap();
+    fs::set_permissions(out.join("closed/file"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(out.join("closed"), fs::Permissions::from_mode(0)).unwrap();
+    canonicalize(&out, owner(), &OutputLimits { files: 10, bytes: 10 }).unwrap();
+    let mut nar = Vec::new();
+    drover_store::nar::pack(&out, &mut nar).unwrap();
+    let (path, nar_hash) = (path_of("out"), Sha256Hash::of(&nar));
+    let item =
+        Item { path, nar_hash, nar_size: nar.len() as u64, references: vec![base.clone()], deriver: None };
+    store.place(&out, &item).unwrap();
+    drop(built);
+    assert!(is_whole(&store, &item.path));
+    for name in ["", "closed"] {
+        let metadata = fs::symlink_metadata(store.on_disk(&item.path).join(name)).unwrap();
+        assert_eq!((metadata.mode() & 0o7777, metadata.mtime(), metadata.uid()), (0o555, 1, NOBODY));
+    }
+    store.remove(std::slice::from_ref(&item.path)).unwrap();
+    // What a builder leaves is removed, whatever it did to the modes.
+    let left = store.making().unwrap();
+    fs::create_dir_all(left.path().join("a/b")).unwrap();
+    fs::set_permissions(left.path().join("a/b"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(left.path().join("a"), fs::Permissions::from_mode(0)).unwrap();
+    drop(left);
+    add(&store, "top", &[&base]);
+    store.checkpoint().unwrap();
+    assert_eq!(store.clean(0).unwrap().items, 2);
+    assert_eq!(names(store.folder()), [".drover"]);
+    assert_eq!(names(&store.folder().join(".drover/making")), [""; 0]);
+}
+
+#[test]
+fn a_plain_user_has_a_store_of_his_own() {
+    if !drover_os::user::is_root() {
+        eprintln!("SKIPPED: only root can become another user, whose ways the test is about");
+        return;
+    }
+    let ground = Ground::new();
+    chown(ground.folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    let test = "works_with_a_store_as_a_plain_user";
+    let output = again(test, ground.folder.path()).uid(NOBODY).gid(NOBODY).output().unwrap();
+    let words = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && words.contains("1 passed"), "{words}");
+    // And root leaves it to that user.
+    let error = Store::open(&ground.root(), &ground.roots()).unwrap_err();
+    assert!(matches!(error, StoreError::Owner { owner: NOBODY, user: 0, .. }), "{error}");
+}
