@@ -72,7 +72,9 @@ pub(super) struct State {
     /// The number of the time since the last checkpoint.
     pub(super) period: u64,
     /// Whether something may have come in this period.
-    pub(super) unsaved: bool,
+    pub(super) is_unsaved: bool,
+    /// Bytes of the nars of what did, as far as this process added it.
+    pub(super) unsaved: u64,
     /// Bytes of the nars of all items, once somebody asked.
     pub(super) used: Option<u64>,
 }

@@ -171,7 +171,8 @@ impl Inner {
         });
         match placed {
             Ok(_) => {
-                state.unsaved = true;
+                state.is_unsaved = true;
+                state.unsaved = state.unsaved.saturating_add(item.nar_size);
                 state.used = state.used.map(|used| used.saturating_add(item.nar_size));
                 if let Some(spared) = &mut state.spared {
                     spared.extend(item.references.iter().cloned());

@@ -59,7 +59,8 @@ pub(super) fn open(root: &Path, roots: &Path) -> Result<Inner, StoreError> {
         holds: HashMap::new(),
         spared: None,
         period: saved.saturating_add(1),
-        unsaved: true,
+        is_unsaved: true,
+        unsaved: 0,
         used: None,
     };
     let inner = Inner {
@@ -90,15 +91,22 @@ impl Store {
     pub fn checkpoint(&self) -> Result<(), StoreError> {
         self.inner.checkpoint()
     }
+
+    /// Bytes of the nars of what was added since the last checkpoint: so much would be read again after a loss of power.
+    #[must_use]
+    pub fn unsaved(&self) -> u64 {
+        self.inner.state().unsaved
+    }
 }
 
 impl Inner {
     fn checkpoint(&self) -> Result<(), StoreError> {
         let period = {
             let mut state = self.state();
-            if !std::mem::take(&mut state.unsaved) {
+            if !std::mem::take(&mut state.is_unsaved) {
                 return Ok(());
             }
+            state.unsaved = 0;
             // What comes from now on may be too late for this one.
             let period = state.period;
             state.period += 1;
@@ -111,7 +119,7 @@ impl Inner {
                 .map_err(StoreError::io("write", &file))
         });
         if noted.is_err() {
-            self.state().unsaved = true;
+            self.state().is_unsaved = true;
         }
         noted
     }
