@@ -133,7 +133,7 @@ impl Workplace for DaemonWorkplace {
         let mut items = Importing { items: items.iter(), from };
         self.another()?.import(&mut items).map_err(|error| match &error {
             daemon::Error::Refused { message, .. } if message.contains(UNAUTHORIZED) => {
-                Error::Untrusted(error.to_string())
+                Error::Untrusted(untrusted(&error))
             }
             _ => error.into(),
         })
@@ -331,6 +331,13 @@ impl<'a> Seen<'a> {
     }
 }
 
+fn untrusted(error: &daemon::Error) -> String {
+    format!(
+        "the coordinator's key is not in the ACL of this machine's guix-daemon; to authorize it, give what `drover key \
+         show` prints to `guix archive --authorize` here: drover key show | guix archive --authorize ({error})"
+    )
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -348,6 +355,15 @@ impl From<daemon::Error> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_that_is_not_authorized_is_said_with_the_remedy() {
+        let refusal = refused("unauthorized public key").unwrap_err();
+        let words = untrusted(&refusal);
+        assert!(words.contains("the coordinator's key is not in the ACL"), "{words}");
+        assert!(words.contains("drover key show | guix archive --authorize"), "{words}");
+        assert!(words.contains("unauthorized public key"), "{words}");
+    }
 
     struct Keep(Vec<u8>, bool);
 

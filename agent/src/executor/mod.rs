@@ -23,7 +23,7 @@ pub enum Error {
     /// Whoever builds is gone, or was stopped by us: the build can go on elsewhere.
     #[error("{0}")]
     Away(String),
-    /// An input is signed by a key that this machine does not trust.
+    /// An input is signed by a key that this machine does not trust; the words say how to authorize it.
     #[error("{0}")]
     Untrusted(String),
     /// The store says no.
