@@ -16,9 +16,9 @@ use ureq::http::header::{
 use ureq::http::{Request, Response, StatusCode};
 use ureq::{Body, BodyReader};
 
-use super::error::{Error, reason};
+use super::error::Error;
 use crate::config::{BaseUrl, Credentials};
-use crate::http::{Client, SendError};
+use crate::http::{Client, SendError, reason};
 
 /// The most bytes that are read of an answer that refuses.
 const PROBLEM_LIMIT: u64 = 64 * 1024;

@@ -4,7 +4,6 @@ use std::io;
 use std::time::Duration;
 
 use drover_wire::{Code, Problem};
-use ureq::Timeout;
 
 use crate::retry::Temporary;
 
@@ -97,19 +96,6 @@ impl Temporary for Error {
 /// Whether a status alone says that trying again helps.
 fn is_temporary(status: u16) -> bool {
     matches!(status, 408 | 425 | 429 | 500..=599)
-}
-
-/// A transport error in words for an operator.
-pub(super) fn reason(error: &ureq::Error) -> String {
-    match error {
-        ureq::Error::Timeout(Timeout::Resolve) => "no answer from the name server in time".into(),
-        ureq::Error::Timeout(Timeout::Connect) => "no connection in time".into(),
-        ureq::Error::Timeout(Timeout::RecvResponse) => "no answer in time".into(),
-        ureq::Error::Timeout(_) => "the connection stood still for too long".into(),
-        ureq::Error::Io(error) => drover_tls::reason(error).unwrap_or_else(|| error.to_string()),
-        ureq::Error::Protocol(error) => format!("the answer is not HTTP: {error}"),
-        other => other.to_string(),
-    }
 }
 
 #[cfg(test)]

@@ -8,13 +8,16 @@ use drover_tls::{TlsConnector, Trust};
 use ureq::config::Config;
 use ureq::http::{Request, Response};
 use ureq::unversioned::transport::Connector;
-use ureq::{Agent, Body, Error, RequestExt, SendBody};
+use ureq::{Agent, Body, Error, RequestExt, SendBody, Timeout};
 
 use super::eager::EagerConnector;
 use super::transport::{NameResolver, OpenConnections, SocketConnector};
 
 /// The bytes of each buffer of a connection; a connection has two, with TLS four. As long as a TLS record.
 const BUFFER: usize = 16 * 1024;
+
+/// How often an answer may point elsewhere, for those who follow.
+const REDIRECTS: u32 = 10;
 
 /// How long things may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +96,15 @@ impl Client {
         self.agent.run(request)
     }
 
+    /// Sends a request without a body, and goes where the answers point, a few times.
+    ///
+    /// # Errors
+    /// As [`Client::send`], and when it is sent about for too long.
+    pub fn follow(&self, request: Request<()>) -> Result<Response<Body>, Error> {
+        let request = request.with_agent(&self.agent).configure();
+        request.max_redirects(REDIRECTS).max_redirects_will_error(true).build().run()
+    }
+
     /// Sends a request whose answer may take `extra` longer than usual, because the other side holds it open.
     ///
     /// # Errors
@@ -164,6 +176,19 @@ impl io::Read for Source<'_> {
     }
 }
 
+/// A transport error in words for an operator.
+pub(crate) fn reason(error: &ureq::Error) -> String {
+    match error {
+        ureq::Error::Timeout(Timeout::Resolve) => "no answer from the name server in time".into(),
+        ureq::Error::Timeout(Timeout::Connect) => "no connection in time".into(),
+        ureq::Error::Timeout(Timeout::RecvResponse) => "no answer in time".into(),
+        ureq::Error::Timeout(_) => "the connection stood still for too long".into(),
+        ureq::Error::Io(error) => drover_tls::reason(error).unwrap_or_else(|| error.to_string()),
+        ureq::Error::Protocol(error) => format!("the answer is not HTTP: {error}"),
+        other => other.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,7 +199,6 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::mpsc;
     use std::thread;
-    use ureq::Timeout;
 
     const SHORT: Duration = Duration::from_millis(50);
 

@@ -2,8 +2,16 @@
 
 mod client;
 mod eager;
+#[cfg(target_os = "linux")]
+mod remote;
+#[cfg(target_os = "linux")]
+mod stop;
 #[cfg(test)]
 pub(crate) mod testing;
 mod transport;
 
+pub(crate) use client::reason;
 pub use client::{Client, Patience, SendError};
+// For the sandbox, which is there on Linux only.
+#[cfg(target_os = "linux")]
+pub(crate) use remote::{Remote, RemoteError};

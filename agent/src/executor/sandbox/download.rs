@@ -1,0 +1,194 @@
+//! `builtin:download`: what guix-daemon does by itself for derivations of downloads, done here in the agent's own process.
+//!
+//! The content-addressed mirrors of a derivation are Scheme code, which is not run: a list of the configuration is in
+//! their place. Disarchive, the Internet Archive, FTP and proxies are left to agents with a daemon.
+
+mod datum;
+mod request;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use drover_store::hash::HashingWriter;
+use drover_store::{Sha256Hash, nar};
+use drover_tls::Trust;
+
+use super::Stopping;
+use crate::http::{Client, Patience, Remote};
+pub(super) use request::Request;
+
+/// Bytes that are read at a time.
+const BUFFER: usize = 64 * 1024;
+/// How long servers of strangers are waited for: there may be a dozen of them before the one that has the file.
+const PATIENCE: Patience = Patience {
+    resolve: Duration::from_secs(10),
+    connect: Duration::from_secs(15),
+    answer: Duration::from_secs(60),
+    silence: Duration::from_secs(60),
+};
+/// How often the log says how far it is.
+const NEWS: Duration = Duration::from_secs(20);
+
+/// Takes the log of a download.
+pub(super) type Log<'a> = dyn FnMut(&[u8]) -> io::Result<()> + 'a;
+
+/// Why there is no download.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DownloadError {
+    /// Nobody has it.
+    #[error(
+        "download {name}: none of {asked} addresses has a file of the right hash; the log says what each has instead"
+    )]
+    Nowhere {
+        /// The name of the output.
+        name: String,
+        /// How many were asked.
+        asked: usize,
+    },
+    /// It was stopped.
+    #[error("the download was stopped")]
+    Stopped,
+    /// The log could not be kept.
+    #[error("keep the log of a download: {0}")]
+    Log(#[source] io::Error),
+    /// The disk.
+    #[error("write a download to {path}: {source}")]
+    Disk {
+        /// Where.
+        path: String,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// Why one address is no use.
+enum Miss {
+    /// The next one may be.
+    Next(String),
+    Final(DownloadError),
+}
+
+impl From<DownloadError> for Miss {
+    fn from(error: DownloadError) -> Self {
+        Self::Final(error)
+    }
+}
+
+/// Makes the file at `dest`, which must not be there, from the first address that has it.
+///
+/// # Errors
+/// [`DownloadError`]; nothing is left at `dest` then.
+pub(super) fn download(
+    request: &Request,
+    dest: &Path,
+    log: &mut Log<'_>,
+    stop: &Stopping,
+) -> Result<(), DownloadError> {
+    download_by(&Client::new(&Trust::System, PATIENCE), request, dest, log, stop)
+}
+
+fn download_by(
+    client: &Client,
+    request: &Request,
+    dest: &Path,
+    log: &mut Log<'_>,
+    stop: &Stopping,
+) -> Result<(), DownloadError> {
+    let addresses = request.addresses();
+    client.while_wanted(stop.as_fd(), || {
+        for address in &addresses {
+            say(log, &format!("downloading {} from {address}", request.name))?;
+            let error = match one(client, request, address, dest, log, stop) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            // There may be nothing, and the next attempt shows whether it went.
+            let _ = fs::remove_file(dest);
+            match error {
+                _ if stop.is_stopped() => return Err(DownloadError::Stopped),
+                Miss::Next(why) => say(log, &format!("  not from there: {why}"))?,
+                Miss::Final(error) => return Err(error),
+            }
+        }
+        Err(DownloadError::Nowhere { name: request.name.clone(), asked: addresses.len() })
+    })
+}
+
+fn one(
+    client: &Client,
+    request: &Request,
+    address: &str,
+    dest: &Path,
+    log: &mut Log<'_>,
+    stop: &Stopping,
+) -> Result<(), Miss> {
+    if address.starts_with("mirror:") {
+        return Err(Miss::Next("the derivation's table has no mirrors of that name".to_owned()));
+    }
+    if !address.starts_with("http://") && !address.starts_with("https://") {
+        return Err(Miss::Next("this agent's sandbox knows HTTP and HTTPS only".to_owned()));
+    }
+    let next = |error: &dyn std::fmt::Display| Miss::Next(error.to_string());
+    let mut remote = Remote::open(client, address, stop.as_fd()).map_err(|error| next(&error))?;
+    if remote.address() != address {
+        say(log, &format!("  which leads to {}", remote.address()))?;
+    }
+    let size = remote.size();
+    if size.is_some_and(|size| size > request.size_max) {
+        return Err(too_large(request));
+    }
+    let disk = |source| Miss::Final(DownloadError::Disk { path: dest.display().to_string(), source });
+    let mode = if request.executable { 0o755 } else { 0o644 };
+    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(dest).map_err(disk)?;
+    let mut file = HashingWriter::new(file);
+    let mut buffer = vec![0; BUFFER];
+    let mut said = Instant::now();
+    loop {
+        let read = remote.read(&mut buffer).map_err(|error| next(&error))?;
+        let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else { break };
+        file.write_all(bytes).map_err(disk)?;
+        if file.count() > request.size_max {
+            return Err(too_large(request));
+        }
+        if said.elapsed() >= NEWS {
+            said = Instant::now();
+            let of = size.map(|size| format!(" of {size}")).unwrap_or_default();
+            say(log, &format!("  {}{of} bytes so far", file.count()))?;
+        }
+    }
+    let (file, hash, count) = file.finish();
+    // Whatever the umask was.
+    file.set_permissions(Permissions::from_mode(mode)).map_err(disk)?;
+    let hash = if request.recursive { hash_of_nar(dest).map_err(disk)? } else { hash };
+    if hash != request.hash {
+        return Err(Miss::Next(format!(
+            "it sends {count} bytes of the SHA-256 {}, and {} is wanted",
+            hash.base32(),
+            request.hash.base32()
+        )));
+    }
+    say(log, &format!("  {count} bytes of the right hash"))?;
+    Ok(())
+}
+
+fn too_large(request: &Request) -> Miss {
+    Miss::Next(format!("it has more than {} bytes, which is the limit of outputs here", request.size_max))
+}
+
+fn hash_of_nar(path: &Path) -> io::Result<Sha256Hash> {
+    let mut hash = HashingWriter::new(io::sink());
+    nar::pack(path, &mut hash)?;
+    Ok(hash.finish().1)
+}
+
+fn say(log: &mut Log<'_>, line: &str) -> Result<(), DownloadError> {
+    // Addresses are somebody's words: they do not end a line.
+    let line: String = line.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    log(format!("{line}\n").as_bytes()).map_err(DownloadError::Log)
+}
