@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "the executor that uses these comes next")]
 
 mod download;
+mod import;
 mod slots;
 mod stopping;
 

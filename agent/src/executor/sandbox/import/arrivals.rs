@@ -1,0 +1,282 @@
+//! Items that arrive several at a time, and are each put into the store after what they refer to.
+//!
+//! Whoever is free takes what can be placed, else the next item that has not come; so the store is closed under
+//! references at any moment, and yet nothing waits for the order in which things come.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use drover_store::path::StorePath;
+
+use crate::executor::Error;
+use crate::executor::sandbox::Stopping;
+use crate::store::{Item, Making, Store, StoreError};
+
+/// How many come at a time.
+pub(in crate::executor::sandbox) const AT_A_TIME: usize = 4;
+/// The stack of each thread: TLS and the layers of compression are on it.
+pub(in crate::executor::sandbox) const STACK: usize = 256 * 1024;
+/// How often who waits for others looks whether to stop.
+const LOOK: Duration = Duration::from_millis(500);
+/// The name of a tree in its folder.
+const TREE: &str = "tree";
+
+/// Why an item did not come.
+pub(in crate::executor::sandbox) enum Miss {
+    /// It is left out, for this reason, and what refers to it as well.
+    LeftOut(String),
+    /// Everything ends.
+    Fatal(Error),
+}
+
+impl From<StoreError> for Miss {
+    fn from(error: StoreError) -> Self {
+        Self::Fatal(error.into())
+    }
+}
+
+/// Whether something is still worth being read to its end.
+#[derive(Clone, Copy)]
+pub(in crate::executor::sandbox) struct Wanted<'a> {
+    stop: &'a Stopping,
+    /// Another item has failed.
+    is_over: &'a AtomicBool,
+}
+
+impl Wanted<'_> {
+    pub(in crate::executor::sandbox) fn holds(&self) -> bool {
+        !self.stop.is_stopped() && !self.is_over.load(Ordering::Relaxed)
+    }
+}
+
+/// Makes the tree of an item at a path that does not exist, after checking all that is to be checked about it.
+pub(in crate::executor::sandbox) type Obtain<'a> =
+    dyn Fn(usize, &Path, Wanted<'_>) -> Result<(), Miss> + Sync + 'a;
+
+/// Brings items into the store; `obtain` makes the tree of the one of that number. What is left out is said in the log,
+/// also what refers to something that is neither among them nor in the store.
+///
+/// # Errors
+/// [`Error::Away`] after a stop; what `obtain` and the store say. Items that were placed until then stay.
+pub(in crate::executor::sandbox) fn bring_in(
+    store: &Store,
+    items: &[Item],
+    obtain: &Obtain<'_>,
+    stop: &Stopping,
+) -> Result<(), Error> {
+    let mut state = State { entries: entries(store, items), busy: 0, failure: None };
+    state.leave_out(items);
+    let is_over = AtomicBool::new(false);
+    let (state, changed) = (Mutex::new(state), Condvar::new());
+    let hall = Hall { store, items, obtain, wanted: Wanted { stop, is_over: &is_over }, state, changed };
+    thread::scope(|scope| {
+        for _ in 1..AT_A_TIME.min(items.len()) {
+            let thread = thread::Builder::new().name("inputs".into()).stack_size(STACK);
+            if let Err(error) = thread.spawn_scoped(scope, || hall.work()) {
+                tracing::warn!("inputs come fewer at a time: start a thread for them: {error}");
+                break;
+            }
+        }
+        hall.work();
+    });
+    let state = hall.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some(failure) = state.failure {
+        return Err(failure);
+    }
+    let is_stuck = |entry: &&Entry| !matches!(entry.stage, Stage::Placed | Stage::Out);
+    match state.entries.iter().zip(items).find(|(entry, _)| is_stuck(entry)) {
+        Some((_, item)) => Err(Error::Refused(format!(
+            "put {} into the store: it is among items that refer to each other in a circle, which no store has",
+            item.path
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Where an item is.
+enum Stage {
+    /// Nobody has begun with it.
+    Absent,
+    /// On its way, or being placed.
+    InWork,
+    /// Here, and not placed.
+    Here(Making),
+    /// In the store.
+    Placed,
+    /// Left out.
+    Out,
+}
+
+/// An item, and the numbers of those among the others that it refers to.
+struct Entry {
+    stage: Stage,
+    needs: Vec<usize>,
+    /// What it refers to that will not be there.
+    lacks: Option<StorePath>,
+}
+
+fn entries(store: &Store, items: &[Item]) -> Vec<Entry> {
+    let numbers: HashMap<&StorePath, usize> =
+        items.iter().zip(0..).map(|(item, n)| (&item.path, n)).collect();
+    let mut present = HashSet::new();
+    let entry = |item: &Item| {
+        let (mut needs, mut lacks) = (Vec::new(), None);
+        for reference in item.others() {
+            if let Some(number) = numbers.get(reference) {
+                needs.push(*number);
+            } else if !present.contains(reference) {
+                if store.has(reference) {
+                    present.insert(reference.clone());
+                } else {
+                    lacks = Some(reference.clone());
+                }
+            }
+        }
+        Entry { stage: Stage::Absent, needs, lacks }
+    };
+    items.iter().map(entry).collect()
+}
+
+struct State {
+    entries: Vec<Entry>,
+    /// Threads that do something.
+    busy: usize,
+    failure: Option<Error>,
+}
+
+enum Work {
+    Obtain,
+    Place(Making),
+}
+
+impl State {
+    fn is(&self, number: &usize, is: impl Fn(&Stage) -> bool) -> bool {
+        self.entries.get(*number).is_some_and(|entry| is(&entry.stage))
+    }
+
+    /// Something that can be done now, which is taken.
+    fn take(&mut self) -> Option<(usize, Work)> {
+        let is_placed = |number: &usize| self.is(number, |stage| matches!(stage, Stage::Placed));
+        let is_ready =
+            |entry: &Entry| matches!(entry.stage, Stage::Here(_)) && entry.needs.iter().all(is_placed);
+        let ready = self.entries.iter().position(is_ready);
+        let is_absent = |entry: &Entry| matches!(entry.stage, Stage::Absent);
+        let number = ready.or_else(|| self.entries.iter().position(is_absent))?;
+        match std::mem::replace(&mut self.entries.get_mut(number)?.stage, Stage::InWork) {
+            Stage::Here(tree) => Some((number, Work::Place(tree))),
+            _ => Some((number, Work::Obtain)),
+        }
+    }
+
+    /// Leaves out what cannot be placed, for want of what it refers to.
+    fn leave_out(&mut self, items: &[Item]) {
+        loop {
+            let is_out = |number: &usize| self.is(number, |stage| matches!(stage, Stage::Out));
+            let lacks = |entry: &Entry| {
+                let lacking = entry.needs.iter().copied().find(|number| is_out(number));
+                let lacking = lacking.and_then(|number| items.get(number)).map(|item| item.path.clone());
+                entry.lacks.clone().or(lacking)
+            };
+            let is_open = |entry: &Entry| matches!(entry.stage, Stage::Absent | Stage::Here(_));
+            let mut open = self.entries.iter().enumerate().filter(|(_, entry)| is_open(entry));
+            let Some((number, lacking)) = open.find_map(|(number, entry)| Some((number, lacks(entry)?)))
+            else {
+                return;
+            };
+            self.set(number, Stage::Out);
+            if let Some(item) = items.get(number) {
+                tracing::warn!("{} is left out: it refers to {lacking}, which cannot be had", item.path);
+            }
+        }
+    }
+
+    fn set(&mut self, number: usize, stage: Stage) {
+        if let Some(entry) = self.entries.get_mut(number) {
+            entry.stage = stage;
+        }
+    }
+
+    /// Notes the first failure; what fails after a stop fails because of it.
+    fn fail(&mut self, error: Error, wanted: Wanted<'_>) {
+        wanted.is_over.store(true, Ordering::Relaxed);
+        let error = if wanted.stop.is_stopped() { Stopping::error() } else { error };
+        self.failure.get_or_insert(error);
+    }
+}
+
+/// What the threads share.
+struct Hall<'a> {
+    store: &'a Store,
+    items: &'a [Item],
+    obtain: &'a Obtain<'a>,
+    wanted: Wanted<'a>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Hall<'_> {
+    /// Works until there is nothing left to do.
+    fn work(&self) {
+        while let Some((number, work)) = self.next() {
+            let done = match (self.items.get(number), work) {
+                (Some(item), Work::Place(tree)) => self.place(item, &tree),
+                (_, Work::Obtain) => self.obtain(number),
+                (None, Work::Place(_)) => Ok(Stage::Out),
+            };
+            let mut state = self.lock();
+            state.busy -= 1;
+            match done {
+                Ok(stage) => state.set(number, stage),
+                Err(Miss::LeftOut(why)) => {
+                    if let Some(item) = self.items.get(number) {
+                        tracing::warn!("{} is left out: {why}", item.path);
+                    }
+                    state.set(number, Stage::Out);
+                    state.leave_out(self.items);
+                }
+                Err(Miss::Fatal(error)) => state.fail(error, self.wanted),
+            }
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits for something to do.
+    fn next(&self) -> Option<(usize, Work)> {
+        let mut state = self.lock();
+        loop {
+            if self.wanted.stop.is_stopped() {
+                state.fail(Stopping::error(), self.wanted);
+            }
+            if state.failure.is_some() {
+                return None;
+            }
+            if let Some(work) = state.take() {
+                state.busy += 1;
+                return Some(work);
+            }
+            if state.busy == 0 {
+                return None;
+            }
+            state = self.changed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn obtain(&self, number: usize) -> Result<Stage, Miss> {
+        let making = self.store.making()?;
+        (self.obtain)(number, &making.path().join(TREE), self.wanted)?;
+        Ok(Stage::Here(making))
+    }
+
+    fn place(&self, item: &Item, making: &Making) -> Result<Stage, Miss> {
+        self.store.place(&making.path().join(TREE), item)?;
+        Ok(Stage::Placed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
