@@ -6,6 +6,7 @@ mod download;
 mod import;
 mod slots;
 mod stopping;
+mod substitute;
 
 use super::Error;
 use crate::store::StoreError;

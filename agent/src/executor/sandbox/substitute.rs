@@ -1,0 +1,127 @@
+//! Items from substitute servers into the store, with what they refer to.
+//!
+//! What a server says of an item counts only if a trusted key has signed it. Whatever cannot be had is left out: the
+//! build then ends with what is missing, as it does where nobody has a substitute.
+
+mod search;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use drover_store::compression::Compression;
+use drover_store::key::Acl;
+use drover_store::path::StorePath;
+use drover_tls::Trust;
+
+use super::Stopping;
+use super::import::arrivals::{Miss, Wanted, bring_in};
+use super::import::nar::unpack;
+use crate::executor::Error;
+use crate::http::{Client, Patience, Remote};
+use crate::store::{Item, Store};
+use search::{Offer, search};
+use server::{Server, Source};
+
+/// The largest window of a zstd-compressed nar, as a power of two: what `zstd --long=27` makes and can be read by default.
+const WINDOW_LOG_LIMIT: u32 = 27;
+const PATIENCE: Patience = Patience {
+    resolve: Duration::from_secs(10),
+    connect: Duration::from_secs(15),
+    answer: Duration::from_secs(60),
+    silence: Duration::from_secs(60),
+};
+
+/// Brings what the servers have of these paths into the store, with what they refer to; servers are asked in their order.
+///
+/// # Errors
+/// When the store refuses, and [`Error::Away`] after a stop. What was placed before stays.
+pub(super) fn substitute(
+    store: &Arc<Store>,
+    keys: &Acl,
+    servers: &[String],
+    paths: &[StorePath],
+    stop: &Stopping,
+) -> Result<(), Error> {
+    let client = Client::new(&Trust::System, PATIENCE);
+    client.while_wanted(stop.as_fd(), || {
+        let servers: Vec<Server<'_>> =
+            servers.iter().map(|url| Server::new(&client, url, keys, stop)).collect();
+        let offers = search(store, &servers, paths, stop)?;
+        let items: Vec<Item> = offers.iter().map(|offer| offer.item.clone()).collect();
+        let obtain = |number: usize, dest: &Path, wanted: Wanted<'_>| match offers.get(number) {
+            Some(offer) => {
+                let place = Place { client: &client, dest, stop, wanted };
+                place.obtain(&servers, offer)
+            }
+            None => Ok(()),
+        };
+        bring_in(store, &items, &obtain, stop)
+    })
+}
+
+/// Where the tree of an item is to be.
+struct Place<'a> {
+    client: &'a Client,
+    dest: &'a Path,
+    stop: &'a Stopping,
+    wanted: Wanted<'a>,
+}
+
+impl Place<'_> {
+    /// Makes it from the first server that has the nar that was offered.
+    fn obtain(&self, servers: &[Server<'_>], offer: &Offer) -> Result<(), Miss> {
+        let item = &offer.item;
+        let mut misses = Vec::new();
+        for (number, server) in servers.iter().enumerate().skip(offer.server) {
+            let sources = if number == offer.server {
+                offer.sources.clone()
+            } else {
+                match server.offer(&item.path) {
+                    Ok(Some((same, sources))) if same == *item => sources,
+                    // Another build of it, with other references perhaps, or none.
+                    Ok(_) => continue,
+                    Err(why) => {
+                        misses.push(why);
+                        continue;
+                    }
+                }
+            };
+            for source in &sources {
+                match self.fetch(item, source) {
+                    Ok(()) => return Ok(()),
+                    Err(error) if self.is_final(&error) => return Err(Miss::Fatal(error)),
+                    Err(error) => misses.push(format!("{}: {error}", source.url)),
+                }
+            }
+        }
+        Err(Miss::LeftOut(misses.join("; ")))
+    }
+
+    fn fetch(&self, item: &Item, source: &Source) -> Result<(), Error> {
+        tracing::info!("fetching {} from {}", item.path, source.url);
+        let failed = |source| Error::Stream { attempted: format!("fetch the nar of {}", item.path), source };
+        let remote = Remote::open(self.client, &source.url, self.stop.as_fd());
+        let remote = remote.map_err(|error| failed(io::Error::other(error)))?;
+        let nar: Box<dyn Read + '_> = match source.compression {
+            Compression::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::new(remote).map_err(failed)?;
+                decoder.window_log_max(WINDOW_LOG_LIMIT).map_err(failed)?;
+                Box::new(decoder)
+            }
+            _ => Box::new(remote),
+        };
+        unpack(item, nar, self.dest, self.wanted).map(drop)
+    }
+
+    /// Whether another server cannot help.
+    fn is_final(&self, error: &Error) -> bool {
+        let is_full = |source: &io::Error| source.kind() == io::ErrorKind::StorageFull;
+        !self.wanted.holds() || matches!(error, Error::Stream { source, .. } if is_full(source))
+    }
+}

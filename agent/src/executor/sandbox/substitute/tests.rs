@@ -1,0 +1,221 @@
+//! Substitutes from real servers, some of which are no use.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, mpsc};
+use std::thread;
+
+use drover_store::Sha256Hash;
+use drover_store::key::SecretKey;
+use drover_store::nar::Node;
+use drover_store::narinfo::{NarInfo, Url};
+use drover_store::path;
+use tempfile::TempDir;
+
+use super::*;
+use crate::http::testing::Server as HttpServer;
+
+/// A store, and a key that is trusted.
+struct Ground {
+    folder: TempDir,
+    store: Arc<Store>,
+    key: SecretKey,
+    stop: Stopping,
+}
+
+impl Ground {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let roots = folder.path().join("roots");
+        std::fs::create_dir(&roots).unwrap();
+        let store = Arc::new(Store::open(&folder.path().join("root"), &roots).unwrap());
+        Self { folder, store, key: SecretKey::generate().unwrap(), stop: Stopping::new().unwrap() }
+    }
+
+    fn substitute(&self, servers: &[&str], names: &[&str]) -> Result<(), Error> {
+        let keys = [*self.key.public()].into_iter().collect();
+        let servers: Vec<String> = servers.iter().map(|url| (*url).to_owned()).collect();
+        let paths: Vec<StorePath> = names.iter().map(|name| path(name)).collect();
+        substitute(&self.store, &keys, &servers, &paths, &self.stop)
+    }
+
+    /// Which of these the store has; nothing may be left over of the others.
+    fn present<const N: usize>(&self, names: [&str; N]) -> [bool; N] {
+        let making = self.folder.path().join("root/gnu/store/.drover/making");
+        assert_eq!(std::fs::read_dir(making).unwrap().count(), 0, "something is left in the making");
+        names.map(|name| self.store.has(&path(name)))
+    }
+}
+
+fn path(name: &str) -> StorePath {
+    path::text(name, b"", &[]).unwrap()
+}
+
+fn nar(name: &str) -> Vec<u8> {
+    Node::Directory(BTreeMap::from([(name.as_bytes().to_vec(), Node::file(vec![b'x'; 50_000]))])).to_nar()
+}
+
+/// What a server has: answers by the request's path.
+#[derive(Default)]
+struct Files(BTreeMap<String, Vec<u8>>);
+
+impl Files {
+    /// Adds an item, with its nar in that form; of lzip only the word.
+    fn add(&mut self, key: &SecretKey, name: &str, references: &[&str], compression: &str) -> &mut Self {
+        let nar = nar(name);
+        let url = Url { url: format!("nar/{name}"), compression: compression.to_owned(), file_size: None };
+        let mut info = NarInfo {
+            store_path: path(name),
+            urls: vec![url],
+            nar_hash: Sha256Hash::of(&nar),
+            nar_size: nar.len() as u64,
+            references: references.iter().map(|name| path(name)).collect(),
+            deriver: None,
+            system: None,
+            signature: None,
+        };
+        info.sign("farm", key);
+        self.0.insert(narinfo_of(name), info.print().into_bytes());
+        let nar = if compression == "zstd" { zstd::encode_all(&nar[..], 3).unwrap() } else { nar };
+        self.0.insert(format!("/nar/{name}"), nar);
+        self
+    }
+
+    fn change(&mut self, target: &str, change: impl FnOnce(&mut Vec<u8>)) -> &mut Self {
+        change(self.0.get_mut(target).unwrap());
+        self
+    }
+
+    fn serve(self) -> HttpServer {
+        HttpServer::start(move |exchange| match self.0.get(exchange.target.trim_start_matches("GET ")) {
+            Some(file) => exchange.respond(200, "", file),
+            None => exchange.respond(404, "", b"no"),
+        })
+    }
+}
+
+fn narinfo_of(name: &str) -> String {
+    format!("/{}.narinfo", path(name).hash_part())
+}
+
+#[test]
+fn a_closure_comes_from_several_servers_in_its_forms() {
+    let ground = Ground::new();
+    let (mut one, mut two) = (Files::default(), Files::default());
+    one.add(&ground.key, "a", &["b", "c", "a"], "zstd").add(&ground.key, "c", &[], "none");
+    two.add(&ground.key, "b", &["c"], "none").add(&ground.key, "a", &["b", "c", "a"], "none");
+    let (one, two) = (one.serve(), two.serve());
+    ground.substitute(&[one.url(), &format!("{}/", two.url())], &["a"]).unwrap();
+    assert_eq!(ground.present(["a", "b", "c"]), [true; 3]);
+    let item = ground.store.item(&path("a")).unwrap().unwrap();
+    assert_eq!(item.nar_hash, Sha256Hash::of(&nar("a")));
+    let mut references = [path("a"), path("b"), path("c")];
+    references.sort();
+    assert_eq!(item.references, references);
+}
+
+#[test]
+fn what_is_no_use_is_left_out_and_the_rest_comes() {
+    let (ground, stranger) = (Ground::new(), SecretKey::generate().unwrap());
+    let mut files = Files::default();
+    for name in ["good", "forged", "renamed", "rubbish", "torn", "other"] {
+        files.add(&ground.key, name, &[], "zstd");
+    }
+    files.add(&stranger, "stranger", &[], "zstd").add(&ground.key, "lzip", &[], "lzip");
+    files.add(&ground.key, "above", &["lzip", "good"], "none").add(
+        &ground.key,
+        "far-above",
+        &["above"],
+        "none",
+    );
+    files.add(&ground.key, "above-nothing", &["nobody-has"], "none");
+    files.change(&narinfo_of("forged"), |text| {
+        *text = String::from_utf8(text.clone()).unwrap().replace("NarSize: ", "NarSize: 1").into_bytes();
+    });
+    let other = files.0[&narinfo_of("good")].clone();
+    files.change(&narinfo_of("renamed"), |text| *text = other);
+    files.change(&narinfo_of("rubbish"), |text| *text = b"<html>Welcome</html>".to_vec());
+    files.change("/nar/torn", |nar| nar.truncate(nar.len() / 2));
+    files.change("/nar/other", |bytes| *bytes = zstd::encode_all(&nar("good")[..], 3).unwrap());
+    let server = files.serve();
+    let names = [
+        "good",
+        "forged",
+        "renamed",
+        "rubbish",
+        "torn",
+        "other",
+        "stranger",
+        "lzip",
+        "above",
+        "far-above",
+        "above-nothing",
+        "absent",
+    ];
+    ground.substitute(&[server.url()], &names).unwrap();
+    let mut expected = [false; 12];
+    expected[0] = true;
+    assert_eq!(ground.present(names), expected);
+}
+
+#[test]
+fn another_server_helps_where_the_first_has_only_the_narinfo_or_is_away() {
+    let ground = Ground::new();
+    let (mut one, mut two) = (Files::default(), Files::default());
+    for files in [&mut one, &mut two] {
+        files.add(&ground.key, "a", &["b"], "zstd").add(&ground.key, "b", &[], "zstd");
+    }
+    one.0.remove("/nar/a");
+    one.change("/nar/b", |nar| nar.truncate(100));
+    let (one, two) = (one.serve(), two.serve());
+    ground.substitute(&["http://127.0.0.1:1", one.url(), two.url()], &["a"]).unwrap();
+    assert_eq!(ground.present(["a", "b"]), [true; 2]);
+}
+
+#[test]
+fn a_nar_that_breaks_off_is_resumed() {
+    let ground = Ground::new();
+    let mut files = Files::default();
+    files.add(&ground.key, "a", &[], "none");
+    let (asked, count) = mpsc::channel();
+    let server = HttpServer::start(move |mut exchange| {
+        let target = exchange.target.trim_start_matches("GET ").to_owned();
+        let file = &files.0[&target];
+        if !target.starts_with("/nar") {
+            return exchange.respond(200, "", file);
+        }
+        asked.send(exchange.header("range").to_owned()).unwrap();
+        let from: usize =
+            exchange.header("range").trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(0);
+        let (status, length) = (if from > 0 { 206 } else { 200 }, file.len() - from);
+        let range = format!("content-range: bytes {from}-{}/{}", file.len() - 1, file.len());
+        exchange
+            .raw(format!("HTTP/1.1 {status} X\r\n{range}\r\ncontent-length: {length}\r\n\r\n").as_bytes());
+        exchange.raw(&file[from..(from + 30_000).min(file.len())]);
+    });
+    ground.substitute(&[server.url()], &["a"]).unwrap();
+    assert_eq!(ground.present(["a"]), [true]);
+    assert_eq!(count.try_iter().collect::<Vec<_>>(), ["", "bytes=30000-"]);
+}
+
+#[test]
+fn a_stop_ends_it_while_a_server_is_silent() {
+    let ground = Ground::new();
+    let (came, coming) = mpsc::channel();
+    let (gate, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let server = HttpServer::start(move |mut exchange| {
+        exchange.raw(b"HTTP/1.1 200 X\r\ncontent-length: 10\r\n\r\nsome");
+        came.send(()).unwrap();
+        let _ = wait.lock().unwrap().recv();
+    });
+    thread::scope(|scope| {
+        let word = &ground.stop;
+        scope.spawn(move || {
+            coming.recv().unwrap();
+            word.stop();
+        });
+        let result = ground.substitute(&[server.url()], &["a"]);
+        assert!(matches!(result, Err(Error::Away(_))), "{result:?}");
+    });
+    drop(gate);
+}
