@@ -110,7 +110,7 @@ impl Tree {
     /// # Errors
     /// [`io::ErrorKind::TimedOut`] when something still lives at the deadline (a process that hangs in the kernel).
     pub fn kill(&mut self, deadline: Deadline) -> io::Result<()> {
-        if self.gone {
+        if self.gone || self.has_left()? {
             return Ok(());
         }
         if self.has_program() {
@@ -121,8 +121,7 @@ impl Tree {
             for descendant in sys::descendants(self.supervisor.id())? {
                 let _ = kill(pid(descendant), Signal::SIGKILL);
             }
-            if self.supervisor.try_wait()?.is_some() {
-                self.gone = true;
+            if self.is_gone()? {
                 return Ok(());
             }
             if deadline.is_over() {
@@ -134,8 +133,27 @@ impl Tree {
         }
     }
 
-    /// Waits for the end of the reports, noting those that still come.
-    fn wait_for_end(&mut self, deadline: Deadline) -> io::Result<()> {
+    /// Whether nothing is left of a program that ended, as is the rule. Then nothing has to be looked for among all that
+    /// runs on the machine.
+    fn has_left(&mut self) -> io::Result<bool> {
+        let soon = Deadline::after(LOOK);
+        if self.exit.is_none() || !self.wait_for_end(soon)? {
+            return Ok(false);
+        }
+        while !self.is_gone()? && !soon.is_over() {
+            std::thread::yield_now();
+        }
+        Ok(self.gone)
+    }
+
+    /// Whether the supervisor, and with it all that it looked after, is no more.
+    fn is_gone(&mut self) -> io::Result<bool> {
+        self.gone = self.gone || self.supervisor.try_wait()?.is_some();
+        Ok(self.gone)
+    }
+
+    /// Waits for the end of the reports, noting those that still come; whether it came.
+    fn wait_for_end(&mut self, deadline: Deadline) -> io::Result<bool> {
         loop {
             match self.next_report(deadline) {
                 Ok(Some(Record::Ended(exit))) => self.exit = Some(exit),
@@ -143,9 +161,9 @@ impl Tree {
                 // The end of the pipe precedes the end of the process by a moment.
                 Ok(None) => {
                     std::thread::yield_now();
-                    return Ok(());
+                    return Ok(true);
                 }
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(false),
                 Err(error) => return Err(error),
             }
         }

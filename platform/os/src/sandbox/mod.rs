@@ -60,8 +60,8 @@ pub struct Sandbox {
     pub cgroup: Option<cgroup::Group>,
 }
 
-/// A file or folder of the machine that is there in a sandbox. What is mounted below it is not. There are neither setuid
-/// programs nor devices in it.
+/// A file or folder of the machine that is there in a sandbox; symbolic links are refused, for they would be followed:
+/// make them in the root. What is mounted below it is not there, and neither setuid programs nor devices work in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bind {
     /// Its absolute path on the machine.

@@ -166,6 +166,17 @@ fn files_that_run_as_their_owner_are_not_made() {
 }
 
 #[test]
+#[cfg(target_arch = "x86_64")]
+fn they_are_not_made_by_programs_of_32_bits_either() {
+    both("inside::they_are_not_made_by_programs_of_32_bits_either", || {
+        let mut ground = Ground::new();
+        ground.says("echo x >file");
+        assert_eq!(probe(&mut ground, "chmod of 32 bits", "/build/file"), "EPERM");
+        assert_eq!(fs::metadata(ground.build().join("file")).unwrap().mode() & 0o7777, 0o644);
+    });
+}
+
+#[test]
 fn the_kernels_keyrings_are_not_there() {
     both("inside::the_kernels_keyrings_are_not_there", || {
         let mut ground = Ground::new();

@@ -56,6 +56,8 @@ fn answer(what: &str, on: &str) -> io::Result<()> {
             "creat" => libc::c_long::from(libc::creat(path, setuid)),
             "mknod" => libc::c_long::from(libc::mknod(path, libc::S_IFREG | setuid, 0)),
             "fchmodat2" => libc::syscall(libc::SYS_fchmodat2, libc::AT_FDCWD, path, setuid, 0),
+            #[cfg(target_arch = "x86_64")]
+            "chmod of 32 bits" => return chmod_of_32_bits(on, setuid),
             "openat2" => {
                 let how = [(libc::O_CREAT | libc::O_WRONLY) as u64, u64::from(setuid), 0];
                 libc::syscall(libc::SYS_openat2, libc::AT_FDCWD, path, how.as_ptr(), size_of_val(&how))
@@ -68,4 +70,32 @@ fn answer(what: &str, on: &str) -> io::Result<()> {
         }
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Makes a call as programs of 32 bits do: with another number, that is another call for programs of 64 bits.
+#[cfg(target_arch = "x86_64")]
+fn chmod_of_32_bits(path: &str, mode: u32) -> io::Result<()> {
+    let (chmod, mut result) = (15, 0_i64);
+    // SAFETY: a fresh page below 4 GiB is ours; the path and the zero behind it fit into it. The call reads it, and changes
+    // nothing but the register of its result and those that are named.
+    unsafe {
+        let (access, kind) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT);
+        let page = libc::mmap(std::ptr::null_mut(), 4096, access, kind, -1, 0);
+        assert_ne!(page, libc::MAP_FAILED);
+        std::ptr::copy_nonoverlapping(path.as_ptr(), page.cast(), path.len());
+        std::arch::asm!(
+            "xchg rbx, {path}",
+            "int 0x80",
+            "xchg rbx, {path}",
+            path = inout(reg) page => _,
+            inout("rax") i64::from(chmod) => result,
+            in("rcx") u64::from(mode),
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+        );
+    }
+    match i32::try_from(result) {
+        Ok(result) if result < 0 => Err(io::Error::from_raw_os_error(-result)),
+        _ => Ok(()),
+    }
 }
