@@ -196,7 +196,7 @@ mod tests {
         fs::create_dir(&top).unwrap();
         // As one does who cannot name the deepest: each folder through the one above it.
         let mut at = openat(AT_FDCWD, &top, FOLDER, Mode::empty()).unwrap();
-        for depth in 0..5000 {
+        for depth in 0..1500 {
             let name = format!("moved-{}", depth % 3);
             nix::sys::stat::mkdirat(&at, name.as_str(), Mode::S_IRWXU).unwrap();
             let flags = OFlag::O_WRONLY | OFlag::O_CREAT;
@@ -218,7 +218,7 @@ mod tests {
             let inner = top.join(format!("{n}/inner"));
             fs::create_dir_all(&inner).unwrap();
             symlink(&kept, inner.join("link")).unwrap();
-            fs::set_permissions(&inner, fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(&inner, fs::Permissions::from_mode(0o0)).unwrap();
         }
         symlink(&kept, folder.path().join("link")).unwrap();
         remove(&top).unwrap();

@@ -145,7 +145,7 @@ fn cleaning_beside_builds_takes_nothing_that_they_hold() {
                         let hold = store.hold([common.clone(), top.clone()]);
                         add(store, "common", &[]);
                         add(store, &name("top"), &[&common]);
-                        assert_eq!(store.closure(&[top.clone()]).unwrap().len(), 2);
+                        assert_eq!(store.closure(std::slice::from_ref(&top)).unwrap().len(), 2);
                         assert!(is_whole(store, &common) && is_whole(store, &top));
                         drop(hold);
                     }

@@ -173,8 +173,8 @@ fn works_with_a_store_as_a_plain_user() {
     fs::create_dir_all(out.join("closed")).unwrap();
     fs::write(out.join("closed/file"), "x").unwrap();
     symlink("closed", out.join("link")).unwrap();
-    fs::set_permissions(out.join("closed/file"), fs::Permissions::from_mode(0)).unwrap();
-    fs::set_permissions(out.join("closed"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(out.join("closed/file"), fs::Permissions::from_mode(0o0)).unwrap();
+    fs::set_permissions(out.join("closed"), fs::Permissions::from_mode(0o0)).unwrap();
     canonicalize(&out, owner(), &OutputLimits { files: 10, bytes: 10 }).unwrap();
     let mut nar = Vec::new();
     drover_store::nar::pack(&out, &mut nar).unwrap();
@@ -192,8 +192,8 @@ fn works_with_a_store_as_a_plain_user() {
     // What a builder leaves is removed, whatever it did to the modes.
     let left = store.making().unwrap();
     fs::create_dir_all(left.path().join("a/b")).unwrap();
-    fs::set_permissions(left.path().join("a/b"), fs::Permissions::from_mode(0)).unwrap();
-    fs::set_permissions(left.path().join("a"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(left.path().join("a/b"), fs::Permissions::from_mode(0o0)).unwrap();
+    fs::set_permissions(left.path().join("a"), fs::Permissions::from_mode(0o0)).unwrap();
     drop(left);
     add(&store, "top", &[&base]);
     store.checkpoint().unwrap();
