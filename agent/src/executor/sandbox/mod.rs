@@ -1,16 +1,216 @@
 //! Builds without anybody's help: a sandbox of our own over a store of our own.
+//!
+//! A build goes through here in this order: [`plan`] reads the derivation, says whether this machine can build it, and
+//! finds its inputs; [`root`] makes the folder that the builder sees as `/`, with the inputs in it; [`environment`] and
+//! [`graph`] make what else the builder is given; [`build`] starts it and [`run`] follows it to its end, within its
+//! [`limits`]; [`outputs`] checks what it made, against [`restrictions`] too, and puts it into the store. All of this
+//! lies in one folder of the store, which is removed at the end, whatever that is.
 
-#![allow(dead_code, reason = "the executor that uses these comes next")]
-
+mod build;
 mod download;
+mod environment;
+mod fetch;
+mod graph;
 mod import;
+mod keep;
+mod limits;
+mod outputs;
+mod plan;
+mod restrictions;
+mod root;
+mod run;
 mod slots;
 mod stopping;
 mod substitute;
+mod workplace;
 
-use super::Error;
-use crate::store::StoreError;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use drover_os::sandbox::cgroup::{Amounts, Cgroups};
+use drover_os::{machine, sandbox, user};
+use drover_store::key::Acl;
+use drover_store::nar::Packer;
+use drover_wire::agent::Output;
+
+use super::{Error, Executor, Workplace};
+use crate::store::{Hold, Store, StoreError};
+use slots::Slots;
 pub(crate) use stopping::Stopping;
+pub use workplace::SandboxWorkplace;
+
+/// How long what came into the store may wait for being written to the disk. What a loss of power takes is made again.
+const BETWEEN_SAVES: Duration = Duration::from_secs(60);
+
+/// How the agent's own sandbox builds.
+#[derive(Debug, Clone)]
+pub struct SandboxSettings {
+    /// The folder in which `gnu/store` is; builders see it at `/gnu/store` all the same.
+    pub store_root: PathBuf,
+    /// Whose items are taken for inputs.
+    pub keys: Acl,
+    /// How many processors a builder is told to use; 0: all of them.
+    pub build_cores: u32,
+    /// Where the build folders of failed builds go; without it they are removed.
+    pub keep_failed: Option<PathBuf>,
+    /// Addresses of servers that have downloads by their hash, the farm's own first.
+    pub mirrors: Vec<String>,
+    /// The bytes of log after which a build is ended.
+    pub log_limit: Option<u64>,
+    /// The most files that an output may have.
+    pub max_output_files: u64,
+    /// The most bytes that the files of an output may have together.
+    pub max_output_size: u64,
+    /// The most processes of a build at a time.
+    pub max_processes: u64,
+    /// The bytes of memory that a build may use, where the machine can limit that.
+    pub memory: Option<u64>,
+    /// The processors that a build may use, where the machine can limit that.
+    pub processors: Option<f64>,
+    /// The bytes that the store may have between builds.
+    pub store_budget: Option<u64>,
+}
+
+impl SandboxSettings {
+    /// What a build may use of the machine.
+    fn amounts(&self) -> Amounts {
+        Amounts { memory: self.memory, processors: self.processors, processes: Some(self.max_processes) }
+    }
+}
+
+/// A sandbox of our own over a store of our own.
+#[derive(Debug)]
+pub struct SandboxExecutor(Arc<Ground>);
+
+/// What all builds share.
+#[derive(Debug)]
+struct Ground {
+    settings: SandboxSettings,
+    store: Arc<Store>,
+    /// Links in here keep items.
+    roots: PathBuf,
+    slots: Arc<Slots>,
+    cgroups: Option<Cgroups>,
+    /// When all of the store was written to the disk last.
+    saved: Mutex<Instant>,
+    /// What builders this machine has.
+    system: String,
+    is_root: bool,
+}
+
+impl SandboxExecutor {
+    /// Tries whether there can be sandboxes, and opens the store. Symbolic links in `roots` keep items of the store.
+    ///
+    /// # Errors
+    /// When one of the two cannot be; in words that say what to do about it.
+    pub fn new(settings: SandboxSettings, roots: &Path) -> Result<Self, Error> {
+        sandbox::available().map_err(|error| Error::Refused(error.to_string()))?;
+        let system = machine::system()
+            .ok_or_else(|| Error::Refused("Guix has no name for this machine's processor".to_owned()))?;
+        let cgroups = cgroups(&settings);
+        let store = Arc::new(Store::open(&settings.store_root, roots)?);
+        Ok(Self(Arc::new(Ground {
+            settings,
+            store,
+            roots: roots.to_owned(),
+            slots: Arc::default(),
+            cgroups,
+            saved: Mutex::new(Instant::now()),
+            system,
+            is_root: user::is_root(),
+        })))
+    }
+}
+
+impl Ground {
+    /// Writes the store to the disk, unless that was done a moment ago.
+    fn save(&self) {
+        {
+            let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+            if saved.elapsed() < BETWEEN_SAVES {
+                return;
+            }
+            *saved = Instant::now();
+        }
+        if let Err(error) = self.store.checkpoint() {
+            tracing::warn!("save the store: {error}");
+        }
+    }
+}
+
+impl Executor for SandboxExecutor {
+    fn builtins(&self) -> Result<Vec<String>, Error> {
+        Ok(plan::BUILTINS.map(str::to_owned).to_vec())
+    }
+
+    fn open(&self) -> Result<Box<dyn Workplace>, Error> {
+        Ok(Box::new(SandboxWorkplace::new(Arc::clone(&self.0))?))
+    }
+
+    fn nar(&self, item: &Output) -> Result<Box<dyn Read + Send>, Error> {
+        let store = &self.0.store;
+        let hold = store.hold([item.path.clone()]);
+        if !store.has(&item.path) {
+            return Err(Error::Refused(format!("{} is not in the store", item.path)));
+        }
+        Ok(Box::new(HeldNar { packer: Packer::new(store.on_disk(&item.path)), _hold: hold }))
+    }
+
+    fn warm_up(&self) {
+        self.0.save();
+        let Some(budget) = self.0.settings.store_budget else { return };
+        if let Err(error) = self.0.store.clean(budget) {
+            tracing::warn!("clean the store: {error}");
+        }
+    }
+
+    fn store(&self) -> &Path {
+        self.0.store.folder()
+    }
+
+    fn seems_there(&self) -> bool {
+        true
+    }
+}
+
+/// The machine's control groups, after saying which limits do without them.
+fn cgroups(settings: &SandboxSettings) -> Option<Cgroups> {
+    let amounts = settings.amounts();
+    match Cgroups::find() {
+        Ok(cgroups) => {
+            let lacking = cgroups.lacking(&amounts);
+            if !lacking.is_empty() {
+                tracing::warn!(
+                    "builds are not limited as they should be: no controllers for {}",
+                    lacking.join(", ")
+                );
+            }
+            Some(cgroups)
+        }
+        Err(why) if amounts.memory.is_some() || amounts.processors.is_some() => {
+            tracing::warn!("builds are not limited in memory and processors: {why}");
+            None
+        }
+        Err(why) => {
+            tracing::info!("builds run without control groups: {why}");
+            None
+        }
+    }
+}
+
+/// A nar that is read, of an item that is kept meanwhile.
+struct HeldNar {
+    packer: Packer,
+    _hold: Hold,
+}
+
+impl Read for HeldNar {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.packer.read(buffer)
+    }
+}
 
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {

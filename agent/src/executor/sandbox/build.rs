@@ -1,0 +1,239 @@
+//! A build, from a derivation whose inputs are in the store to outputs that are there too.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use drover_os::process::{Exit, Program, Tree};
+use drover_os::sandbox::{self, Failure, Sandbox, Step};
+use drover_store::{Derivation, STORE_DIR, StorePath};
+
+use super::environment::environment;
+use super::graph::{self, GraphError};
+use super::limits::Limits;
+use super::outputs::{OutputError, Outputs};
+use super::plan::Plan;
+use super::root::{self, Root};
+use super::run::{self, End};
+use super::stopping::Stopping;
+use super::{Ground, fetch, keep};
+use crate::executor::{Ended, Error, Job, Sink};
+use crate::store::OutputLimits;
+
+/// What the system says of a program that is none of its own.
+const ENOEXEC: i32 = 8;
+/// Whose what is in the store is, where we decide that.
+const ROOT: (u32, u32) = (0, 0);
+
+impl Ground {
+    /// Builds. Whatever comes of it, nothing of it runs afterwards, and nothing is left but the outputs.
+    pub(super) fn build(
+        &self,
+        plan: &Plan,
+        job: &Job,
+        sink: &mut dyn Sink,
+        stop: &Stopping,
+    ) -> Result<Ended, Error> {
+        if let Some(why) = plan.unsupported(&self.system) {
+            return Ok(Ended::Unsupported(why));
+        }
+        stop.check()?;
+        let making = self.store.making()?;
+        if plan.derivation.builtin().is_some() {
+            return self.download(plan, job, making.path(), sink, stop);
+        }
+        let inputs = plan.closure(&self.store)?;
+        let slot = self.slots.take();
+        let root = self.root(plan, &inputs, making.path().join("root"), slot.number());
+        let root = match root {
+            Ok(root) => root,
+            Err(GraphError::Derivation(why)) => return Ok(Ended::Failed(why)),
+            Err(GraphError::Step(error)) => return Err(error),
+        };
+        let ended = self.build_in(&root, plan, &inputs, job, sink, stop);
+        root.take_back().map_err(|e| failed("take back the root of a build", e))?;
+        ended
+    }
+
+    /// The root with everything in it.
+    fn root(&self, plan: &Plan, inputs: &[StorePath], at: PathBuf, slot: u32) -> Result<Root, GraphError> {
+        let step = |error| GraphError::Step(failed("make the root of a build", error));
+        let mut root = Root::make(at, &plan.path, root::ids(self.is_root, slot)).map_err(step)?;
+        root.add_inputs(&self.store, inputs).map_err(step)?;
+        if plan.derivation.is_fixed_output() {
+            root.add_network().map_err(step)?;
+        }
+        graph::write(&self.store, &plan.derivation, &root.at(root.build_folder()))?;
+        root.hand_over().map_err(step)?;
+        Ok(root)
+    }
+
+    fn build_in(
+        &self,
+        root: &Root,
+        plan: &Plan,
+        inputs: &[StorePath],
+        job: &Job,
+        sink: &mut dyn Sink,
+        stop: &Stopping,
+    ) -> Result<Ended, Error> {
+        if has_zero(&plan.derivation) {
+            let derivation = &plan.path;
+            return Ok(Ended::Failed(format!(
+                "builder for `{derivation}' could not be started: its arguments or variables have zero bytes in them"
+            )));
+        }
+        let sandbox = self.sandbox(root, plan)?;
+        let mut tree = match self.spawn(&sandbox, root, plan) {
+            Ok(tree) => tree,
+            Err(error) => return self.not_started(plan, &error),
+        };
+        sink.started();
+        let mut limits = Limits::new(job, self.settings.log_limit, sink);
+        let end = run::watch(&mut tree, &mut limits, stop);
+        drop(tree);
+        let ended = match end? {
+            End::Limit(limit) => limit.ended(&plan.path),
+            End::Exit(exit) if exit.is_success() => match root.found_again(STORE_DIR) {
+                Ok(folder) => self.place(plan, inputs, &folder)?,
+                Err(why) => Ended::Failed(why),
+            },
+            End::Exit(exit) => Ended::Failed(self.why(plan, exit, &sandbox)),
+        };
+        if let Some(to) = &self.settings.keep_failed {
+            if ended != Ended::Succeeded {
+                let folder = root.found_again(root.build_folder());
+                let words = match folder.and_then(|folder| keep::keep(&folder, to).map_err(|e| e.to_string()))
+                {
+                    Ok(place) => format!("note: keeping build directory `{}'\n", place.display()),
+                    Err(error) => format!("note: the build folder is not kept: {error}\n"),
+                };
+                limits.say(words.as_bytes())?;
+            }
+        }
+        Ok(ended)
+    }
+
+    fn sandbox(&self, root: &Root, plan: &Plan) -> Result<Sandbox, Error> {
+        static BUILDS: AtomicU64 = AtomicU64::new(0);
+        let processes = Some(self.settings.max_processes);
+        let group = self.cgroups.as_ref().map(|cgroups| {
+            let name = format!("build-{}", BUILDS.fetch_add(1, Ordering::Relaxed));
+            cgroups.make(&name, &self.settings.amounts())
+        });
+        Ok(Sandbox {
+            root: root.path().to_owned(),
+            binds: root.binds.clone(),
+            ids: root.ids(),
+            host_name: "localhost".to_owned(),
+            network: plan.derivation.is_fixed_output(),
+            bits32: plan.is_32_bits(&self.system),
+            folder: root.build_folder().into(),
+            limits: sandbox::Limits { processes, ..sandbox::Limits::default() },
+            cgroup: group.transpose().map_err(|e| failed("make a control group for a build", e))?,
+        })
+    }
+
+    fn spawn(&self, sandbox: &Sandbox, root: &Root, plan: &Plan) -> io::Result<Tree> {
+        let derivation = &plan.derivation;
+        let builder = OsStr::from_bytes(&derivation.builder);
+        let machine = |name: &[u8]| std::env::var_os(OsStr::from_bytes(name));
+        Program::new(builder)
+            .named(Path::new(builder).file_name().unwrap_or(builder))
+            .args(derivation.args.iter().map(|arg| OsStr::from_bytes(arg)))
+            .environment(environment(derivation, root.build_folder(), self.cores(), machine))
+            .one_output()
+            .sandbox(sandbox)?
+            .spawn()
+    }
+
+    fn cores(&self) -> u32 {
+        match self.settings.build_cores {
+            0 => drover_os::machine::processors().unwrap_or(1),
+            cores => cores,
+        }
+    }
+
+    /// What it means that a builder could not be started.
+    fn not_started(&self, plan: &Plan, error: &io::Error) -> Result<Ended, Error> {
+        let builder = String::from_utf8_lossy(&plan.derivation.builder);
+        let failure = Failure::of(error).filter(|failure| failure.step() == Step::Program);
+        match failure.map(Failure::error) {
+            Some(error) if error.raw_os_error() == Some(ENOEXEC) => Ok(Ended::Unsupported(format!(
+                "the builder {builder} is no program for this {} machine",
+                self.system
+            ))),
+            Some(error) => {
+                let derivation = &plan.path;
+                Ok(Ended::Failed(format!(
+                    "builder for `{derivation}' could not be started: executing `{builder}': {error}"
+                )))
+            }
+            None => Err(Error::Refused(format!("make the sandbox of a build: {error}"))),
+        }
+    }
+
+    fn why(&self, plan: &Plan, exit: Exit, sandbox: &Sandbox) -> String {
+        let how = format!("builder for `{}' {}", plan.path, run::how(exit));
+        match (&sandbox.cgroup, self.settings.memory) {
+            (Some(group), Some(memory)) if group.was_out_of_memory() => {
+                format!("{how}; it wanted more than the {memory} bytes of memory that it may use")
+            }
+            _ => how,
+        }
+    }
+
+    /// Puts what lies in `folder` into the store.
+    fn place(&self, plan: &Plan, inputs: &[StorePath], folder: &Path) -> Result<Ended, Error> {
+        let outputs = Outputs {
+            store: &self.store,
+            plan,
+            inputs,
+            folder,
+            owner: self.is_root.then_some(ROOT),
+            limits: OutputLimits {
+                files: self.settings.max_output_files,
+                bytes: self.settings.max_output_size,
+            },
+        };
+        match outputs.place() {
+            Ok(()) => Ok(Ended::Succeeded),
+            Err(OutputError::Build(why)) => Ok(Ended::Failed(why)),
+            Err(OutputError::Step(error)) => Err(error),
+        }
+    }
+
+    /// Does what `builtin:download` does, without a process of its own.
+    fn download(
+        &self,
+        plan: &Plan,
+        job: &Job,
+        making: &Path,
+        sink: &mut dyn Sink,
+        stop: &Stopping,
+    ) -> Result<Ended, Error> {
+        let folder = making.join("outputs");
+        fs::create_dir(&folder).map_err(|e| failed("make a folder for a download", e))?;
+        sink.started();
+        let mut limits = Limits::new(job, self.settings.log_limit, sink);
+        let done = fetch::run(&self.store, plan, &self.settings, &folder, &mut limits, stop)?;
+        match done {
+            Some(ended) => Ok(ended),
+            None => self.place(plan, &[], &folder),
+        }
+    }
+}
+
+/// Whether something that a program is given cannot be given to any program.
+fn has_zero(derivation: &Derivation) -> bool {
+    let variables = derivation.env.iter().flat_map(|(name, value)| [name, value]);
+    let all = [&derivation.builder].into_iter().chain(&derivation.args).chain(variables);
+    all.flatten().any(|byte| *byte == 0)
+}
+
+fn failed(attempted: &str, source: io::Error) -> Error {
+    Error::Refused(format!("{attempted}: {source}"))
+}

@@ -1,0 +1,73 @@
+//! The build folders of failed builds, kept for people to look at.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use drover_store::nar::{self, Limits, Packer};
+
+/// How many folders of one name are kept.
+const MOST: u32 = 1000;
+
+/// Moves a build folder, which is no link, into `to`, under its name with the first number that is free; gives where it is.
+///
+/// # Errors
+/// What the system says, with the folder; `folder` may still be there.
+pub(super) fn keep(folder: &Path, to: &Path) -> io::Result<PathBuf> {
+    let failed =
+        |error: io::Error| io::Error::new(error.kind(), format!("move it into {}: {error}", to.display()));
+    fs::create_dir_all(to).map_err(failed)?;
+    // So that people can look.
+    fs::set_permissions(folder, Permissions::from_mode(0o755)).map_err(failed)?;
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let stem = name.strip_suffix("-0").unwrap_or(&name);
+    for number in 0..MOST {
+        let place = to.join(format!("{stem}-{number}"));
+        // Taken first, as an empty folder, which a folder may replace.
+        match fs::create_dir(&place) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            Err(error) => return Err(failed(error)),
+        }
+        return match fs::rename(folder, &place) {
+            Ok(()) => Ok(place),
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                copy(folder, place).map_err(failed)
+            }
+            Err(error) => {
+                // Whether it goes or stays, the error above says why it is empty.
+                let _ = fs::remove_dir(&place);
+                Err(failed(error))
+            }
+        };
+    }
+    Err(failed(io::Error::other(format!("there are {MOST} of it already"))))
+}
+
+/// To another file system, by way of a nar: without owners and dates.
+fn copy(folder: &Path, place: PathBuf) -> io::Result<PathBuf> {
+    fs::remove_dir(&place)?;
+    nar::unpack(Packer::new(folder), &place, Limits::default()).map_err(io::Error::other)?;
+    Ok(place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_of_one_name_are_kept_side_by_side() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let to = to.path().join("kept");
+        for number in 0..2 {
+            let folder = from.path().join("guix-build-x.drv-0");
+            fs::create_dir(&folder).unwrap();
+            fs::write(folder.join("file"), number.to_string()).unwrap();
+            let kept = keep(&folder, &to).unwrap();
+            assert_eq!(kept, to.join(format!("guix-build-x.drv-{number}")));
+            assert_eq!(fs::read_to_string(kept.join("file")).unwrap(), number.to_string());
+            assert!(!folder.exists());
+        }
+    }
+}
