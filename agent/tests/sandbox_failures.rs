@@ -1,0 +1,243 @@
+//! Builds in the agent's own sandbox that do not do what they should, and that try to get out.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod ground;
+mod yard;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::mpsc;
+use std::thread;
+
+use drover_agent::executor::{Ended, Job};
+use drover_os::user::is_root;
+use drover_wire::agent::TimeLimit;
+use yard::{Log, Recipe, Yard, yard, yard_with};
+
+/// After whatever it was, the next build is as any other.
+fn assert_the_next_build_is_well(yard: &Yard) {
+    assert_eq!(yard.log_of("next", "echo hello; echo >$out"), "hello\n");
+}
+
+fn assert_says(why: &str, parts: &[&str]) {
+    assert!(parts.iter().all(|part| why.contains(part)), "{why:?} does not say {parts:?}");
+}
+
+#[test]
+fn a_builder_that_fails_says_how() {
+    let Some(yard) = yard() else { return };
+    assert_says(&yard.why("code", "exit 9"), &["-code.drv", "exit code 9"]);
+    let missing = yard.made(&Recipe { name: "missing", script: "true".into(), ..Recipe::default() });
+    let built = yard.build(&missing);
+    assert_eq!(
+        built.ended,
+        Ended::Failed(format!(
+            "builder for `{}' failed to produce output path `{}'",
+            missing.path,
+            missing.out()
+        ))
+    );
+    let half =
+        Recipe { name: "half", script: "echo >$out".into(), outputs: &["out", "lib"], ..Recipe::default() };
+    assert_says(&yard.failure(&half), &["failed to produce output path", "-half-lib"]);
+    assert_the_next_build_is_well(&yard);
+}
+
+#[test]
+fn a_builder_that_cannot_be_run_says_so() {
+    let Some(yard) = yard() else { return };
+    let with = |builder: String| Recipe { name: "cannot", builder: Some(builder), ..Recipe::default() };
+    assert_says(
+        &yard.failure(&with(format!("{}/bin/nothing", yard.shell))),
+        &["bin/nothing", "No such file"],
+    );
+    assert_says(&yard.failure(&with("/bin/sh".into())), &["/bin/sh", "No such file"]);
+    assert_says(&yard.failure(&with(format!("{}/bin", yard.shell))), &["ermission denied"]);
+    let system = if cfg!(target_arch = "aarch64") { "riscv64-linux" } else { "aarch64-linux" };
+    let other = yard.run(&Recipe { name: "other", system: Some(system), ..Recipe::default() });
+    let Ended::Unsupported(why) = other.ended else { panic!("{other:?}") };
+    assert_says(&why, &[system, "builder on"]);
+    assert_eq!(other.log, "");
+    assert_the_next_build_is_well(&yard);
+}
+
+#[test]
+fn a_program_of_no_machine_is_not_supported() {
+    let Some(yard) = yard() else { return };
+    let made = yard.made(&Recipe {
+        name: "noise",
+        script: "echo noise >$out; chmod +x $out".into(),
+        ..Recipe::default()
+    });
+    assert_eq!(yard.build(&made).ended, Ended::Succeeded);
+    let built = yard.run(&Recipe {
+        name: "user",
+        builder: Some(made.out().full()),
+        inputs: vec![made.clone()],
+        ..Recipe::default()
+    });
+    assert!(matches!(&built.ended, Ended::Unsupported(why) if why.contains("-noise")), "{built:?}");
+}
+
+#[test]
+fn outputs_of_the_wrong_kind_or_size_are_refused() {
+    let Some(yard) = yard() else { return };
+    assert_says(&yard.why("pipe", "mkfifo $out"), &["-pipe", "named pipe"]);
+    assert_says(&yard.why("deep", "mkdir $out; mkfifo $out/x"), &["-deep", "x", "named pipe"]);
+    assert_says(&yard.why("open", "mkdir $out; chmod 777 $out"), &["-open", "0777"]);
+    assert_says(
+        &yard.why(
+            "many",
+            "mkdir $out; cd $out; for i in $(seq 101); do mkdir $i; (cd $i; touch $(seq 100)); done",
+        ),
+        &["-many", "10000"],
+    );
+    assert_says(
+        &yard.why("sparse", "dd if=/dev/zero of=$out bs=1 count=1 seek=1100000000 2>/dev/null"),
+        &["-sparse", "1073741824"],
+    );
+    assert_the_next_build_is_well(&yard);
+}
+
+#[test]
+fn nothing_that_is_made_has_more_rights_than_it_should() {
+    let Some(yard) = yard() else { return };
+    let script = "
+        mkdir $out; echo >$out/plain; echo >$out/strange; chmod 000 $out/plain
+        for mode in 4755 2755 6755; do chmod $mode $out/strange 2>/dev/null && echo got $mode; done
+        mknod $out/null c 1 3 2>/dev/null && echo got a device
+        mkdir $out/closed; chmod 000 $out/closed; ln -s /etc/shadow $out/link";
+    let made = yard.made(&Recipe { name: "rights", script: script.into(), ..Recipe::default() });
+    let built = yard.build(&made);
+    assert_eq!((built.ended, built.log.as_str()), (Ended::Succeeded, ""));
+    let mode = |name: &str| {
+        let metadata = fs::symlink_metadata(yard.on_disk(made.out()).join(name)).unwrap();
+        metadata.permissions().mode() & 0o7777
+    };
+    assert_eq!([mode("."), mode("plain"), mode("strange"), mode("closed")], [0o555, 0o444, 0o444, 0o555]);
+    assert_eq!(fs::read_link(yard.on_disk(made.out()).join("link")).unwrap().to_str(), Some("/etc/shadow"));
+}
+
+#[test]
+fn a_builder_sees_nothing_of_the_machine() {
+    let Some(yard) = yard() else { return };
+    let id = std::process::id();
+    // Without root's rights all of the builder's root is its own.
+    let change = if is_root() { "(echo x >/etc/passwd) 2>/dev/null && echo changed; " } else { "" };
+    let script = format!(
+        "set +e; test -e /proc/{id}/environ && test {id} -gt 200 && echo a process; ls /home /root /sys 2>/dev/null
+         kill -0 -1 2>/dev/null && echo others; hostname evil 2>/dev/null && echo named
+         {change}ls /dev >devices; sed 's/^/dev /' devices; echo >$out"
+    );
+    let log = yard.log_of("sees", &script);
+    let allowed = [
+        "fd", "full", "kvm", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty",
+        "urandom", "zero",
+    ];
+    for line in log.lines() {
+        let device = line.strip_prefix("dev ").unwrap_or_else(|| panic!("{log}"));
+        assert!(allowed.contains(&device), "{device}");
+    }
+}
+
+#[test]
+fn what_outlives_a_builder_is_killed_with_it() {
+    let Some(yard) = yard() else { return };
+    let log = yard.log_of(
+        "daemon",
+        "(setsid sleep 1000 || sleep 1000) >/dev/null 2>&1 & sleep 1000 & echo up; echo >$out",
+    );
+    assert_eq!(log, "up\n");
+}
+
+#[test]
+fn a_fork_bomb_ends_as_a_failed_build() {
+    let Some(yard) = yard_with(|settings| settings.max_processes = 30) else { return };
+    let built = yard.build_for(
+        &yard.made(&Recipe {
+            name: "bomb",
+            script: "for i in $(seq 100); do sleep 1000 & done; echo survived; echo >$out".into(),
+            ..Recipe::default()
+        }),
+        Some(60),
+        None,
+    );
+    assert!(matches!(built.ended, Ended::Failed(_)), "{built:?}");
+    assert!(!built.log.contains("survived"), "{}", built.log);
+    assert_the_next_build_is_well(&yard);
+}
+
+#[test]
+fn limits_of_time_and_log_end_a_build() {
+    let Some(yard) = yard_with(|settings| settings.log_limit = Some(10_000)) else { return };
+    let made = |name, script: &str| yard.made(&Recipe { name, script: script.into(), ..Recipe::default() });
+    let built = yard.build_for(&made("silent", "echo a; sleep 1000 & sleep 1000"), None, Some(1));
+    assert!(
+        matches!(&built.ended, Ended::TimedOut(TimeLimit::Silence, why) if why.contains("of silence")),
+        "{built:?}"
+    );
+    assert_eq!(built.log, "a\n");
+    let built = yard.build_for(&made("long", "while true; do echo a; sleep 0.1; done"), Some(1), Some(1000));
+    assert!(matches!(&built.ended, Ended::TimedOut(TimeLimit::Timeout, _)), "{built:?}");
+    let built = yard.build_for(&made("quiet", "exec >/dev/null 2>&1; sleep 1000"), Some(1), None);
+    assert!(matches!(&built.ended, Ended::TimedOut(TimeLimit::Timeout, _)), "{built:?}");
+    let built = yard.build(&made("loud", "while true; do echo aaaaaaaaaaaaaaaaaaaaaaa; done"));
+    assert!(matches!(&built.ended, Ended::Failed(why) if why.contains("10000 bytes of log")), "{built:?}");
+    assert_eq!(built.log.len(), 10_000);
+    assert_the_next_build_is_well(&yard);
+}
+
+#[test]
+fn a_stop_from_another_thread_kills_everything() {
+    let Some(yard) = yard() else { return };
+    let script = "trap '' TERM HUP INT; echo up; sleep 1000 & sleep 1000";
+    let made = yard.made(&Recipe { name: "endless", script: script.into(), ..Recipe::default() });
+    let mut place = yard.open();
+    yard.add(place.as_mut(), &made);
+    let stopper = place.stopper();
+    let (up, is_up) = mpsc::channel();
+    let mut log = Log::new(move |_: &[u8]| {
+        let _ = up.send(());
+    });
+    let job = Job { derivation: made.path.clone(), timeout: None, max_silent_time: None };
+    let result = thread::scope(|scope| {
+        let build = scope.spawn(|| place.build(&job, &mut log));
+        is_up.recv().unwrap();
+        stopper();
+        stopper();
+        build.join().unwrap()
+    });
+    assert!(yard::is_away(&result), "{result:?}");
+    assert_eq!(log.starts, 1);
+    yard.assert_nothing_is_left(&made);
+    // What was told to stop before it began does not begin.
+    let result = place.build(&job, &mut Log::new(|_: &[u8]| {}));
+    assert!(yard::is_away(&result), "{result:?}");
+    drop(place);
+    assert_the_next_build_is_well(&yard);
+}
+
+#[test]
+fn a_link_in_the_place_of_the_store_leads_nowhere() {
+    let Some(yard) = yard() else { return };
+    let victim = yard.folder.path().join("victim");
+    fs::create_dir_all(victim.join("store")).unwrap();
+    // With root's rights nobody can move it in the first place.
+    let script = "chmod 777 / 2>/dev/null && mv /gnu /away 2>/dev/null && /away/store/${PATH#/gnu/store/}/ln -s $victim /gnu";
+    let made = yard.made(&Recipe {
+        name: "moves",
+        script: script.into(),
+        env: vec![("victim", victim.to_str().unwrap().to_owned())],
+        ..Recipe::default()
+    });
+    let stolen = victim.join("store").join(made.out().base_name());
+    fs::write(&stolen, "precious").unwrap();
+    fs::set_permissions(&stolen, fs::Permissions::from_mode(0o600)).unwrap();
+    let built = yard.build(&made);
+    let Ended::Failed(why) = &built.ended else { panic!("{built:?}") };
+    assert!(is_root() || why.contains("in the place of /gnu/store"), "{built:?}");
+    assert_eq!(fs::read(&stolen).unwrap(), b"precious");
+    assert_eq!(fs::metadata(&stolen).unwrap().permissions().mode() & 0o777, 0o600);
+}
