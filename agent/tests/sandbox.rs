@@ -344,3 +344,26 @@ fn the_folder_of_a_failed_build_is_kept_if_that_is_wanted() {
     assert_eq!(yard.run(&recipe("echo >file; echo >$out")).ended, Ended::Succeeded);
     assert_eq!(fs::read_dir(kept.path().join("kept")).unwrap().count(), 2);
 }
+
+#[test]
+fn builds_at_the_same_time_do_not_meet() {
+    let Some(yard) = yard() else { return };
+    drop(yard.open());
+    let made: Vec<_> = (0..4)
+        .map(|_| {
+            let script = "ls -d /proc/[0-9]*; ls /tmp; echo >$out".into();
+            yard.made(&Recipe { name: "beside", script, ..Recipe::default() })
+        })
+        .collect();
+    thread::scope(|scope| {
+        let builds: Vec<_> = made.iter().map(|made| scope.spawn(|| yard.build_beside(made))).collect();
+        for build in builds {
+            let (ended, log) = build.join().unwrap();
+            assert_eq!(ended, Ended::Succeeded, "{log}");
+            assert_eq!(lines(&log), ["/proc/1", "guix-build-beside.drv-0"]);
+        }
+    });
+    for made in &made {
+        yard.assert_nothing_is_left(made);
+    }
+}

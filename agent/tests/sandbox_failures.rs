@@ -7,11 +7,12 @@ mod ground;
 mod yard;
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::mpsc;
 use std::thread;
 
-use drover_agent::executor::{Ended, Job};
+use drover_agent::executor::{Ended, Error, Job, Sink};
 use drover_os::user::is_root;
 use drover_wire::agent::TimeLimit;
 use yard::{Log, Recipe, Yard, yard, yard_with};
@@ -217,6 +218,32 @@ fn a_stop_from_another_thread_kills_everything() {
     assert!(yard::is_away(&result), "{result:?}");
     drop(place);
     assert_the_next_build_is_well(&yard);
+}
+
+#[test]
+fn a_builder_that_closes_its_root_shuts_nobody_out() {
+    let Some(yard) = yard() else { return };
+    let script = "echo >$out; chmod 000 . /gnu/store /tmp / 2>/dev/null || true";
+    assert_eq!(yard.log_of("closes", script), "");
+}
+
+#[test]
+fn a_log_that_cannot_be_kept_ends_the_build() {
+    struct Full;
+    impl Sink for Full {
+        fn started(&mut self) {}
+        fn log(&mut self, _: &[u8]) -> io::Result<()> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+    }
+    let Some(yard) = yard() else { return };
+    let made = yard.made(&Recipe { name: "says", script: "echo a; sleep 1000".into(), ..Recipe::default() });
+    let mut place = yard.open();
+    yard.add(place.as_mut(), &made);
+    let job = Job { derivation: made.path.clone(), timeout: None, max_silent_time: None };
+    let error = place.build(&job, &mut Full).unwrap_err();
+    assert!(matches!(error, Error::Stream { source, .. } if source.kind() == io::ErrorKind::StorageFull));
+    yard.assert_nothing_is_left(&made);
 }
 
 #[test]

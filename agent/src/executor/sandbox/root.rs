@@ -113,20 +113,30 @@ impl Root {
         fs::set_permissions(&self.folder, Permissions::from_mode(0o755))
     }
 
-    /// Where a folder that was made here is on the machine, after the builder had it. Who is nobody's root may have put a
-    /// link in its place, which would lead anywhere.
+    /// Where a folder that was made here is on the machine, after the builder had it, and open to us again. Where all of the
+    /// root is the builder's, there may be a link in its place, which would lead anywhere.
     ///
     /// # Errors
     /// What the builder did.
     pub(super) fn found_again(&self, inside: &str) -> Result<PathBuf, String> {
         let mut path = self.folder.clone();
         for name in inside.split('/').filter(|name| !name.is_empty()) {
+            self.reopen(&path).map_err(|error| format!("the builder has closed {inside}: {error}"))?;
             path.push(name);
             if !fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
                 return Err(format!("the builder has put something else in the place of {inside}"));
             }
         }
+        self.reopen(&path).map_err(|error| format!("the builder has closed {inside}: {error}"))?;
         Ok(path)
+    }
+
+    /// Takes back what the builder, who has our own user, may have done to the mode of a folder.
+    fn reopen(&self, folder: &Path) -> io::Result<()> {
+        match self.ids.outside {
+            Some(_) => Ok(()),
+            None => fs::set_permissions(folder, Permissions::from_mode(0o755)),
+        }
     }
 
     /// Where it is on the machine.
