@@ -173,7 +173,12 @@ impl Yard {
 
     /// A place with the shell in it.
     pub fn open(&self) -> Box<dyn Workplace> {
-        let mut place = self.executor.open().unwrap();
+        self.open_at(&self.executor)
+    }
+
+    /// The same, at another executor.
+    pub fn open_at(&self, executor: &dyn Executor) -> Box<dyn Workplace> {
+        let mut place = executor.open().unwrap();
         if !place.missing(std::slice::from_ref(&self.shell)).unwrap().is_empty() {
             place.add_file(&self.shell, true, &mut &self.shell_nar[..]).unwrap();
         }
