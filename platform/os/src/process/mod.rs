@@ -52,6 +52,8 @@ pub struct Tree {
     pid: u32,
     exit: Option<Exit>,
     gone: bool,
+    /// Whether its end is that of all that it started.
+    ends_all: bool,
     /// Writes to the program, if asked for by [`Program::pipes`].
     pub stdin: Option<ChildStdin>,
     /// Reads what the program prints, if asked for by [`Program::pipes`].
@@ -110,7 +112,7 @@ impl Tree {
     /// # Errors
     /// [`io::ErrorKind::TimedOut`] when something still lives at the deadline (a process that hangs in the kernel).
     pub fn kill(&mut self, deadline: Deadline) -> io::Result<()> {
-        if self.gone || self.has_left()? {
+        if self.gone || self.has_left(deadline)? {
             return Ok(());
         }
         if self.has_program() {
@@ -135,8 +137,8 @@ impl Tree {
 
     /// Whether nothing is left of a program that ended, as is the rule. Then nothing has to be looked for among all that
     /// runs on the machine.
-    fn has_left(&mut self) -> io::Result<bool> {
-        let soon = Deadline::after(LOOK);
+    fn has_left(&mut self, deadline: Deadline) -> io::Result<bool> {
+        let soon = Deadline::after(if self.ends_all { DROP_PATIENCE } else { LOOK }).min(deadline);
         if self.exit.is_none() || !self.wait_for_end(soon)? {
             return Ok(false);
         }

@@ -150,6 +150,7 @@ impl Program {
             pid: 0,
             exit: None,
             gone: false,
+            ends_all: sandbox.is_some(),
         };
         if let Some(sandbox) = sandbox {
             if let Some(record) = next_record(&failures, Deadline::never()).map_err(failed)? {
