@@ -125,3 +125,80 @@ fn a_machine_without_them_says_why() {
     let why = Cgroups::within(&base.path().join("missing")).unwrap_err();
     assert!(why.contains("missing"), "{why}");
 }
+
+/// Our folder among the kernel's own groups, with or without controllers; `None` where we can make none.
+fn real(test: &str) -> Option<Cgroups> {
+    let bases = find::bases(Path::new("/proc/self"));
+    let place = bases.and_then(|bases| match bases.last() {
+        Some(base) => Place::take(base),
+        None => Err("there are no groups".into()),
+    });
+    match place {
+        Ok(place) => Some(Cgroups { place: Arc::new(place), controllers: Vec::new() }),
+        Err(why) => {
+            eprintln!("SKIPPED: {test}: {why}");
+            None
+        }
+    }
+}
+
+#[test]
+fn a_group_of_the_kernels_is_emptied_and_removed() {
+    let Some(groups) = real("a_group_of_the_kernels_is_emptied_and_removed") else { return };
+    let folder = groups.place.folder.clone();
+    let script = "(setsid sleep 1000 &); exec sleep 1000";
+    let mut tree = crate::process::Program::new("/bin/sh").args(["-c", script]).spawn().unwrap();
+    // As one that was killed leaves it to the next run.
+    fs::create_dir_all(folder.join("old/inner")).unwrap();
+    write(&folder.join("old/cgroup.procs"), &tree.id().to_string()).unwrap();
+    remove_all_in(&folder).unwrap();
+    assert!(!folder.join("old").exists());
+    let end = tree.wait(Deadline::after(Duration::from_secs(60))).unwrap();
+    assert_eq!(end, Some(crate::process::Exit::Signal(9)));
+    tree.kill(Deadline::after(Duration::from_secs(60))).unwrap();
+    drop(groups.make("new", &Amounts::default()).unwrap());
+    assert!(subgroups(&folder).unwrap().is_empty());
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_sandbox_runs_in_its_group_from_the_beginning() {
+    use crate::sandbox::{Bind, Ids, Limits, Sandbox};
+
+    let Some(groups) = real("a_sandbox_runs_in_its_group_from_the_beginning") else { return };
+    let root = tempfile::tempdir().unwrap();
+    fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut binds = Vec::new();
+    for name in ["bin", "lib", "lib64", "usr"] {
+        let from = Path::new("/").join(name);
+        match fs::read_link(&from) {
+            Ok(to) => std::os::unix::fs::symlink(to, root.path().join(name)).unwrap(),
+            Err(_) if from.is_dir() => {
+                fs::create_dir(root.path().join(name)).unwrap();
+                binds.push(Bind { from: from.clone(), to: from, write: false });
+            }
+            Err(_) => {}
+        }
+    }
+    let sandbox = Sandbox {
+        root: root.path().into(),
+        binds,
+        ids: Ids { inside: (1000, 1000), outside: crate::user::is_root().then_some((30001, 30000)) },
+        host_name: "localhost".into(),
+        network: false,
+        bits32: false,
+        folder: "/".into(),
+        limits: Limits::default(),
+        cgroup: Some(groups.make("sandbox", &Amounts::default()).unwrap()),
+    };
+    let program = crate::process::Program::new("/bin/cat").args(["/proc/self/cgroup"]).one_output();
+    let mut tree = match program.sandbox(&sandbox).unwrap().spawn() {
+        Ok(tree) => tree,
+        Err(why) => return eprintln!("SKIPPED: a_sandbox_runs_in_its_group_from_the_beginning: {why}"),
+    };
+    let said = crate::process::read_all(tree.output.take().unwrap(), 10_000).unwrap();
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.lines().any(|line| line.starts_with("0::") && line.ends_with("/sandbox")), "{said}");
+    drop((tree, sandbox));
+    assert!(subgroups(&groups.place.folder).unwrap().is_empty());
+}
