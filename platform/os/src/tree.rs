@@ -229,6 +229,39 @@ mod tests {
     }
 
     #[test]
+    fn extended_attributes_of_files_and_links_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        fs::write(&file, "x").unwrap();
+        symlink(&file, &link).unwrap();
+        // Links have none that a plain user may set.
+        let kinds = if user::is_root() {
+            &[(&file, c"user.a"), (&file, c"user.b"), (&link, c"trusted.a")][..]
+        } else {
+            &[(&file, c"user.a")]
+        };
+        let is_there = |path: &Path, name: &CStr| {
+            let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+            // SAFETY: both end with a zero; with no room, nothing is written.
+            unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) >= 0 }
+        };
+        for (path, name) in kinds {
+            let c_path = CString::new(path.as_os_str().as_bytes()).unwrap();
+            // SAFETY: path and name end with a zero, and one byte is read.
+            let set = unsafe { libc::lsetxattr(c_path.as_ptr(), name.as_ptr(), b"x".as_ptr().cast(), 1, 0) };
+            if set != 0 {
+                eprintln!("SKIPPED: no {name:?} here: {}", io::Error::last_os_error());
+                return;
+            }
+            assert!(is_there(path, name));
+        }
+        clear_attributes(&file);
+        clear_attributes(&link);
+        clear_attributes(&folder.path().join("nothing"));
+        assert!(kinds.iter().all(|(path, name)| !is_there(path, name)));
+    }
+
+    #[test]
     fn a_link_has_a_time_of_its_own() {
         let folder = tempfile::tempdir().unwrap();
         let (file, link) = (folder.path().join("file"), folder.path().join("link"));
