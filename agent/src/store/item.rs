@@ -49,7 +49,8 @@ impl Item {
 
     /// Reads the file of this item, and in which period the item came. None: there is none.
     pub(super) fn read(file: &Path, path: &StorePath) -> io::Result<Option<(Self, u64)>> {
-        let mut text = Vec::new();
+        // Most are shorter, and read at once.
+        let mut text = Vec::with_capacity(2048);
         match File::open(file) {
             Ok(file) => file.take(narinfo::SIZE_MAX as u64).read_to_end(&mut text)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

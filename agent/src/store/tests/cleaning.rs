@@ -130,6 +130,39 @@ fn a_hold_keeps_what_comes_after_it() {
 }
 
 #[test]
+fn what_comes_to_be_needed_during_a_cleaning_is_spared() {
+    let ground = Ground::new();
+    let store = ground.open();
+    let [needed, rooted, held, idle] =
+        ["needed", "rooted", "held", "idle"].map(|name| add(&store, name, &[]));
+    fs::create_dir_all(ground.roots()).unwrap();
+    let mut before = Some(store.hold([rooted.clone()]));
+    let (mut after, mut asked) = (None, 0);
+    let cleaned = store.clean_until(&mut |_| {
+        asked += 1;
+        // It has looked at items and roots, and nothing is gone yet.
+        if asked == 2 {
+            assert!(store.has(&idle));
+            add(&store, "young", &[&needed]);
+            symlink(rooted.as_str(), ground.roots().join("1-rooted")).unwrap();
+            before = None;
+            after = Some(store.hold([held.clone()]));
+        }
+        false
+    });
+    assert_eq!(cleaned.unwrap().items, 1);
+    assert!(!store.has(&idle));
+    for path in [&needed, &rooted, &held] {
+        assert!(store.has(path) && is_whole(&store, path), "{path}");
+    }
+    assert!(before.is_none() && after.is_some());
+    // The next cleaning looks again.
+    drop(after);
+    assert_eq!(store.clean(0).unwrap().items, 3);
+    assert!(store.has(&rooted));
+}
+
+#[test]
 fn cleaning_beside_builds_takes_nothing_that_they_hold() {
     let ground = Ground::new();
     let store = ground.open();
