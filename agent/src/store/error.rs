@@ -45,6 +45,17 @@ pub enum StoreError {
         /// Who we are.
         user: u32,
     },
+    /// The store cannot be made.
+    #[error(
+        "make the agent's own store in {}: {source}; give --store-root a folder that this user may write to",
+        path.display()
+    )]
+    Unusable {
+        /// Which of its folders.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
     /// Another agent has it.
     #[error("use the agent's own store: {0}; see --store-root")]
     Lock(#[from] LockError),

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use drover_os::file::{self, Access, Lock};
 use drover_os::{machine, tree, user};
@@ -127,8 +127,12 @@ impl Inner {
     /// What was on its way in or out.
     fn clear_leftovers(&self) -> Result<(), StoreError> {
         for name in names(&self.making)? {
-            let path = self.making.join(name);
-            tree::remove(&path).map_err(StoreError::io("clear away", &path))?;
+            if let Err(error) = tree::remove(&self.making.join(&name)) {
+                tracing::warn!("{error}; it takes room until it is removed by hand");
+                // Its name is taken.
+                let next = name.parse::<u64>().map_or(0, |number| number.saturating_add(1));
+                self.number.fetch_max(next, Ordering::Relaxed);
+            }
         }
         for name in names(&self.placing)? {
             let note = self.placing.join(&name);
@@ -244,11 +248,8 @@ impl Inner {
 
 /// Makes a folder that everybody may read, and those above it.
 fn make(folder: &Path) -> Result<(), StoreError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(folder)
-        .map_err(StoreError::io("make the folder", folder))
+    let made = DirBuilder::new().recursive(true).mode(0o755).create(folder);
+    made.map_err(|source| StoreError::Unusable { path: folder.to_owned(), source })
 }
 
 /// A number in a file; 0 if there is none, or it was lost.

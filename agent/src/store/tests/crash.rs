@@ -174,6 +174,11 @@ fn what_came_after_the_last_checkpoint_is_read_again_after_a_loss_of_power() {
 fn works_with_a_store_as_a_plain_user() {
     let Some((root, roots)) = ground_of_another_process() else { return };
     assert!(!drover_os::user::is_root());
+    let error = Store::open(Path::new("/usr/drover-test"), &roots).unwrap_err();
+    assert!(
+        matches!(error, StoreError::Unusable { .. }) && error.to_string().contains("--store-root"),
+        "{error}"
+    );
     let store = Store::open(&root, &roots).unwrap();
     let base = add(&store, "base", &[]);
     let built = store.making().unwrap();
