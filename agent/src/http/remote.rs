@@ -99,7 +99,7 @@ impl<'a> Remote<'a> {
             tries: (0, 0),
             backoff: Backoff::new(PAUSES),
         };
-        let answer = remote.ask()?;
+        let answer = remote.ask_for_the_first_time()?;
         if answer.status() != StatusCode::OK {
             return Err(RemoteError::Status(answer.status()));
         }
@@ -121,8 +121,21 @@ impl<'a> Remote<'a> {
         self.uri.to_string()
     }
 
+    /// Asks, and once more if that was over a kept connection which the server was about to close.
+    fn ask_for_the_first_time(&self) -> Result<Response<Body>, RemoteError> {
+        let answer = match self.follow() {
+            Err(error) if is_closed(&error) => self.follow(),
+            answer => answer,
+        };
+        answer.map_err(|error| RemoteError::Unreachable(reason(&error)))
+    }
+
     /// Asks for the file from where we are.
     fn ask(&self) -> Result<Response<Body>, RemoteError> {
+        self.follow().map_err(|error| RemoteError::Unreachable(reason(&error)))
+    }
+
+    fn follow(&self) -> Result<Response<Body>, ureq::Error> {
         let mut request = Request::new(());
         *request.uri_mut() = self.uri.clone();
         let headers = request.headers_mut();
@@ -135,7 +148,7 @@ impl<'a> Remote<'a> {
                 headers.insert(IF_RANGE, version.clone());
             }
         }
-        self.client.follow(request).map_err(|error| RemoteError::Unreachable(reason(&error)))
+        self.client.follow(request)
     }
 
     fn range(&self) -> Option<HeaderValue> {
@@ -221,6 +234,12 @@ impl Read for Remote<'_> {
     }
 }
 
+/// Whether a connection was closed by the other side.
+fn is_closed(error: &ureq::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error, ureq::Error::Io(error) if matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof))
+}
+
 /// An error of reading a body in words for an operator.
 fn words(error: io::Error) -> String {
     let text = error.to_string();
@@ -254,6 +273,7 @@ mod tests {
     use drover_tls::Trust;
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn client() -> Client {
         Client::new(&Trust::System, Patience::default())
@@ -303,6 +323,18 @@ mod tests {
             exchange.raw(&file[from..end]);
         });
         assert!(read(server.url()).unwrap() == sample());
+    }
+
+    #[test]
+    fn a_connection_that_was_closed_just_then_is_replaced() {
+        let asked = AtomicUsize::new(0);
+        let server = Server::start(move |exchange| {
+            // Not to answer closes the connection.
+            if asked.fetch_add(1, Ordering::SeqCst) > 0 {
+                exchange.respond(200, "", b"file");
+            }
+        });
+        assert_eq!(read(server.url()).unwrap(), b"file");
     }
 
     #[test]
