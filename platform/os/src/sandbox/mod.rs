@@ -3,7 +3,7 @@
 //!
 //! A [`Sandbox`] says what a program gets; [`crate::process::Program::sandbox`] puts the program into it, and everything
 //! else about running it is as ever. What is done between fork and exec is a list of steps that is made before
-//! ([`plan`]), for there only system calls are allowed ([`enter`]). The step that fails is told by its number, and named
+//! (`plan.rs`), for there only system calls are allowed (`enter.rs`). The step that fails is told by its number, and named
 //! by the [`Failure`] within the error of [`crate::process::Program::spawn`].
 //!
 //! There are two ways in. As root the mounts are made with root's rights, and then a user namespace is entered in which
