@@ -46,6 +46,25 @@ impl Sexp {
         Ok(sexp)
     }
 
+    /// Reads any number of s-expressions, one after another; otherwise as [`Sexp::parse`].
+    ///
+    /// # Errors
+    /// As [`Sexp::parse`]; the offset is from the start of the whole text.
+    pub fn parse_all(text: &[u8]) -> Result<Vec<Self>, Error> {
+        if text.len() > SIZE_MAX {
+            return Err(Error { offset: SIZE_MAX, expected: "the end of the text" });
+        }
+        let mut parser = Parser { text, at: 0 };
+        let mut all = Vec::new();
+        loop {
+            parser.space();
+            if parser.at == text.len() {
+                return Ok(all);
+            }
+            all.push(parser.sexp(0)?);
+        }
+    }
+
     /// An atom of the bytes of a word.
     pub fn word(word: &str) -> Self {
         Self::Atom(word.as_bytes().to_vec())
@@ -275,6 +294,14 @@ mod tests {
         for text in ["", "(", ")", "a b", "#a#", "\"a", "99999999999999999999:a", "#", "1", "\"\\x6\""] {
             assert!(Sexp::parse(text.as_bytes()).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn several_are_read_one_after_another() {
+        assert_eq!(Sexp::parse_all(b" \n"), Ok(vec![]));
+        let two = [Sexp::List(vec![Sexp::word("a")]), Sexp::word("b")];
+        assert_eq!(Sexp::parse_all(b"(a)\n\nb\n").as_deref(), Ok(&two[..]));
+        assert_eq!(Sexp::parse_all(b"(a)\n(b").unwrap_err().offset, 6);
     }
 
     fn sexps() -> impl Strategy<Value = Sexp> {

@@ -35,6 +35,14 @@ pub enum Error {
         /// The part that should be there.
         missing: &'static str,
     },
+    /// One of several keys is none.
+    #[error("key {number} of the list: {error}")]
+    At {
+        /// Which one; the first is 1.
+        number: usize,
+        /// What is wrong with it.
+        error: Box<Error>,
+    },
     /// The public key is no point on the curve that can be used.
     #[error("the public key is no valid point of Ed25519")]
     Point,

@@ -85,6 +85,25 @@ fn an_access_list_authorizes_its_keys_for_import_only() {
     assert!(!Acl::parse("(acl)").unwrap().authorizes(key.public()));
 }
 
+#[test]
+fn a_list_of_keys_is_an_access_list_or_keys_one_after_another() {
+    let (first, second) = (*vector_key().public(), *SecretKey::generate().unwrap().public());
+    let plain = format!("{}\n\n{}\n", first.to_text(), second.to_text());
+    assert_eq!(Acl::parse_keys(&plain).unwrap().keys(), [first, second]);
+    let acl = format!("(acl (entry {} (tag (guix import))))", first.to_text());
+    assert_eq!(Acl::parse_keys(&acl).unwrap().keys(), [first]);
+    assert!(Acl::parse_keys("").unwrap().keys().is_empty());
+    for (wrong, words) in [
+        (format!("{plain}(public-key (ecc (curve Ed25519)))"), "key 3 of the list"),
+        (format!("{acl}{acl}"), "key 1 of the list"),
+        (format!("{plain}("), "a list of public keys"),
+        (vector_key().to_text(), "key 1 of the list"),
+    ] {
+        let error = Acl::parse_keys(&wrong).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
