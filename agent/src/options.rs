@@ -1,6 +1,6 @@
 //! Every option there is: the one table from which command line, configuration file and `--help` are made.
 
-use crate::config::Draft;
+use crate::config::{Draft, ExecutorKind};
 
 /// Reads a value into the configuration; the error says what is wrong with the value, without naming the option.
 pub(crate) type Apply = fn(&mut Draft, &str) -> Result<(), String>;
@@ -22,6 +22,8 @@ pub(crate) struct Definition {
     pub(crate) group: &'static str,
     /// Whether the value may be left out on the command line, meaning `true`.
     pub(crate) switch: bool,
+    /// The executor that it is for, if not for each.
+    pub(crate) only: Option<ExecutorKind>,
     /// Reads its value.
     pub(crate) apply: Apply,
 }
@@ -33,7 +35,27 @@ const fn option(
     help: &'static str,
     apply: Apply,
 ) -> Definition {
-    Definition { name, argument, default, help, repeatable: false, group: name, switch: false, apply }
+    Definition {
+        name,
+        argument,
+        default,
+        help,
+        repeatable: false,
+        group: name,
+        switch: false,
+        only: None,
+        apply,
+    }
+}
+
+const fn sandbox(
+    name: &'static str,
+    argument: &'static str,
+    default: &'static str,
+    help: &'static str,
+    apply: Apply,
+) -> Definition {
+    Definition { only: Some(ExecutorKind::Sandbox), ..option(name, argument, default, help, apply) }
 }
 
 /// All options but `--config`, `--help` and `--version`, which a file cannot hold. In the order of `--help`.
@@ -59,9 +81,23 @@ pub(crate) static OPTIONS: &[Definition] = &[
     option("max-silent-time", "TIME", "none", "for builds that bring none", Draft::max_silent_time),
     option("drain-time", "TIME", "10m", "SIGTERM waits so long for builds", Draft::drain_time),
     option("state-dir", "FOLDER", "/var/lib/drover-agent", "its memory", Draft::state_dir),
-    option("daemon-socket", "SOCKET", "Guix's own", "where guix-daemon listens", Draft::daemon_socket),
+    option("executor", "NAME", "daemon if there", "daemon or sandbox", Draft::executor),
+    Definition { only: Some(ExecutorKind::Daemon), ..option("daemon-socket", "SOCKET", "Guix's own", "where guix-daemon listens", Draft::daemon_socket) },
+    option("gc-below", "SIZE", "none; sandbox 2G", "collect garbage below", Draft::gc_below),
     Definition { switch: true, ..option("timestamp-log-output", "BOOL", "true", "begin log lines with the time", Draft::timestamps) },
     option("log-level", "LEVEL", "info", "error, warn, info, debug, trace", Draft::log_level),
+    sandbox("store-root", "FOLDER", "/", "its store is gnu/store in it", Draft::store_root),
+    sandbox("store-budget", "SIZE", "none", "clean the store above it", Draft::store_budget),
+    sandbox("authorized-keys", "FILE", "/etc/guix/acl", "whose items it takes", Draft::authorized_keys),
+    sandbox("content-addressed-mirrors", "URLS", "", "where downloads are by hash", Draft::mirrors),
+    sandbox("build-cores", "N", "0, all", "what builders are told to use", Draft::build_cores),
+    sandbox("keep-failed", "FOLDER", "", "keep folders of failed builds here", Draft::keep_failed),
+    sandbox("log-limit", "SIZE", "1G", "end builds that print more", Draft::log_limit),
+    sandbox("max-output-files", "N", "4000000", "in one output", Draft::max_output_files),
+    sandbox("max-output-size", "SIZE", "100G", "of one output", Draft::max_output_size),
+    sandbox("max-processes", "N", "8192", "of one build, threads too", Draft::max_processes),
+    sandbox("max-memory", "SIZE", "none", "of one build", Draft::max_memory),
+    sandbox("max-processors", "N", "none", "of one build, such as 1.5", Draft::max_processors),
 ];
 
 /// The option of this name.
@@ -73,25 +109,31 @@ pub(crate) fn find(name: &str) -> Option<&'static Definition> {
 pub(crate) fn help() -> String {
     let mut text = String::from(
         "Usage: drover-agent [OPTION]...\n\
-         Builds what a drover coordinator allocates, with this machine's guix-daemon.\n\n",
+         Builds what a drover coordinator allocates, with this machine's guix-daemon, or\n\
+         else in a sandbox of its own.\n\n",
     );
-    for option in OPTIONS {
-        let what = if option.default.is_empty() {
-            option.help.to_owned()
-        } else {
-            format!("{} [{}]", option.help, option.default)
-        };
-        let (before, after) = if option.switch { ("[=", "]") } else { (" ", "") };
-        line(&mut text, &format!("{}{before}{}{after}", option.name, option.argument), &what);
-    }
+    let for_sandbox = |option: &&Definition| option.only == Some(ExecutorKind::Sandbox);
+    OPTIONS.iter().filter(|option| !for_sandbox(option)).for_each(|option| describe(&mut text, option));
     line(&mut text, "config FILE", &format!("name = value [{}]", crate::config::DEFAULT_FILE));
     line(&mut text, "help, --version", "print this, or the version");
+    text.push_str("\nOf the sandbox:\n");
+    OPTIONS.iter().filter(for_sandbox).for_each(|option| describe(&mut text, option));
     text.push_str(
-        "\nTIME: 90, 90s, 10m, 2h. What is given here wins over the file, whose lines are\n\
-         “name = value”.\n\
+        "\nTIME: 90, 90s, 10m, 2h. SIZE: bytes, or 512K, 64M, 20G, 1T; limits also: none.\n\
+         What is given here wins over the file, whose lines are “name = value”.\n\
          Exit codes: 0 stopped as asked, 1 failed, 2 configuration refused.\n",
     );
     text
+}
+
+fn describe(text: &mut String, option: &Definition) {
+    let what = if option.default.is_empty() {
+        option.help.to_owned()
+    } else {
+        format!("{} [{}]", option.help, option.default)
+    };
+    let (before, after) = if option.switch { ("[=", "]") } else { (" ", "") };
+    line(text, &format!("{}{before}{}{after}", option.name, option.argument), &what);
 }
 
 fn line(text: &mut String, option: &str, what: &str) {
@@ -104,9 +146,9 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn help_fits_a_screen_and_names_every_option() {
+    fn help_fits_a_large_screen_and_names_every_option() {
         let help = help();
-        assert!(help.lines().count() <= 32, "{} lines", help.lines().count());
+        assert!(help.lines().count() <= 50, "{} lines", help.lines().count());
         for line in help.lines() {
             assert!(line.chars().count() <= 80, "too wide: {line}");
         }

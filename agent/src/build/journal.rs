@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 /// The most bytes of a report. An output has some hundred bytes for each of its references.
 const REPORT_LIMIT: u64 = 64 << 20;
 const REPORT: &str = "report.json";
+const ROOTS: &str = "roots";
 
 /// A build that has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,7 +71,7 @@ impl Journal {
             let path = path.to_owned();
             move |source| JournalError::Io { path, source }
         };
-        for folder in [folder.to_owned(), folder.join("leases"), folder.join("roots")] {
+        for folder in [folder.to_owned(), folder.join("leases"), folder.join(ROOTS)] {
             fs::create_dir_all(&folder).map_err(failed(&folder))?;
         }
         let lock = Lock::take(&folder.join("lock"))?;
@@ -83,14 +84,16 @@ impl Journal {
         &self.folder
     }
 
+    /// The folder of the links that keep outputs.
+    #[must_use]
+    pub fn roots(&self) -> PathBuf {
+        self.folder.join(ROOTS)
+    }
+
     /// The place for a lease; nothing is made yet.
     #[must_use]
     pub fn lease(&self, lease: LeaseId) -> LeaseFolder {
-        LeaseFolder {
-            lease,
-            folder: self.folder.join("leases").join(lease.to_string()),
-            roots: self.folder.join("roots"),
-        }
+        LeaseFolder { lease, folder: self.folder.join("leases").join(lease.to_string()), roots: self.roots() }
     }
 
     /// The results that an earlier run left; what it left of builds without a result is removed.
@@ -125,7 +128,7 @@ impl Journal {
 
     fn remove_stray_roots(&self, results: &[Finished]) {
         let wanted: BTreeSet<String> = results.iter().map(|f| f.allocation.lease.to_string()).collect();
-        for entry in fs::read_dir(self.folder.join("roots")).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(self.roots()).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let lease = name.to_str().and_then(|name| name.split_once('-')).map(|(lease, _)| lease);
             if !lease.is_some_and(|lease| wanted.contains(lease)) {

@@ -6,12 +6,19 @@ use std::time::Duration;
 use drover_tls::Trust;
 use uuid::Uuid;
 
+use crate::options;
+
+use super::choice::{self, ExecutorKind};
+use super::sandbox::SandboxDraft;
 use super::sources::Given;
 use super::values::{self, BaseUrl, DaemonSocket, LogLevel, Secret};
 use super::{Config, ConfigError, Credentials, LogSettings, Place, Surroundings};
 
 /// The environment variable by which Guix's own programs find the daemon.
 pub(super) const DAEMON_VARIABLE: &str = "GUIX_DAEMON_SOCKET";
+
+/// How much disk is kept free for a store that is the agent's own: twice what a build must find.
+const SANDBOX_GC_BELOW: u64 = 2 << 30;
 
 /// What was given so far. Each option has a method, which the table of options names.
 #[derive(Debug, Default)]
@@ -33,14 +40,18 @@ pub(crate) struct Draft {
     max_silent_time: Option<Duration>,
     drain_time: Option<Duration>,
     state_dir: Option<PathBuf>,
+    executor: Option<ExecutorKind>,
     daemon_socket: Option<DaemonSocket>,
+    gc_below: Option<Option<u64>>,
+    /// What the sandbox is told; `sandbox` has the methods.
+    pub(super) sandbox: SandboxDraft,
     timestamps: Option<bool>,
     log_level: Option<LogLevel>,
-    /// Where each option was given, for those that contradict another.
+    /// Where each option was given.
     places: Vec<(&'static str, Place)>,
 }
 
-type Applied = Result<(), String>;
+pub(super) type Applied = Result<(), String>;
 
 impl Draft {
     pub(crate) fn coordinator(&mut self, text: &str) -> Applied {
@@ -150,10 +161,17 @@ impl Draft {
     }
 
     pub(crate) fn state_dir(&mut self, text: &str) -> Applied {
-        if !Path::new(text).is_absolute() {
-            return Err(format!("“{text}” is not an absolute path"));
-        }
-        self.state_dir = Some(text.into());
+        self.state_dir = Some(values::folder(text)?);
+        Ok(())
+    }
+
+    pub(crate) fn executor(&mut self, text: &str) -> Applied {
+        self.executor = Some(text.parse()?);
+        Ok(())
+    }
+
+    pub(crate) fn gc_below(&mut self, text: &str) -> Applied {
+        self.gc_below = Some(values::size_or_none(text)?);
         Ok(())
     }
 
@@ -204,15 +222,27 @@ impl Draft {
             };
             self.systems.push(system);
         }
-        let daemon_socket = match (self.daemon_socket.take(), &surroundings.daemon_socket) {
-            (Some(socket), _) => socket,
-            (None, Some(text)) => text
-                .to_str()
-                .ok_or_else(|| "it is not UTF-8".to_owned())
-                .and_then(str::parse)
-                .map_err(|reason| Place::Variable(DAEMON_VARIABLE).error(reason))?,
-            (None, None) => DaemonSocket::usual(),
-        };
+        let daemon_socket: Option<DaemonSocket> =
+            match (self.daemon_socket.take(), &surroundings.daemon_socket) {
+                (Some(socket), _) => Some(socket),
+                (None, Some(text)) => text
+                    .to_str()
+                    .ok_or_else(|| "it is not UTF-8".to_owned())
+                    .and_then(str::parse)
+                    .map(Some)
+                    .map_err(|reason| Place::Variable(DAEMON_VARIABLE).error(reason))?,
+                (None, None) => None,
+            };
+        let other_store = self.sandbox.has_store_of_its_own();
+        let executor =
+            choice::choose(self.executor, daemon_socket.is_some(), other_store, surroundings.daemon);
+        let unheeded = self.unheeded(executor.kind);
+        let sandbox = std::mem::take(&mut self.sandbox).finish(executor.kind, surroundings)?;
+        let gc_below = self.gc_below.unwrap_or(match executor.kind {
+            ExecutorKind::Daemon => None,
+            // Its store is the agent's own: nobody else cleans it.
+            ExecutorKind::Sandbox => Some(SANDBOX_GC_BELOW),
+        });
         let coordinator: BaseUrl = match self.coordinator.take() {
             Some(url) => url,
             None => "http://localhost:8745".parse().map_err(|reason: String| Place::Nowhere.error(reason))?,
@@ -238,7 +268,11 @@ impl Draft {
             max_silent_time: self.max_silent_time,
             drain_time: self.drain_time.unwrap_or(Duration::from_secs(600)),
             state_dir: self.state_dir.unwrap_or_else(|| "/var/lib/drover-agent".into()),
-            daemon_socket,
+            executor,
+            daemon_socket: daemon_socket.unwrap_or_else(DaemonSocket::usual),
+            sandbox,
+            gc_below,
+            unheeded,
             log: LogSettings {
                 level: self.log_level.unwrap_or(LogLevel::Info),
                 timestamps: self.timestamps.unwrap_or(true),
@@ -279,6 +313,12 @@ impl Draft {
                 Ok(Credentials::Token { name, token })
             }
         }
+    }
+
+    /// The options that were given and are for the other executor.
+    fn unheeded(&self, executor: ExecutorKind) -> Vec<&'static str> {
+        let options = self.places.iter().filter_map(|(name, _)| options::find(name));
+        options.filter(|option| option.only.is_some_and(|only| only != executor)).map(|o| o.name).collect()
     }
 
     /// Where the first of these options was given.

@@ -1,6 +1,8 @@
 //! The configuration: from the command line and a file to values that need no second look.
 
+mod choice;
 mod draft;
+mod sandbox;
 mod sources;
 mod values;
 
@@ -13,7 +15,9 @@ use drover_os::machine;
 use drover_tls::Trust;
 use uuid::Uuid;
 
+pub use choice::{Choice, ExecutorKind, GuixDaemon};
 pub(crate) use draft::Draft;
+pub use sandbox::SandboxSettings;
 pub use values::{BaseUrl, DaemonSocket, LogLevel, Secret};
 
 /// The configuration file that is read if it is there and no other is named.
@@ -53,8 +57,16 @@ pub struct Config {
     pub drain_time: Duration,
     /// The folder for what must survive a restart; absolute.
     pub state_dir: PathBuf,
+    /// Who builds, and why.
+    pub executor: Choice,
     /// Where guix-daemon listens.
     pub daemon_socket: DaemonSocket,
+    /// What a sandbox is told.
+    pub sandbox: SandboxSettings,
+    /// With less bytes free for the store than these, what nobody needs goes from it; none: never.
+    pub gc_below: Option<u64>,
+    /// Options that were given and mean nothing to this executor.
+    pub unheeded: Vec<&'static str>,
     /// How to log.
     pub log: LogSettings,
 }
@@ -144,6 +156,10 @@ pub struct Surroundings {
     pub default_file: PathBuf,
     /// The value of `GUIX_DAEMON_SOCKET`.
     pub daemon_socket: Option<OsString>,
+    /// What there is to be seen of a guix-daemon in its usual place.
+    pub daemon: GuixDaemon,
+    /// The machine's list of keys.
+    pub acl: PathBuf,
     /// The host's name.
     pub host_name: Option<String>,
     /// What this machine builds for.
@@ -158,6 +174,8 @@ impl Surroundings {
         Self {
             default_file: DEFAULT_FILE.into(),
             daemon_socket: std::env::var_os(draft::DAEMON_VARIABLE).filter(|value| !value.is_empty()),
+            daemon: GuixDaemon::here(),
+            acl: sandbox::ACL.into(),
             host_name: machine::host_name(),
             system: machine::system(),
             processors: machine::processors(),

@@ -10,6 +10,8 @@ fn surroundings() -> Surroundings {
     Surroundings {
         default_file: "/no/such/drover-agent.conf".into(),
         daemon_socket: None,
+        daemon: GuixDaemon::Nothing,
+        acl: "/no/such/acl".into(),
         host_name: Some("board-7".into()),
         system: Some("riscv64-linux".into()),
         processors: Some(4),
@@ -68,6 +70,7 @@ fn everything_has_a_default_but_who_this_is() {
     assert_eq!(config.state_dir, Path::new("/var/lib/drover-agent"));
     assert_eq!(config.daemon_socket, DaemonSocket::usual());
     assert_eq!(config.log, LogSettings { level: LogLevel::Info, timestamps: true });
+    assert_eq!(config.sandbox, SandboxSettings::default());
     match config.credentials {
         Credentials::Password { uuid, password } => {
             assert_eq!((&*uuid.to_string(), password.expose()), (UUID, "pw"))
@@ -205,6 +208,26 @@ fn every_bad_value_is_refused_with_what_is_expected() {
         ("drain-time", "-1s", "10m"),
         ("state-dir", "state", "absolute"),
         ("daemon-socket", "socket", "absolute path"),
+        ("executor", "docker", "neither daemon nor sandbox"),
+        ("gc-below", "little", "20G"),
+        ("gc-below", "0", "“none”"),
+        ("store-root", "store", "absolute"),
+        ("store-budget", "10GB", "20G"),
+        ("authorized-keys", "/no/such/keys", "/no/such/keys: No such file"),
+        ("content-addressed-mirrors", "https://a ftp://b", "“ftp://b”"),
+        ("content-addressed-mirrors", "https://a?b", "“?”"),
+        ("build-cores", "all", "from 0 on"),
+        ("build-cores", "-1", "from 0 on"),
+        ("keep-failed", "failed", "absolute"),
+        ("log-limit", "0", "“none”"),
+        ("max-output-files", "none", "from 1 on"),
+        ("max-output-files", "0", "from 1 on"),
+        ("max-output-size", "none", "20G"),
+        ("max-output-size", "9999999T", "more than there is"),
+        ("max-processes", "0", "from 1 on"),
+        ("max-memory", "-1G", "20G"),
+        ("max-processors", "0", "above 0"),
+        ("max-processors", "inf", "above 0"),
         ("timestamp-log-output", "perhaps", "true nor false"),
         ("log-level", "loud", "none of error"),
     ] {
@@ -268,6 +291,142 @@ fn contradictions_are_refused() {
     let limits = ["--max-parallel-builds=4", "--max-allocated-builds=3"];
     refused(&[&PASSWORD[..], &limits].concat(), "--max-allocated-builds", "less than");
     refused_line(&format!("uuid = {UUID}\npassword = x\ndynamic-auth-token = y\n"), 3, "contradict");
+}
+
+/// What is chosen, with an environment variable or without, and options.
+fn chosen(seen: GuixDaemon, variable: Option<&str>, arguments: &[&str]) -> Choice {
+    let there = Surroundings { daemon: seen, daemon_socket: variable.map(OsString::from), ..surroundings() };
+    match read([&PASSWORD, arguments].concat().iter().map(OsString::from), &there).unwrap() {
+        Request::Run(config) => config.executor,
+        Request::Print(text) => panic!("{text}"),
+    }
+}
+
+#[test]
+fn a_daemon_is_preferred_where_there_is_one_or_somebody_says_so() {
+    use ExecutorKind::{Daemon, Sandbox};
+    for (expected, why, seen, variable, arguments) in [
+        (Daemon, "socket is there", GuixDaemon::Socket, None, &[][..]),
+        (Daemon, "database", GuixDaemon::Database, None, &["--store-root=/"]),
+        (Daemon, "configured", GuixDaemon::Nothing, Some("/s"), &[]),
+        (Daemon, "configured", GuixDaemon::Nothing, None, &["--daemon-socket=/s"]),
+        (Daemon, "as configured", GuixDaemon::Nothing, None, &["--executor=daemon"]),
+        (Sandbox, "as configured", GuixDaemon::Socket, Some("/s"), &["--executor=sandbox"]),
+    ] {
+        let choice = chosen(seen, variable, arguments);
+        assert_eq!(choice.kind, expected, "{arguments:?}");
+        assert!(choice.why.contains(why), "{choice:?}");
+    }
+    if cfg!(target_os = "linux") {
+        assert_eq!(chosen(GuixDaemon::Nothing, None, &[]).kind, Sandbox);
+        // A store of its own is in no daemon's way.
+        assert_eq!(chosen(GuixDaemon::Database, None, &["--store-root=/srv"]).kind, Sandbox);
+    }
+}
+
+#[test]
+fn the_defaults_of_the_sandbox_are_those_that_help_names() {
+    for option in crate::options::OPTIONS.iter().filter(|option| option.only == Some(ExecutorKind::Sandbox)) {
+        let value = match option.name {
+            "authorized-keys" | "keep-failed" => continue,
+            "build-cores" => "0",
+            _ => option.default,
+        };
+        let config = with(&[&format!("--{}={value}", option.name), "--executor=sandbox"]);
+        assert_eq!(config.sandbox, SandboxSettings::default(), "{}", option.name);
+    }
+}
+
+#[test]
+fn the_options_of_the_sandbox_are_its_settings() {
+    let config = with(&[
+        "--store-root=/srv/farm",
+        "--store-budget=20G",
+        "--content-addressed-mirrors=http://farm.example:8747/file/ https://b",
+        "--build-cores=3",
+        "--keep-failed=/var/tmp/failed",
+        "--log-limit=none",
+        "--max-output-files=10000",
+        "--max-output-size=1G",
+        "--max-processes=100",
+        "--max-memory=512M",
+        "--max-processors=1.5",
+    ]);
+    let expected = SandboxSettings {
+        store_root: "/srv/farm".into(),
+        keys: config.sandbox.keys.clone(),
+        build_cores: 3,
+        keep_failed: Some("/var/tmp/failed".into()),
+        mirrors: vec!["http://farm.example:8747/file".into(), "https://b".into()],
+        log_limit: None,
+        max_output_files: 10_000,
+        max_output_size: 1 << 30,
+        max_processes: 100,
+        memory: Some(512 << 20),
+        processors: Some(1.5),
+        store_budget: Some(20 << 30),
+    };
+    assert_eq!(config.sandbox, expected);
+}
+
+#[test]
+fn garbage_is_left_to_the_daemon_and_cleaned_in_a_store_of_our_own_unless_said() {
+    let gc_below = |arguments: &[&str]| with(arguments).gc_below;
+    assert_eq!(gc_below(&["--executor=daemon"]), None);
+    assert_eq!(gc_below(&["--executor=sandbox"]), Some(2 << 30));
+    assert_eq!(gc_below(&["--executor=daemon", "--gc-below=5G"]), Some(5 << 30));
+    assert_eq!(gc_below(&["--executor=sandbox", "--gc-below=none"]), None);
+}
+
+#[test]
+fn options_for_the_other_executor_are_named() {
+    let given = ["--daemon-socket=/s", "--store-root=/x", "--max-memory=1G", "--gc-below=1G"];
+    let unheeded = |executor| with(&[&given[..], &[executor]].concat()).unheeded;
+    assert_eq!(unheeded("--executor=daemon"), ["store-root", "max-memory"]);
+    assert_eq!(unheeded("--executor=sandbox"), ["daemon-socket"]);
+}
+
+#[test]
+fn keys_are_the_machines_own_or_those_of_a_file() {
+    const KEY: &str = "(public-key (ecc (curve Ed25519) (q \
+                       #45FD5D90D345B379BC434B88D8ED6B1998B015830CFEC0B9BD263558C2963B9B#)))";
+    let folder = tempfile::tempdir().unwrap();
+    let acl = file(&folder, "acl", &format!("(acl (entry {KEY} (tag (guix import))))"));
+    let plain = file(&folder, "plain", &format!("{KEY}\n{KEY}\n"));
+    let count = |config: &Config| config.sandbox.keys.keys().len();
+    assert_eq!(count(&with(&["--authorized-keys", &acl])), 1);
+    assert_eq!(count(&with(&["--authorized-keys", &plain])), 2);
+
+    let sandbox = || ["--executor=sandbox"].iter().chain(&PASSWORD).map(OsString::from);
+    let machine = |acl: &str| Surroundings { acl: acl.into(), ..surroundings() };
+    match read(sandbox(), &machine(&acl)).unwrap() {
+        Request::Run(config) => assert_eq!(count(&config), 1),
+        Request::Print(text) => panic!("{text}"),
+    }
+    let bad = file(&folder, "bad", &format!("{KEY}\n(public-key)\n"));
+    let error = read(sandbox(), &machine(&bad)).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("{bad}: key 2 of the list: ")), "{error}");
+    assert!(error.contains("--authorized-keys"), "{error}");
+    // Beside a daemon nobody looks at it.
+    let daemon = ["--executor=daemon"].iter().chain(&PASSWORD).map(OsString::from);
+    assert!(read(daemon, &machine(&bad)).is_ok());
+
+    let open = file(&folder, "open", "(acl");
+    let none = file(&folder, "none", "(acl)");
+    let large = file(&folder, "large", &" ".repeat((1 << 20) + 1));
+    let bytes = file(&folder, "bytes", "");
+    std::fs::write(&bytes, b"(acl \xff)").unwrap();
+    for (path, words) in [
+        (&bad, "key 2 of the list"),
+        (&open, "at byte 4"),
+        (&none, "no key in it"),
+        (&large, "too large"),
+        (&bytes, "not UTF-8"),
+    ] {
+        refused(&["--authorized-keys", path], "--authorized-keys", words);
+        refused_line(&format!("authorized-keys = {path}\n"), 1, words);
+    }
+    refused(&["--authorized-keys", folder.path().to_str().unwrap()], "--authorized-keys", "directory");
 }
 
 #[test]

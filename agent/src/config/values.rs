@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use ureq::http::Uri;
 
+use super::ExecutorKind;
+
 /// The port of a guix-daemon that listens on TCP, where none is named.
 const DAEMON_PORT: u16 = 44146;
 /// A secret's file is read whole; more than this is none.
@@ -228,6 +230,61 @@ pub(crate) fn count(text: &str) -> Result<u32, String> {
     }
 }
 
+/// A number from 0 on.
+pub(crate) fn count_or_none(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("“{text}” is not a whole number from 0 on"))
+}
+
+/// Bytes: a whole number from 1 on, or with `K`, `M`, `G` or `T`, which are powers of 1024.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("“{text}” is not a size such as 1048576, 512M or 20G");
+    let units = [('K', 10), ('M', 20), ('G', 30), ('T', 40)];
+    let with_unit = units.iter().find_map(|(unit, bits)| Some((text.strip_suffix(*unit)?, *bits)));
+    let (number, bits) = with_unit.unwrap_or((text, 0));
+    if !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(wrong());
+    }
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << bits));
+    // The daemon and the kernel count in signed numbers.
+    match bytes.ok_or_else(wrong)? {
+        0 => Err(format!("“{text}” leaves nothing; “none” is for no limit")),
+        bytes if i64::try_from(bytes).is_err() => Err(format!("“{text}” is more than there is")),
+        bytes => Ok(bytes),
+    }
+}
+
+/// Bytes, or that there is no limit.
+pub(crate) fn size_or_none(text: &str) -> Result<Option<u64>, String> {
+    if text == "none" { Ok(None) } else { size(text).map(Some) }
+}
+
+/// The beginnings of addresses, with blanks between them, each without a slash at its end.
+pub(crate) fn prefixes(text: &str) -> Result<Vec<String>, String> {
+    text.split_ascii_whitespace().map(|url| url.parse::<BaseUrl>().map(|url| url.to_string())).collect()
+}
+
+/// A folder's name; the folder need not be there.
+pub(crate) fn folder(text: &str) -> Result<PathBuf, String> {
+    if Path::new(text).is_absolute() {
+        Ok(text.into())
+    } else {
+        Err(format!("“{text}” is not an absolute path"))
+    }
+}
+
+/// Who builds, by name.
+impl FromStr for ExecutorKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "daemon" => Ok(Self::Daemon),
+            "sandbox" => Ok(Self::Sandbox),
+            _ => Err(format!("“{text}” is neither daemon nor sandbox")),
+        }
+    }
+}
+
 /// A load average.
 pub(crate) fn load(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
@@ -290,6 +347,21 @@ mod tests {
         assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
         for wrong in ["", "s", "-1", "1.5h", "1d", "m10", "+5", "99999999999999999999", "99999999h", "5é"] {
             assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size("1048576"), Ok(1 << 20));
+        assert_eq!(size("3K"), Ok(3 << 10));
+        assert_eq!(size("20G"), Ok(20 << 30));
+        assert_eq!(size("1T"), Ok(1 << 40));
+        assert_eq!(size_or_none("none"), Ok(None));
+        assert_eq!(size_or_none("1M"), Ok(Some(1 << 20)));
+        for wrong in
+            ["", "G", "0", "0G", "-1", "+1", "1.5G", "1g", "1GB", "none", "9999999T", "16777216T", "5é"]
+        {
+            assert!(size(wrong).is_err(), "{wrong}");
         }
     }
 

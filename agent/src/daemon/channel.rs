@@ -123,6 +123,18 @@ impl<S: Read + Write> Channel<S> {
         Ok(words)
     }
 
+    /// Reads over a list that may be long: it is not kept.
+    pub(super) fn skip_words(&mut self) -> Result<(), Fault> {
+        let count = self.read_u64()?;
+        if count > LIST_LIMIT {
+            return Err(Fault::Protocol(format!("a list of {count} items")));
+        }
+        for _ in 0..count {
+            self.read_word()?;
+        }
+        Ok(())
+    }
+
     /// The next message; what was not read of the one before is skipped. The daemon's “no” is an error.
     pub(super) fn message(&mut self) -> Result<Message, Fault> {
         self.skip(self.body.saturating_add(self.padding))?;

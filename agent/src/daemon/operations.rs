@@ -19,6 +19,7 @@ const BUILD_THINGS: u64 = 9;
 const ENSURE_PATH: u64 = 10;
 const ADD_TEMP_ROOT: u64 = 11;
 const ADD_INDIRECT_ROOT: u64 = 12;
+const SYNC_WITH_GC: u64 = 13;
 const COLLECT_GARBAGE: u64 = 20;
 const QUERY_DERIVATION_OUTPUTS: u64 = 22;
 const QUERY_PATH_INFO: u64 = 26;
@@ -26,6 +27,8 @@ const QUERY_VALID_PATHS: u64 = 31;
 const QUERY_SUBSTITUTABLE_PATHS: u64 = 32;
 const BUILT_IN_BUILDERS: u64 = 80;
 
+/// The action of collect-garbage that deletes what nothing needs.
+const DELETE_DEAD: u64 = 2;
 /// The action of collect-garbage that deletes what is named, and nothing else.
 const DELETE_SPECIFIC: u64 = 3;
 
@@ -220,7 +223,8 @@ impl Connection {
     }
 
     /// Keeps what the symbolic link `link` points to for as long as the link exists. The daemon must see the link
-    /// under the same name.
+    /// under the same name. Waits for a collection that runs: it reads the links long before the temporary roots, so
+    /// that what is under a link only since then is safe by this connection's temporary roots alone until it ends.
     ///
     /// # Errors
     /// As [`Connection::builtins`].
@@ -229,6 +233,9 @@ impl Connection {
         channel
             .write_u64(ADD_INDIRECT_ROOT)
             .and_then(|()| channel.write_bytes(link.as_os_str().as_encoded_bytes()))
+            .and_then(|()| channel.finish())
+            .and_then(|()| channel.read_u64().map(drop))
+            .and_then(|()| channel.write_u64(SYNC_WITH_GC))
             .and_then(|()| channel.finish())
             .and_then(|()| channel.read_u64().map(drop))
             .map_err(|fault| fault.during(format!("make {} a root of garbage collection", link.display())))
@@ -247,19 +254,35 @@ impl Connection {
     }
 
     fn send_delete(&mut self, paths: &[StorePath]) -> Result<(), Fault> {
-        self.channel.write_u64(COLLECT_GARBAGE)?;
-        self.channel.write_u64(DELETE_SPECIFIC)?;
-        self.channel.write_list(paths.iter().map(StorePath::as_str))?;
         // With a limit that is reached, the daemon deletes the first path and hangs up.
-        let (ignore_liveness, most_bytes) = (0, i64::MAX.unsigned_abs());
+        self.send_collect(DELETE_SPECIFIC, paths, i64::MAX.unsigned_abs()).map(drop)
+    }
+
+    /// Has the daemon delete what nothing needs, until so many bytes are free that were not, or nothing is left to
+    /// delete; how many they are. Nobody can add to the store while it does. Only for a connection that has added
+    /// nothing, as for [`Connection::delete`].
+    ///
+    /// # Errors
+    /// As [`Connection::builtins`].
+    pub fn collect_garbage(mut self, bytes: u64) -> Result<u64, Error> {
+        // It may count in signed numbers somewhere.
+        self.send_collect(DELETE_DEAD, &[], bytes.min(i64::MAX.unsigned_abs()))
+            .map_err(|fault| fault.during(format!("collect {bytes} bytes of garbage")))
+    }
+
+    fn send_collect(&mut self, action: u64, paths: &[StorePath], most_bytes: u64) -> Result<u64, Fault> {
+        self.channel.write_u64(COLLECT_GARBAGE)?;
+        self.channel.write_u64(action)?;
+        self.channel.write_list(paths.iter().map(StorePath::as_str))?;
+        let ignore_liveness = 0;
         for number in [ignore_liveness, most_bytes, 0, 0, 0] {
             self.channel.write_u64(number)?;
         }
         self.channel.finish()?;
-        self.read_paths()?;
-        let _freed = self.channel.read_u64()?;
+        self.channel.skip_words()?;
+        let freed = self.channel.read_u64()?;
         let _obsolete = self.channel.read_u64()?;
-        Ok(())
+        Ok(freed)
     }
 
     /// Builds a derivation, telling what happens. `patience` is how long the daemon may be silent; none: as it likes.

@@ -93,6 +93,10 @@ impl Executor for DaemonExecutor {
     fn seems_there(&self) -> bool {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_none_or(Connection::is_usable)
     }
+
+    fn tidy(&self, bytes: u64) -> Result<u64, Error> {
+        Ok(self.connect()?.collect_garbage(bytes)?)
+    }
 }
 
 /// A connection to a guix-daemon that a build has for itself.

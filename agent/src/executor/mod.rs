@@ -67,6 +67,22 @@ pub trait Executor: Send + Sync {
 
     /// Whether it seems to be there, without asking it; cheap.
     fn seems_there(&self) -> bool;
+
+    /// How many bytes should go from the store although the disk has room, because the store has a limit of its own;
+    /// cheap.
+    fn excess(&self) -> u64 {
+        0
+    }
+
+    /// Removes from the store so many bytes of what nobody needs, or as many as there are, and gives how many went. May
+    /// take long. Builds go on meanwhile; what is in a [`Workplace`], or was [kept](Workplace::keep), stays.
+    ///
+    /// # Errors
+    /// [`Error`]; some may have gone for all that.
+    fn tidy(&self, bytes: u64) -> Result<u64, Error> {
+        let _ = bytes;
+        Ok(0)
+    }
 }
 
 /// A place for one build. What is put in here is safe from garbage collection for as long as the place is open.

@@ -60,16 +60,17 @@ impl Session {
     fn beat(&self) -> Duration {
         let (state_folder, store) = (self.journal.folder(), self.executor.store());
         let machine = look_at_machine(state_folder, store);
+        self.tidy_if_due(machine.store_free);
         let (heartbeat, every) = {
             let mut state = self.lock();
             let low = |free: Option<u64>, least| free.is_some_and(|free| free < least);
             let disk_low = low(machine.store_free, LEAST_STORE) || low(machine.state_free, LEAST_STATE);
             if disk_low != state.disk_low {
                 state.disk_low = disk_low;
-                let words = if disk_low {
-                    "too little disk is free: no builds are taken"
-                } else {
-                    "disk is free again"
+                let words = match (disk_low, state.tidying.is_under_way()) {
+                    (true, true) => "too little disk is free: no builds are taken until the store is cleaned",
+                    (true, false) => "too little disk is free: no builds are taken",
+                    (false, _) => "disk is free again",
                 };
                 tracing::warn!("{words} ({machine:?})");
             }

@@ -1,7 +1,7 @@
 //! The agent as a whole: its place at the coordinator, the builds that it holds, and its end.
 //!
 //! One thread keeps a poll open (`poll`), one sends heartbeats (`heartbeat`), each build that is not merely held has
-//! a thread of its own, and the first thread waits for the word to stop (`drain`). They share a `Session`: what is
+//! a thread of its own, one cleans the store when that is due (`tidy`), and the first thread waits for the word to stop (`drain`). They share a `Session`: what is
 //! held and why nothing more is taken, under one lock that is never held over a call.
 
 mod drain;
@@ -9,8 +9,10 @@ mod heartbeat;
 mod host;
 mod poll;
 mod slots;
+mod tidy;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -21,10 +23,10 @@ use drover_wire::{LeaseId, PROTOCOL, Phase};
 
 use crate::build::control::{Control, Order};
 use crate::build::journal::{Finished, Journal, JournalError};
-use crate::config::Config;
+use crate::config::{Config, ExecutorKind};
 use crate::coordinator::{self, Coordinator};
-use crate::executor::Executor;
 use crate::executor::daemon::DaemonExecutor;
+use crate::executor::{self, Executor};
 use crate::retry::{self, Pauses};
 
 /// Why the agent ended, when nobody had asked it to.
@@ -36,6 +38,9 @@ pub enum SessionError {
     /// The coordinator does not want this agent.
     #[error("the coordinator does not take this agent: {0}")]
     Refused(#[source] coordinator::Error),
+    /// There is nobody to build.
+    #[error("builds cannot be done here: {0}")]
+    Executor(#[source] executor::Error),
     /// The system has no threads, descriptors or signals for us.
     #[error("start to work: {0}")]
     System(#[from] std::io::Error),
@@ -65,6 +70,8 @@ struct State {
     disk_low: bool,
     /// The load alone keeps a held build from starting.
     load_high: bool,
+    /// What is done about a store that grows.
+    tidying: tidy::Tidying,
     /// A heartbeat is wanted at once.
     beat: bool,
     /// The coordinator knows us, and what we hold.
@@ -90,15 +97,43 @@ struct Held {
 pub fn run(config: Config) -> Result<(), SessionError> {
     machine::hoard_no_memory();
     let stop = Stop::on_signals()?;
-    let executor = Box::new(DaemonExecutor::new(config.daemon_socket.clone()));
-    Session::new(config, executor, stop)?.work()
+    let journal = Journal::open(&config.state_dir)?;
+    let executor = executor(&config, &journal.roots())?;
+    Session::new(config, executor, journal, stop).work()
+}
+
+/// Makes who builds; what `roots` points to must not go from its store.
+fn executor(config: &Config, roots: &Path) -> Result<Box<dyn Executor>, SessionError> {
+    let why = config.executor.why;
+    if !config.unheeded.is_empty() {
+        let options = config.unheeded.join(", ");
+        tracing::warn!("the {} has no use for what is configured as {options}", config.executor.kind);
+    }
+    match config.executor.kind {
+        ExecutorKind::Daemon => {
+            tracing::info!("builds are done by the guix-daemon at {}: {why}", config.daemon_socket);
+            Ok(Box::new(DaemonExecutor::new(config.daemon_socket.clone())))
+        }
+        ExecutorKind::Sandbox => {
+            let settings = config.sandbox.clone();
+            let root = settings.store_root.display();
+            tracing::info!("builds are done in a sandbox, with the store in {root}: {why}");
+            if settings.keys.keys().is_empty() {
+                tracing::warn!("no key is authorized: only sources can be had; see --authorized-keys");
+            }
+            sandbox(settings, roots).map_err(SessionError::Executor)
+        }
+    }
+}
+
+fn sandbox(_: crate::config::SandboxSettings, _: &Path) -> Result<Box<dyn Executor>, executor::Error> {
+    Err(executor::Error::Refused("this drover-agent has no sandbox yet; give --executor daemon".to_owned()))
 }
 
 impl Session {
-    fn new(config: Config, executor: Box<dyn Executor>, stop: Stop) -> Result<Arc<Self>, SessionError> {
-        let journal = Journal::open(&config.state_dir)?;
+    fn new(config: Config, executor: Box<dyn Executor>, journal: Journal, stop: Stop) -> Arc<Self> {
         let coordinator = Coordinator::new(&config);
-        Ok(Arc::new_cyclic(|me| Self {
+        Arc::new_cyclic(|me| Self {
             config,
             coordinator,
             executor,
@@ -111,6 +146,7 @@ impl Session {
                 executor_away: false,
                 disk_low: false,
                 load_high: false,
+                tidying: tidy::Tidying::default(),
                 beat: false,
                 introduced: false,
                 heartbeat_every: Duration::from_secs(30),
@@ -118,7 +154,7 @@ impl Session {
             }),
             changed: Condvar::new(),
             me: me.clone(),
-        }))
+        })
     }
 
     fn work(self: Arc<Self>) -> Result<(), SessionError> {
