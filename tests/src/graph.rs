@@ -1,13 +1,13 @@
-//! Derivations made for a purpose: their builders are shell scripts run by a static busybox, so that they can be built
-//! by any guix-daemon with an empty store and no network.
+//! Derivations made for a purpose: their builders are shell scripts run by a [`Shell`] that they bring with them, so that
+//! they can be built by any guix-daemon with an empty store and no network.
 //!
 //! [`Graph::add`] turns a [`Recipe`] into a derivation with its sources; [`Graph::write`] puts all of them into one
 //! folder, as they would lie in a store. No Guix is needed for either.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use drover_store::derivation::{Derivation, Fixed, Input, Output};
@@ -15,47 +15,7 @@ use drover_store::hash::{HashingWriter, Sha256Hash};
 use drover_store::nar;
 use drover_store::path::{self, StorePath};
 
-/// The programs that scripts find in their `PATH`.
-const APPLETS: &[&str] = &[
-    "sh",
-    "awk",
-    "cat",
-    "chmod",
-    "cp",
-    "cut",
-    "dd",
-    "echo",
-    "env",
-    "find",
-    "grep",
-    "head",
-    "id",
-    "ln",
-    "ls",
-    "mkdir",
-    "mkfifo",
-    "mv",
-    "od",
-    "printf",
-    "readlink",
-    "rm",
-    "sed",
-    "seq",
-    "sha256sum",
-    "sleep",
-    "sort",
-    "stat",
-    "tail",
-    "tar",
-    "test",
-    "touch",
-    "tr",
-    "true",
-    "uniq",
-    "wc",
-    "xargs",
-    "yes",
-];
+use crate::shell::{Shell, Tree};
 
 /// What a derivation is made from.
 #[derive(Debug, Clone, Default)]
@@ -74,6 +34,10 @@ pub struct Recipe {
     pub system: Option<String>,
     /// For a fixed output: the bytes of the one file that it is.
     pub fixed: Option<Vec<u8>>,
+    /// For a fixed output that may be anything: the hash of its nar.
+    pub recursive: Option<Sha256Hash>,
+    /// The program that is run in the place of the shell.
+    pub builder: Option<Vec<u8>>,
     /// Further sources, from [`Graph::add_source`] or [`Graph::add_flat`].
     pub sources: Vec<StorePath>,
 }
@@ -143,16 +107,32 @@ impl Made {
 enum Item {
     /// A file with these bytes.
     File(Vec<u8>),
-    /// The folder with the busybox.
-    Busybox,
+    /// The same, that can be executed.
+    Program(Vec<u8>),
+    /// A folder of the shell.
+    Tree(Tree),
+}
+
+impl Item {
+    fn write(&self, file: &Path) -> io::Result<()> {
+        match self {
+            Self::File(bytes) => fs::write(file, bytes),
+            Self::Program(bytes) => {
+                fs::write(file, bytes)?;
+                fs::set_permissions(file, fs::Permissions::from_mode(0o755))
+            }
+            Self::Tree(tree) => tree.write(file),
+        }
+    }
 }
 
 /// Derivations and the sources that they need.
 #[derive(Debug)]
 pub struct Graph {
     items: BTreeMap<StorePath, Item>,
-    busybox: Vec<u8>,
-    shell: StorePath,
+    shell: Shell,
+    /// The sources that the shell is in.
+    parts: Vec<StorePath>,
     salt: String,
     derivations: Vec<StorePath>,
 }
@@ -162,9 +142,9 @@ impl Graph {
     /// earlier run is there already.
     ///
     /// # Errors
-    /// When there is no static busybox, or it cannot be read.
+    /// When there is nothing to build with: see [`Shell::find`].
     pub fn new(salt: impl Into<String>) -> io::Result<Self> {
-        Self::with_busybox(&busybox()?, salt)
+        Ok(Self::with_shell(Shell::find()?, salt))
     }
 
     /// [`Graph::new`] with this program as the shell of all builders.
@@ -172,16 +152,16 @@ impl Graph {
     /// # Errors
     /// When it cannot be read.
     pub fn with_busybox(program: &Path, salt: impl Into<String>) -> io::Result<Self> {
-        let busybox = fs::read(program)
-            .map_err(|e| io::Error::new(e.kind(), format!("reading {} failed: {e}", program.display())))?;
-        let scratch = tempfile::tempdir()?;
-        let folder = scratch.path().join("busybox");
-        write_busybox(&folder, &busybox)?;
-        let mut hash = HashingWriter::new(io::sink());
-        nar::pack(&folder, &mut hash).map_err(io::Error::other)?;
-        let shell = path::source("busybox", &hash.finish().1).map_err(io::Error::other)?;
-        let items = BTreeMap::from([(shell.clone(), Item::Busybox)]);
-        Ok(Self { items, busybox, shell, salt: salt.into(), derivations: Vec::new() })
+        Ok(Self::with_shell(Shell::busybox(program)?, salt))
+    }
+
+    /// [`Graph::new`] with this shell.
+    #[must_use]
+    pub fn with_shell(mut shell: Shell, salt: impl Into<String>) -> Self {
+        let items = std::mem::take(&mut shell.items);
+        let parts = items.iter().map(|(path, _)| path.clone()).collect();
+        let items = items.into_iter().map(|(path, tree)| (path, Item::Tree(tree))).collect();
+        Self { items, shell, parts, salt: salt.into(), derivations: Vec::new() }
     }
 
     /// Adds a file as a recursive source.
@@ -189,13 +169,25 @@ impl Graph {
     /// # Errors
     /// When the name is not one for a store.
     pub fn add_source(&mut self, name: &str, bytes: &[u8]) -> io::Result<StorePath> {
+        self.add_recursive(name, Item::File(bytes.to_vec()))
+    }
+
+    /// Adds a file that can be executed as a recursive source.
+    ///
+    /// # Errors
+    /// When the name is not one for a store.
+    pub fn add_program(&mut self, name: &str, bytes: &[u8]) -> io::Result<StorePath> {
+        self.add_recursive(name, Item::Program(bytes.to_vec()))
+    }
+
+    fn add_recursive(&mut self, name: &str, item: Item) -> io::Result<StorePath> {
         let scratch = tempfile::tempdir()?;
         let file = scratch.path().join("file");
-        fs::write(&file, bytes)?;
+        item.write(&file)?;
         let mut hash = HashingWriter::new(io::sink());
         nar::pack(&file, &mut hash).map_err(io::Error::other)?;
         let source = path::source(name, &hash.finish().1).map_err(io::Error::other)?;
-        self.items.insert(source.clone(), Item::File(bytes.to_vec()));
+        self.items.insert(source.clone(), item);
         Ok(source)
     }
 
@@ -216,12 +208,11 @@ impl Graph {
     /// # Errors
     /// When a name is not one for a store.
     pub fn add(&mut self, recipe: Recipe) -> io::Result<Made> {
-        let mut script =
-            format!("#!{}/bin/sh\nset -e\nPATH={}/bin\nexport PATH\n", self.shell, self.shell).into_bytes();
+        let shell = self.shell();
+        let mut script = format!("#!{shell}/bin/sh\nset -e\nPATH={shell}/bin\nexport PATH\n").into_bytes();
         script.extend_from_slice(&recipe.script);
-        let builder =
-            path::text(&format!("{}-builder", recipe.name), &script, std::slice::from_ref(&self.shell))
-                .map_err(io::Error::other)?;
+        let builder = path::text(&format!("{}-builder", recipe.name), &script, std::slice::from_ref(shell))
+            .map_err(io::Error::other)?;
         self.items.insert(builder.clone(), Item::File(script));
 
         let outputs = if recipe.outputs.is_empty() { vec!["out".to_owned()] } else { recipe.outputs.clone() };
@@ -310,24 +301,33 @@ impl Graph {
         env.insert(b"name".to_vec(), recipe.name.as_bytes().to_vec());
         env.insert(b"salt".to_vec(), self.salt.as_bytes().to_vec());
         env.insert(b"inputs".to_vec(), paths.join(" ").into_bytes());
+        for (key, value) in &self.shell.env {
+            env.insert(key.as_bytes().to_vec(), value.as_bytes().to_vec());
+        }
         for (key, value) in &recipe.env {
             env.insert(key.as_bytes().to_vec(), value.clone());
         }
         for output in outputs {
             env.insert(output.as_bytes().to_vec(), Vec::new());
         }
-        let fixed = recipe.fixed.as_ref().map(|bytes| Fixed {
-            recursive: false,
+        let fixed = match (&recipe.fixed, &recipe.recursive) {
+            (Some(bytes), _) => Some((false, Sha256Hash::of(bytes))),
+            (None, Some(hash)) => Some((true, *hash)),
+            (None, None) => None,
+        };
+        let fixed = fixed.map(|(recursive, hash)| Fixed {
+            recursive,
             algorithm: "sha256".to_owned(),
-            hash: Sha256Hash::of(bytes).as_bytes().to_vec(),
+            hash: hash.as_bytes().to_vec(),
         });
         let mut sources = recipe.sources.clone();
-        sources.extend([self.shell.clone(), builder.clone()]);
+        sources.extend(self.parts.iter().cloned());
+        sources.push(builder.clone());
         sources.sort_unstable();
         sources.dedup();
         let mut outputs: Vec<Output> = outputs
             .iter()
-            .map(|name| Output { name: name.clone(), path: self.shell.clone(), fixed: fixed.clone() })
+            .map(|name| Output { name: name.clone(), path: builder.clone(), fixed: fixed.clone() })
             .collect();
         outputs.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(Derivation {
@@ -335,7 +335,10 @@ impl Graph {
             inputs,
             sources,
             system: recipe.system.clone().unwrap_or_else(host_system),
-            builder: format!("{}/bin/sh", self.shell).into_bytes(),
+            builder: recipe
+                .builder
+                .clone()
+                .unwrap_or_else(|| format!("{}/bin/sh", self.shell()).into_bytes()),
             args: vec![b"-e".to_vec(), builder.full().into_bytes()],
             env: env.into_iter().collect(),
         })
@@ -347,18 +350,24 @@ impl Graph {
         &self.derivations
     }
 
+    /// The sources that all derivations have: the folder in which the shell is, and what it needs.
+    #[must_use]
+    pub fn shell_parts(&self) -> &[StorePath] {
+        &self.parts
+    }
+
     /// The source folder in which the shell is.
     #[must_use]
     pub fn shell(&self) -> &StorePath {
-        &self.shell
+        &self.shell.path
     }
 
     /// The bytes of a file of the graph: a derivation's text, or a source's contents.
     #[must_use]
     pub fn bytes(&self, path: &StorePath) -> Option<&[u8]> {
         match self.items.get(path)? {
-            Item::File(bytes) => Some(bytes),
-            Item::Busybox => None,
+            Item::File(bytes) | Item::Program(bytes) => Some(bytes),
+            Item::Tree(_) => None,
         }
     }
 
@@ -378,10 +387,7 @@ impl Graph {
             if file.symlink_metadata().is_ok() {
                 continue;
             }
-            match item {
-                Item::File(bytes) => fs::write(&file, bytes)?,
-                Item::Busybox => write_busybox(&file, &self.busybox)?,
-            }
+            item.write(&file)?;
         }
         Ok(())
     }
@@ -401,55 +407,6 @@ fn input_hashes(derivation: &Derivation, inputs: &[(Made, Vec<String>)]) -> Vec<
         .filter_map(|input| inputs.iter().find(|(made, _)| made.path == input.derivation))
         .map(|(made, _)| made.hash)
         .collect()
-}
-
-fn write_busybox(folder: &Path, busybox: &[u8]) -> io::Result<()> {
-    let bin = folder.join("bin");
-    fs::create_dir_all(&bin)?;
-    let mut file = fs::File::create(bin.join("busybox"))?;
-    file.write_all(busybox)?;
-    file.set_permissions(fs::Permissions::from_mode(0o755))?;
-    for applet in APPLETS {
-        symlink("busybox", bin.join(applet))?;
-    }
-    Ok(())
-}
-
-/// The static busybox: the one that `DROVER_BUSYBOX` names, or the one of the test ground, or the machine's own.
-///
-/// # Errors
-/// When there is none.
-pub fn busybox() -> io::Result<PathBuf> {
-    if let Some(program) = std::env::var_os("DROVER_BUSYBOX") {
-        return Ok(program.into());
-    }
-    let cache = std::env::var_os("DROVER_CACHE").map_or_else(|| crate::top().join("target"), PathBuf::from);
-    let ground = cache.join("guix-root/usr/bin/busybox");
-    [ground, "/bin/busybox".into(), "/usr/bin/busybox".into()]
-        .into_iter()
-        .find(|program| program.is_file() && is_static(program))
-        .ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::NotFound,
-                "there is no static busybox: make the test ground (ci/guix-root base), install the package \
-                 busybox-static, or name one by DROVER_BUSYBOX",
-            )
-        })
-}
-
-/// Whether a program runs where there is nothing else: no header of it names a loader (ELF, 64 bits, little-endian).
-fn is_static(program: &Path) -> bool {
-    const INTERPRETER: [u8; 4] = 3_u32.to_le_bytes();
-    let Ok(bytes) = fs::read(program) else { return false };
-    let number = |at: usize, len: usize| -> Option<usize> {
-        let field = bytes.get(at..at + len)?;
-        Some(field.iter().rev().fold(0, |value, byte| value << 8 | usize::from(*byte)))
-    };
-    let headers = || Some((number(32, 8)?, number(54, 2)?, number(56, 2)?));
-    let Some((start, size, count)) = headers() else { return false };
-    bytes.starts_with(b"\x7fELF\x02\x01")
-        && (0..count)
-            .all(|i| bytes.get(start + i * size..).is_some_and(|header| !header.starts_with(&INTERPRETER)))
 }
 
 /// What guix calls this machine's system.
