@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 pub mod authority;
 pub mod bench;
+pub mod board;
 pub mod bucket;
 pub mod client;
 pub mod demo;
