@@ -26,6 +26,7 @@ use crate::build::journal::{Finished, Journal, JournalError};
 use crate::config::{Config, ExecutorKind};
 use crate::coordinator::{self, Coordinator};
 use crate::executor::daemon::DaemonExecutor;
+use crate::executor::sandbox::SandboxExecutor;
 use crate::executor::{self, Executor};
 use crate::retry::{self, Pauses};
 
@@ -121,13 +122,9 @@ fn executor(config: &Config, roots: &Path) -> Result<Box<dyn Executor>, SessionE
             if settings.keys.keys().is_empty() {
                 tracing::warn!("no key is authorized: only sources can be had; see --authorized-keys");
             }
-            sandbox(settings, roots).map_err(SessionError::Executor)
+            Ok(Box::new(SandboxExecutor::new(settings, roots).map_err(SessionError::Executor)?))
         }
     }
-}
-
-fn sandbox(_: crate::config::SandboxSettings, _: &Path) -> Result<Box<dyn Executor>, executor::Error> {
-    Err(executor::Error::Refused("this drover-agent has no sandbox yet; give --executor daemon".to_owned()))
 }
 
 impl Session {

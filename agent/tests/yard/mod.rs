@@ -9,7 +9,8 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use drover_agent::executor::sandbox::{SandboxExecutor, SandboxSettings};
+use drover_agent::config::SandboxSettings;
+use drover_agent::executor::sandbox::SandboxExecutor;
 use drover_agent::executor::{Ended, Error, Executor, Job, NewText, Sink, Workplace};
 use drover_store::derivation::{Derivation, Fixed, Input, Output};
 use drover_store::hash::Sha256Hash;

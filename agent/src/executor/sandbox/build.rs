@@ -122,7 +122,7 @@ impl Ground {
         let processes = Some(self.settings.max_processes);
         let group = self.cgroups.as_ref().map(|cgroups| {
             let name = format!("build-{}", BUILDS.fetch_add(1, Ordering::Relaxed));
-            cgroups.make(&name, &self.settings.amounts())
+            cgroups.make(&name, &super::amounts(&self.settings))
         });
         Ok(Sandbox {
             root: root.path().to_owned(),

@@ -9,7 +9,7 @@ use std::thread;
 
 use drover_os::poll::{self, Entry, Interest};
 
-use super::SandboxSettings;
+use crate::config::SandboxSettings;
 use super::download::{self, DownloadError, Request};
 use super::limits::{Clock, Limit, Limits};
 use super::plan::Plan;

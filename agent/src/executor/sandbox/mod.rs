@@ -31,11 +31,11 @@ use std::time::{Duration, Instant};
 
 use drover_os::sandbox::cgroup::{Amounts, Cgroups};
 use drover_os::{machine, sandbox, user};
-use drover_store::key::Acl;
 use drover_store::nar::Packer;
 use drover_wire::agent::Output;
 
 use super::{Error, Executor, Workplace};
+use crate::config::SandboxSettings;
 use crate::store::{Hold, Store, StoreError};
 use slots::Slots;
 pub(crate) use stopping::Stopping;
@@ -44,39 +44,12 @@ pub use workplace::SandboxWorkplace;
 /// How long what came into the store may wait for being written to the disk. What a loss of power takes is made again.
 const BETWEEN_SAVES: Duration = Duration::from_secs(60);
 
-/// How the agent's own sandbox builds.
-#[derive(Debug, Clone)]
-pub struct SandboxSettings {
-    /// The folder in which `gnu/store` is; builders see it at `/gnu/store` all the same.
-    pub store_root: PathBuf,
-    /// Whose items are taken for inputs.
-    pub keys: Acl,
-    /// How many processors a builder is told to use; 0: all of them.
-    pub build_cores: u32,
-    /// Where the build folders of failed builds go; without it they are removed.
-    pub keep_failed: Option<PathBuf>,
-    /// Addresses of servers that have downloads by their hash, the farm's own first.
-    pub mirrors: Vec<String>,
-    /// The bytes of log after which a build is ended.
-    pub log_limit: Option<u64>,
-    /// The most files that an output may have.
-    pub max_output_files: u64,
-    /// The most bytes that the files of an output may have together.
-    pub max_output_size: u64,
-    /// The most processes of a build at a time.
-    pub max_processes: u64,
-    /// The bytes of memory that a build may use, where the machine can limit that.
-    pub memory: Option<u64>,
-    /// The processors that a build may use, where the machine can limit that.
-    pub processors: Option<f64>,
-    /// The bytes that the store may have between builds.
-    pub store_budget: Option<u64>,
-}
-
-impl SandboxSettings {
-    /// What a build may use of the machine.
-    fn amounts(&self) -> Amounts {
-        Amounts { memory: self.memory, processors: self.processors, processes: Some(self.max_processes) }
+/// What a build may use of the machine.
+fn amounts(settings: &SandboxSettings) -> Amounts {
+    Amounts {
+        memory: settings.memory,
+        processors: settings.processors,
+        processes: Some(settings.max_processes),
     }
 }
 
@@ -160,10 +133,6 @@ impl Executor for SandboxExecutor {
 
     fn warm_up(&self) {
         self.0.save();
-        let Some(budget) = self.0.settings.store_budget else { return };
-        if let Err(error) = self.0.store.clean(budget) {
-            tracing::warn!("clean the store: {error}");
-        }
     }
 
     fn store(&self) -> &Path {
@@ -173,11 +142,26 @@ impl Executor for SandboxExecutor {
     fn seems_there(&self) -> bool {
         true
     }
+
+    fn excess(&self) -> u64 {
+        let Some(budget) = self.0.settings.store_budget else { return 0 };
+        match self.0.store.used() {
+            Ok(used) => used.saturating_sub(budget),
+            Err(error) => {
+                tracing::warn!("look how large the store is: {error}");
+                0
+            }
+        }
+    }
+
+    fn tidy(&self, bytes: u64) -> Result<u64, Error> {
+        Ok(self.0.store.clean_until(&mut |cleaned| cleaned.freed >= bytes)?.freed)
+    }
 }
 
 /// The machine's control groups, after saying which limits do without them.
 fn cgroups(settings: &SandboxSettings) -> Option<Cgroups> {
-    let amounts = settings.amounts();
+    let amounts = amounts(settings);
     match Cgroups::find() {
         Ok(cgroups) => {
             let lacking = cgroups.lacking(&amounts);
