@@ -179,8 +179,14 @@ impl Inner {
                 }
             }
             Err(_) => {
-                // Whatever is there does not count, and gives way the next time. The error that led here says more.
-                let _ = fs::remove_file(&note);
+                // Nobody would know of what is there now: it goes, or the note stays for the next start, as after a crash.
+                let gone = match fs::symlink_metadata(&path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+                    _ => self.move_away(&path).is_ok(),
+                };
+                if gone {
+                    let _ = fs::remove_file(&note);
+                }
             }
         }
         placed

@@ -118,6 +118,19 @@ fn what_stands_in_the_place_of_an_item_without_counting_gives_way() {
 }
 
 #[test]
+fn an_item_that_cannot_be_made_to_count_leaves_nothing() {
+    let ground = Ground::new();
+    let store = ground.open();
+    // A disk in disorder: nothing can be renamed to there.
+    fs::remove_dir(ground.own("items")).unwrap();
+    let (said, nar) = item("x", &tree("x"), &[]);
+    let error = store.add_nar(&said, &mut &nar[..], Limits::default()).unwrap_err();
+    assert!(matches!(error, StoreError::Io { .. }), "{error}");
+    assert_eq!(names(store.folder()), [".drover"]);
+    assert_eq!((ground.names("making"), ground.names("placing")), (vec![], vec![]));
+}
+
+#[test]
 fn many_threads_add_the_same_items_at_a_time() {
     let ground = Ground::new();
     let store = ground.open();
