@@ -1,6 +1,6 @@
 //! Builds in the agent's own sandbox, as root and as a plain user: the same results as a guix-daemon's, and nothing gets
 //! out of it, whatever it tries.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod endings;
 mod escapes;
