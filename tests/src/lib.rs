@@ -8,6 +8,7 @@ pub mod board;
 pub mod bucket;
 pub mod client;
 pub mod demo;
+pub mod direct;
 pub mod elf;
 pub mod farm;
 pub mod graph;
