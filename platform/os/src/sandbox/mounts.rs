@@ -20,7 +20,7 @@ const LINKS: [(&CStr, &str); 5] = [
     (c"/proc/self/fd/0", "stdin"),
     (c"/proc/self/fd/1", "stdout"),
     (c"/proc/self/fd/2", "stderr"),
-    (c"pts/ptmx", "ptmx"),
+    (c"/dev/pts/ptmx", "ptmx"),
 ];
 
 /// The steps from the machine's root to the sandbox's.
