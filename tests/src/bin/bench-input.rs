@@ -43,8 +43,12 @@ fn run() -> Result<Verdict> {
     let folder = folder.canonicalize()?;
     let farm = Farm::with(&Setup { parent: Some(folder.clone()), ..Setup::default() });
     let mut graph = Graph::new("input")?;
-    let items = (0..ITEMS).map(|n| graph.add(Recipe::new(&format!("item-{n}"), "exit 1")));
-    let items: Vec<Made> = items.collect::<std::io::Result<_>>()?;
+    let mut items: Vec<Made> = Vec::new();
+    for n in 0..ITEMS {
+        let recipe = Recipe::new(&format!("item-{n}"), "exit 1");
+        let below = references(n).into_iter().filter_map(|below| items.get(below));
+        items.push(graph.add(below.fold(recipe, Recipe::input))?);
+    }
     // One for each run, the uncounted one among them: each is built by an agent whose store has nothing.
     let needs: Vec<Made> = (0..=RUNS)
         .map(|n| {
@@ -84,6 +88,13 @@ fn run() -> Result<Verdict> {
     Ok(Verdict { name: "input", figure: ratio, limit: LIMIT, unit: "" })
 }
 
+/// To which items one refers: to itself, and to a few of those before it.
+fn references(n: usize) -> Vec<usize> {
+    let mut references = vec![n / 3, n / 2, n];
+    references.dedup();
+    references
+}
+
 /// Makes the items and has the coordinator take them, as if an agent had built them; each refers to a few others.
 fn deliver(farm: &Farm, folder: &Path, graph: &Graph, items: &[Made]) -> Result<()> {
     let hand = Hand::new(farm, "hand");
@@ -100,9 +111,8 @@ fn deliver(farm: &Farm, folder: &Path, graph: &Graph, items: &[Made]) -> Result<
         let dir = tempfile::Builder::new().prefix("tree-").tempdir_in(folder)?;
         let root = dir.path().join("root");
         tree::make(&root, SEED + n as u64, SIZE / ITEMS as u64)?;
-        let mut references: Vec<_> = [n / 2, n / 3, n].iter().map(|n| items[*n].out().clone()).collect();
+        let mut references: Vec<_> = references(n).iter().map(|n| items[*n].out().clone()).collect();
         references.sort();
-        references.dedup();
         let names: Vec<&str> = references.iter().map(|path| path.as_str()).collect();
         fs::write(root.join("references"), names.join("\n"))?;
         let (mut compressed, mut hash) = (Vec::new(), HashingWriter::new(std::io::sink()));
