@@ -9,11 +9,11 @@ use std::thread;
 
 use drover_os::poll::{self, Entry, Interest};
 
-use crate::config::SandboxSettings;
 use super::download::{self, DownloadError, Request};
 use super::limits::{Clock, Limit, Limits};
 use super::plan::Plan;
 use super::stopping::Stopping;
+use crate::config::SandboxSettings;
 use crate::executor::{Ended, Error};
 use crate::store::Store;
 
