@@ -9,6 +9,7 @@ mod yard;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
 
@@ -267,4 +268,35 @@ fn a_link_in_the_place_of_the_store_leads_nowhere() {
     assert!(is_root() || why.contains("in the place of /gnu/store"), "{built:?}");
     assert_eq!(fs::read(&stolen).unwrap(), b"precious");
     assert_eq!(fs::metadata(&stolen).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_builder_that_fails_on_a_full_disk_has_not_failed() {
+    const INSIDE: &str = "DROVER_TEST_SMALL_DISK";
+    if std::env::var_os(INSIDE).is_none() {
+        if !Command::new("unshare").args(["--mount", "true"]).status().is_ok_and(|status| status.success()) {
+            return ground::skipped("to mount a small disk, as root");
+        }
+        let disk = tempfile::tempdir().unwrap();
+        let script = "mount -t tmpfs -o size=80m none \"$TMPDIR\" && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script, "sh"]).arg(std::env::current_exe().unwrap());
+        command.args(["--exact", "a_builder_that_fails_on_a_full_disk_has_not_failed", "--nocapture"]);
+        let status = command.env("TMPDIR", disk.path()).env(INSIDE, "1").status().unwrap();
+        assert!(status.success(), "{status}");
+        return;
+    }
+    let Some(yard) = yard() else { return };
+    let recipe = |script: &str| Recipe { name: "large", script: script.into(), ..Recipe::default() };
+    let made = yard.made(&recipe("cat /dev/zero >file 2>/dev/null || exit 3"));
+    let mut place = yard.open();
+    yard.add(place.as_mut(), &made);
+    let job = Job { derivation: made.path.clone(), timeout: Some(60), max_silent_time: None };
+    let ended = place.build(&job, &mut Log::new(|_: &[u8]| {}));
+    let Err(Error::Refused(words)) = &ended else { panic!("{ended:?}") };
+    assert_says(words, &["No space left on device", "exit code 3"]);
+    drop(place);
+    assert_the_next_build_is_well(&yard);
+    // With room, it is the builder's own failure.
+    assert_says(&yard.failure(&recipe("exit 3")), &["exit code 3"]);
 }

@@ -47,7 +47,7 @@ use spool::Spool;
 use upload::Undelivered;
 
 /// A build that fails while the store has less disk than this failed for that, as far as anybody can tell.
-const FULL: u64 = 64 << 20;
+pub(crate) const FULL: u64 = 64 << 20;
 /// The stack of a thread that only sends.
 const SMALL_STACK: usize = 256 * 1024;
 

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use drover_os::machine;
 use drover_os::process::{Exit, Program, Tree};
 use drover_os::sandbox::{self, Failure, Sandbox, Step};
 use drover_store::{Derivation, STORE_DIR, StorePath};
@@ -20,6 +21,7 @@ use super::root::{self, Root};
 use super::run::{self, End};
 use super::stopping::Stopping;
 use super::{Ground, fetch, keep};
+use crate::build::FULL;
 use crate::executor::{Ended, Error, Job, Sink};
 use crate::store::OutputLimits;
 
@@ -101,7 +103,11 @@ impl Ground {
                 Ok(folder) => self.place(plan, inputs, &folder)?,
                 Err(why) => Ended::Failed(why),
             },
-            End::Exit(exit) => Ended::Failed(self.why(plan, exit, &sandbox)),
+            End::Exit(exit) => {
+                let why = self.why(plan, exit, &sandbox);
+                self.check_room(&why)?;
+                Ended::Failed(why)
+            }
         };
         if let Some(to) = &self.settings.keep_failed {
             if ended != Ended::Succeeded {
@@ -181,6 +187,18 @@ impl Ground {
         match (&sandbox.cgroup, self.settings.memory) {
             (Some(group), Some(memory)) if group.was_out_of_memory() => {
                 format!("{how}; it wanted more than the {memory} bytes of memory that it may use")
+    /// That a build that failed did not do so for want of disk. This is the moment to ask, for what it made goes with it,
+    /// and afterwards there is room again.
+    fn check_room(&self, why: &str) -> Result<(), Error> {
+        match machine::disk(self.store.folder()) {
+            Some(disk) if disk.free < FULL => Err(Error::Refused(format!(
+                "No space left on device: {} bytes were free when the build ended ({why})",
+                disk.free
+            ))),
+            _ => Ok(()),
+        }
+    }
+
             }
             _ => how,
         }
