@@ -7,18 +7,18 @@ mod ground;
 mod yard;
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::thread;
 
-use drover_agent::executor::{Ended, Error, Executor, NewText};
+use drover_agent::executor::{Ended, Error, Executor, Job, NewText};
 use drover_store::derivation::{Derivation, Fixed, Output};
 use drover_store::hash::Sha256Hash;
 use drover_store::nar::Node;
-use drover_store::path;
-use yard::{Made, Recipe, yard, yard_with};
+use drover_store::path::{self, StorePath};
+use yard::{Log, Made, Recipe, yard, yard_with};
 
 fn lines(text: &str) -> Vec<&str> {
     text.lines().collect()
@@ -184,6 +184,70 @@ fn fixed_outputs_are_what_they_must_be() {
     assert!(other.contains("-wrong"), "{other}");
     let script = why(build("script", "echo x >$out; chmod +x $out", false, flat));
     assert!(script.contains("not executable"), "{script}");
+}
+
+#[test]
+fn who_was_given_a_file_of_a_fixed_output_cannot_change_what_was_checked() {
+    let Some(yard) = yard() else { return };
+    let tree = Node::Directory([(b"file".to_vec(), Node::file("good\n"))].into());
+    let cases = [
+        ("flat", "file=$out", false, Sha256Hash::of(b"good\n")),
+        ("tree", "mkdir $out; file=$out/file", true, Sha256Hash::of(&tree.to_nar())),
+    ];
+    for (name, begin, recursive, hash) in cases {
+        // It waits until the file is open here, too.
+        let script = format!("{begin}; echo good >$file; mkfifo go; echo ready; read x <go");
+        let made = yard.made(&Recipe { name, script, fixed: Some((recursive, hash)), ..Recipe::default() });
+        let inside = if recursive { format!("{}/file", made.out()) } else { made.out().full() };
+        let mut stolen: Option<File> = None;
+        let mut log = Log::new(|bytes: &[u8]| {
+            if bytes != b"ready\n" || stolen.is_some() {
+                return;
+            }
+            let making = fs::read_dir(yard.store().join(".drover/making")).unwrap();
+            let root = making.map(|entry| entry.unwrap().path().join("root")).next().unwrap();
+            let file = File::options().write(true).open(root.join(inside.trim_start_matches('/')));
+            stolen = Some(file.unwrap());
+            let go = root.join(format!("tmp/guix-build-{name}.drv-0/go"));
+            writeln!(File::options().write(true).open(go).unwrap(), "go").unwrap();
+        });
+        let mut place = yard.open();
+        yard.add(place.as_mut(), &made);
+        let job = Job { derivation: made.path.clone(), timeout: Some(60), max_silent_time: None };
+        assert_eq!(place.build(&job, &mut log).unwrap(), Ended::Succeeded);
+        stolen.unwrap().write_all(b"evil\n").unwrap();
+        let output = place.describe(std::slice::from_ref(made.out())).unwrap().remove(0);
+        assert_eq!(Sha256Hash::of(&yard.nar(&output)), output.nar_hash);
+        let file = yard.on_disk(made.out());
+        let file = if recursive { file.join("file") } else { file };
+        assert_eq!(fs::read(file).unwrap(), b"good\n");
+    }
+}
+
+#[test]
+fn files_that_are_one_file_are_two_in_the_store() {
+    let Some(yard) = yard() else { return };
+    let made = yard.made(&Recipe {
+        name: "linked",
+        script: "mkdir $out; echo x >$out/a; chmod +x $out/a; ln $out/a $out/b; ln $out/a $lib".into(),
+        outputs: &["lib", "out"],
+        ..Recipe::default()
+    });
+    let built = yard.build(&made);
+    assert_eq!(built.ended, Ended::Succeeded, "{}", built.log);
+    let entries = [b"a", b"b"].map(|name| (name.to_vec(), Node::program("x\n")));
+    let of = |path: &StorePath| built.outputs.iter().find(|output| output.path == *path).unwrap();
+    let out = Node::Directory(entries.into()).to_nar();
+    assert_eq!(yard.nar(of(made.out())), out);
+    assert_eq!(yard.nar(of(made.output("lib"))), Node::program("x\n").to_nar());
+    let mut place = yard.open();
+    place.clear(&[made.output("lib").clone()]).unwrap();
+    assert_eq!(yard.nar(of(made.out())), out);
+    place.clear(&[made.out().clone()]).unwrap();
+    drop(place);
+    yard.assert_nothing_is_left(&made);
+    // And again, to the end.
+    assert_eq!(yard.build(&made).outputs, built.outputs);
 }
 
 #[test]

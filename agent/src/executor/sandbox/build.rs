@@ -100,7 +100,12 @@ impl Ground {
         let ended = match end? {
             End::Limit(limit) => limit.ended(&plan.path),
             End::Exit(exit) if exit.is_success() => match root.found_again(STORE_DIR) {
-                Ok(folder) => self.place(plan, inputs, &folder)?,
+                Ok(folder) if plan.derivation.is_fixed_output() => {
+                    let copies = root.beside("copies");
+                    fs::create_dir(&copies).map_err(|e| failed("make a folder for copies of outputs", e))?;
+                    self.place(plan, inputs, &folder, Some(&copies))?
+                }
+                Ok(folder) => self.place(plan, inputs, &folder, None)?,
                 Err(why) => Ended::Failed(why),
             },
             End::Exit(exit) => {
@@ -182,11 +187,6 @@ impl Ground {
         }
     }
 
-    fn why(&self, plan: &Plan, exit: Exit, sandbox: &Sandbox) -> String {
-        let how = format!("builder for `{}' {}", plan.path, run::how(exit));
-        match (&sandbox.cgroup, self.settings.memory) {
-            (Some(group), Some(memory)) if group.was_out_of_memory() => {
-                format!("{how}; it wanted more than the {memory} bytes of memory that it may use")
     /// That a build that failed did not do so for want of disk. This is the moment to ask, for what it made goes with it,
     /// and afterwards there is room again.
     fn check_room(&self, why: &str) -> Result<(), Error> {
@@ -199,18 +199,30 @@ impl Ground {
         }
     }
 
+    fn why(&self, plan: &Plan, exit: Exit, sandbox: &Sandbox) -> String {
+        let how = format!("builder for `{}' {}", plan.path, run::how(exit));
+        match (&sandbox.cgroup, self.settings.memory) {
+            (Some(group), Some(memory)) if group.was_out_of_memory() => {
+                format!("{how}; it wanted more than the {memory} bytes of memory that it may use")
             }
             _ => how,
         }
     }
 
-    /// Puts what lies in `folder` into the store.
-    fn place(&self, plan: &Plan, inputs: &[StorePath], folder: &Path) -> Result<Ended, Error> {
+    /// Puts what lies in `folder` into the store; as copies, made in the folder that is given for that.
+    fn place(
+        &self,
+        plan: &Plan,
+        inputs: &[StorePath],
+        folder: &Path,
+        copies: Option<&Path>,
+    ) -> Result<Ended, Error> {
         let outputs = Outputs {
             store: &self.store,
             plan,
             inputs,
             folder,
+            copies,
             owner: self.is_root.then_some(ROOT),
             limits: OutputLimits {
                 files: self.settings.max_output_files,
@@ -240,7 +252,7 @@ impl Ground {
         let done = fetch::run(&self.store, plan, &self.settings, &folder, &mut limits, stop)?;
         match done {
             Some(ended) => Ok(ended),
-            None => self.place(plan, &[], &folder),
+            None => self.place(plan, &[], &folder, None),
         }
     }
 }

@@ -7,6 +7,7 @@
 //! lies in one folder of the store, which is removed at the end, whatever that is.
 
 mod build;
+mod copy;
 mod download;
 mod environment;
 mod fetch;

@@ -13,6 +13,7 @@ use drover_store::nar;
 use drover_store::path::StorePath;
 use drover_store::references::Scanner;
 
+use super::copy::{CopyError, copy};
 use super::plan::Plan;
 use super::restrictions::{Restrictions, requisites};
 use crate::executor::Error;
@@ -45,6 +46,8 @@ pub(super) struct Outputs<'a> {
     pub(super) inputs: &'a [StorePath],
     /// The folder that has them, each under its base name; nothing of the builder lives any more.
     pub(super) folder: &'a Path,
+    /// A folder for copies, of the same file system, where somebody else may still hold what the builder made.
+    pub(super) copies: Option<&'a Path>,
     /// Who owns what is in the store, where we can decide that.
     pub(super) owner: Option<(u32, u32)>,
     pub(super) limits: OutputLimits,
@@ -74,8 +77,8 @@ impl Outputs<'_> {
         fixed: Option<&Fixed>,
         candidates: &[&StorePath],
     ) -> Result<Checked, OutputError> {
-        let tree = self.folder.join(path.base_name());
-        let metadata = match fs::symlink_metadata(&tree) {
+        let built = self.folder.join(path.base_name());
+        let mut metadata = match fs::symlink_metadata(&built) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let derivation = &self.plan.path;
@@ -92,6 +95,15 @@ impl Outputs<'_> {
                 mode & 0o7777
             )));
         }
+        let tree = match self.copies {
+            Some(copies) => {
+                let copied = self.copy(path, &built, copies)?;
+                metadata = fs::symlink_metadata(&copied).map_err(|e| failed("look at", path, e))?;
+                copied
+            }
+            None => built,
+        };
+        let mode = metadata.permissions().mode();
         let is_flat = fixed.is_some_and(|fixed| !fixed.recursive);
         if is_flat && (!metadata.is_file() || mode & 0o100 != 0) {
             return Err(OutputError::Build(format!(
@@ -129,6 +141,15 @@ impl Outputs<'_> {
             deriver: Some(self.plan.path.clone()),
         };
         Ok(Checked { tree, item })
+    }
+
+    fn copy(&self, path: &StorePath, built: &Path, copies: &Path) -> Result<PathBuf, OutputError> {
+        let copied = copies.join(path.base_name());
+        copy(built, &copied, &self.limits).map_err(|error| match error {
+            CopyError::Unfit(why) => OutputError::Build(format!("the output {path} cannot be kept: {why}")),
+            CopyError::Io(error) => failed("copy", path, error),
+        })?;
+        Ok(copied)
     }
 
     fn restrict(&self, restrictions: &Restrictions, checked: &[Checked]) -> Result<(), OutputError> {

@@ -144,6 +144,11 @@ impl Root {
         &self.folder
     }
 
+    /// A place beside it on the machine, where no builder comes.
+    pub(super) fn beside(&self, name: &str) -> PathBuf {
+        self.folder.with_file_name(name)
+    }
+
     /// Who the builder is.
     pub(super) fn ids(&self) -> Ids {
         self.ids

@@ -52,11 +52,20 @@ pub struct Packer {
     file: Option<(File, u64)>,
     started: bool,
     entries: u64,
+    /// Names that were found so far.
+    found: u64,
+    limits: Limits,
 }
 
 impl Packer {
     /// Will read the tree at `path`, which is opened with the first read.
     pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self::within(path, Limits::default())
+    }
+
+    /// The same, of a tree that may have more names than there is memory, or that somebody goes on to nest: it ends at
+    /// these limits of entries and depth. The others are for who reads the nar.
+    pub fn within(path: impl Into<PathBuf>, limits: Limits) -> Self {
         let (mut encoder, mut encoded) = (Encoder::default(), Vec::new());
         encoder.start(&mut encoded);
         Self {
@@ -68,6 +77,8 @@ impl Packer {
             file: None,
             started: false,
             entries: 0,
+            found: 0,
+            limits,
         }
     }
 
@@ -170,7 +181,7 @@ impl Packer {
             self.encoder.symlink(&mut self.encoded, target.as_os_str().as_bytes());
             self.up();
         } else if kind.is_dir() {
-            let most = Limits::default().depth;
+            let most = self.limits.depth;
             if self.directories.len() >= most {
                 let problem = "it is nested too deeply";
                 return Err(Error::Unfit { path: self.path.clone(), problem });
@@ -178,6 +189,11 @@ impl Packer {
             let mut entries = Vec::new();
             for entry in fs::read_dir(&self.path).map_err(|e| self.failed("list", e))? {
                 let entry = entry.map_err(|e| self.failed("list", e))?;
+                self.found += 1;
+                if self.found > self.limits.entries {
+                    let (what, found, limit) = ("a number of entries", self.found, self.limits.entries);
+                    return Err(Error::Limit { offset: 0, what, found, limit });
+                }
                 entries.push((entry.file_name().into_vec(), entry.file_type().ok()));
             }
             entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
