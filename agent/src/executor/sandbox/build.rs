@@ -232,6 +232,7 @@ impl Ground {
         match outputs.place() {
             Ok(()) => Ok(Ended::Succeeded),
             Err(OutputError::Build(why)) => Ok(Ended::Failed(why)),
+            Err(OutputError::NotBuiltHere(why)) => Ok(Ended::NotBuiltHere(why)),
             Err(OutputError::Step(error)) => Err(error),
         }
     }

@@ -25,6 +25,9 @@ pub(super) enum OutputError {
     /// The builder did not do what it should: the build failed.
     #[error("{0}")]
     Build(String),
+    /// Something else than what it made is in the store.
+    #[error("{0}")]
+    NotBuiltHere(String),
     /// The machine's fault.
     #[error(transparent)]
     Step(#[from] Error),
@@ -67,8 +70,24 @@ impl Outputs<'_> {
         self.restrict(&restrictions, &checked)?;
         for Checked { tree, item } in in_order(checked).map_err(OutputError::Build)? {
             self.store.place(&tree, &item).map_err(Error::from)?;
+            self.check_built_here(&item)?;
         }
         Ok(())
+    }
+
+    /// That what is in the store is what was built here: if it came from elsewhere in the meantime, it was left as it is.
+    fn check_built_here(&self, built: &Item) -> Result<(), OutputError> {
+        let there = self.store.item(&built.path).map_err(Error::from)?;
+        let references = |item: &Item| item.references.iter().cloned().collect::<BTreeSet<_>>();
+        match there {
+            Some(there) if there.nar_hash == built.nar_hash && references(&there) == references(built) => {
+                Ok(())
+            }
+            _ => Err(OutputError::NotBuiltHere(format!(
+                "while the output {} was built, another build of it came into the store, where it stays",
+                built.path
+            ))),
+        }
     }
 
     fn check(
@@ -224,3 +243,6 @@ impl Write for Look {
 fn failed(action: &str, path: &StorePath, source: io::Error) -> OutputError {
     OutputError::Step(Error::Refused(format!("{action} the output {path}: {source}")))
 }
+
+#[cfg(test)]
+mod tests;
