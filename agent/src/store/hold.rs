@@ -91,13 +91,14 @@ impl State {
 }
 
 impl Inner {
-    /// Notes that an item is used now; the file about it has this as its time.
+    /// Notes that an item is used now; the file about it has this as its time. Never an earlier one than it has: a board
+    /// without a clock is in 1970 until it has asked for the time.
     fn note_use(&self, path: &StorePath) {
         let file = self.file_of(path);
         let Ok(metadata) = fs::metadata(&file) else { return };
         let now = SystemTime::now();
         let noted = metadata.modified().ok().and_then(|noted| now.duration_since(noted).ok());
-        if noted.is_none_or(|ago| ago > NOTED_FOR) {
+        if noted.is_some_and(|ago| ago > NOTED_FOR) {
             // If not, then it is cleaned away earlier than it might be.
             let _ = File::options().append(true).open(&file).and_then(|file| file.set_modified(now));
         }

@@ -86,6 +86,25 @@ fn cleaning_goes_by_last_use_and_ends_at_the_budget() {
 }
 
 #[test]
+fn a_use_is_never_noted_as_earlier_than_another() {
+    let ground = Ground::new();
+    let store = ground.open();
+    let path = add(&store, "item", &[]);
+    let file = store.inner.file_of(&path);
+    let modified = || fs::metadata(&file).unwrap().modified().unwrap();
+    // Noted when the clock was right, which it is not any more.
+    let later = SystemTime::now() + Duration::from_secs(86400);
+    File::options().append(true).open(&file).unwrap().set_modified(later).unwrap();
+    let noted = modified();
+    drop(store.hold([path.clone()]));
+    assert_eq!(modified(), noted);
+    used(&store, &path, 1);
+    let noted = modified();
+    drop(store.hold([path.clone()]));
+    assert!(modified() > noted);
+}
+
+#[test]
 fn cleaning_spares_what_is_held_or_rooted_and_all_that_such_items_need() {
     let ground = Ground::new();
     let store = ground.open();
