@@ -129,10 +129,10 @@ pub trait Workplace: Send {
     /// [`Error`].
     fn outputs_of(&mut self, derivation: &StorePath) -> Result<Vec<StorePath>, Error>;
 
-    /// Deletes those of the paths that are valid.
+    /// Deletes those of the paths that are valid, with what refers to them.
     ///
     /// # Errors
-    /// [`Error::Refused`] when one is in use.
+    /// [`Error::Refused`] when one of all these is in use.
     fn clear(&mut self, outputs: &[StorePath]) -> Result<(), Error>;
 
     /// Ends the build, from any thread: what was started for it is killed.

@@ -62,23 +62,42 @@ impl Store {
     /// # Errors
     /// [`StoreError::InUse`] when one is held, kept by a root, or referred to by an item that is not among them.
     pub fn remove(&self, paths: &[StorePath]) -> Result<(), StoreError> {
-        let doomed: HashSet<&StorePath> = paths.iter().filter(|path| self.has(path)).collect();
+        self.remove_with(paths, |graph, doomed| graph.check_alone(doomed))
+    }
+
+    /// As [`Store::remove`], together with all items that refer to one of these, directly or not.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] when one of them all is held or kept by a root.
+    pub fn remove_with_referrers(&self, paths: &[StorePath]) -> Result<(), StoreError> {
+        self.remove_with(paths, |graph, doomed| {
+            graph.add_referrers(doomed);
+            Ok(())
+        })
+    }
+
+    fn remove_with(
+        &self,
+        paths: &[StorePath],
+        decide: impl FnOnce(&Graph, &mut HashSet<StorePath>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut doomed: HashSet<StorePath> = paths.iter().filter(|path| self.has(path)).cloned().collect();
         if doomed.is_empty() {
             return Ok(());
         }
         let removal = self.inner.begin_removal();
         let roots = self.inner.rooted()?;
         let mut order = Graph::read(&self.inner)?;
-        order.check_alone(&doomed)?;
+        decide(&order, &mut doomed)?;
         let gone = {
             let mut state = self.inner.state();
             for path in &doomed {
                 let by = match () {
                     () if state.is_needed(path) => Use::Hold,
-                    () if roots.contains(*path) => Use::Root,
+                    () if roots.contains(path) => Use::Root,
                     () => continue,
                 };
-                return Err(StoreError::InUse { item: (*path).clone(), by });
+                return Err(StoreError::InUse { item: path.clone(), by });
             }
             let mut gone = Vec::new();
             for path in order.referrers_first(&doomed) {
@@ -303,7 +322,7 @@ impl Graph {
     }
 
     /// That nothing refers to one of these but these.
-    fn check_alone(&self, doomed: &HashSet<&StorePath>) -> Result<(), StoreError> {
+    fn check_alone(&self, doomed: &HashSet<StorePath>) -> Result<(), StoreError> {
         for node in self.nodes.iter().filter(|node| !doomed.contains(&node.path)) {
             let references = node.references.iter().filter_map(|n| self.nodes.get(*n));
             if let Some(used) = references.map(|node| &node.path).find(|path| doomed.contains(path)) {
@@ -314,8 +333,29 @@ impl Graph {
         Ok(())
     }
 
+    /// Adds to these what refers to them, directly or not.
+    fn add_referrers(&self, doomed: &mut HashSet<StorePath>) {
+        let mut referrers: Vec<Vec<usize>> = vec![Vec::new(); self.nodes.len()];
+        for (n, node) in self.nodes.iter().enumerate() {
+            for reference in &node.references {
+                if let Some(referrers) = referrers.get_mut(*reference) {
+                    referrers.push(n);
+                }
+            }
+        }
+        let is_doomed = |(_, node): &(usize, &Node)| doomed.contains(&node.path);
+        let mut next: Vec<usize> = self.nodes.iter().enumerate().filter(is_doomed).map(|(n, _)| n).collect();
+        while let Some(n) = next.pop() {
+            for referrer in referrers.get(n).into_iter().flatten() {
+                if self.nodes.get(*referrer).is_some_and(|node| doomed.insert(node.path.clone())) {
+                    next.push(*referrer);
+                }
+            }
+        }
+    }
+
     /// These, each before what it refers to.
-    fn referrers_first(&mut self, doomed: &HashSet<&StorePath>) -> Vec<StorePath> {
+    fn referrers_first(&mut self, doomed: &HashSet<StorePath>) -> Vec<StorePath> {
         let mut order = Vec::new();
         let is_next = |node: &Node| node.referrers == 0 && doomed.contains(&node.path);
         let mut next: Vec<usize> =

@@ -66,7 +66,8 @@ impl Workplace for SandboxWorkplace {
     }
 
     fn clear(&mut self, outputs: &[StorePath]) -> Result<(), Error> {
-        Ok(self.ground.store.remove(outputs)?)
+        // As a daemon does: what was built upon the old ones, and nobody needs, goes with them.
+        Ok(self.ground.store.remove_with_referrers(outputs)?)
     }
 
     fn stopper(&self) -> Stopper {

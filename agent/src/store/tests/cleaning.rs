@@ -52,6 +52,35 @@ fn what_is_held_rooted_or_referred_to_is_not_removed() {
 }
 
 #[test]
+fn what_refers_to_an_item_goes_with_it_if_that_is_wanted_and_nobody_needs_it() {
+    let ground = Ground::new();
+    let store = ground.open();
+    let base = add(&store, "base", &[]);
+    let output = add(&store, "output", &[&base, &path_of("output")]);
+    let [left, right] = ["left", "right"].map(|name| add(&store, name, &[&output]));
+    let top = add(&store, "top", &[&left, &right]);
+    let other = add(&store, "other", &[&base]);
+    let remove = || store.remove_with_referrers(std::slice::from_ref(&output));
+    let hold = store.hold([top.clone()]);
+    assert_eq!(use_of(remove()), Use::Hold);
+    drop(hold);
+    fs::create_dir_all(ground.roots()).unwrap();
+    let link = ground.roots().join("1-left");
+    symlink(left.as_str(), &link).unwrap();
+    assert_eq!(use_of(remove()), Use::Root);
+    for path in [&output, &left, &right, &top] {
+        assert!(store.has(path), "{path}");
+    }
+    fs::remove_file(link).unwrap();
+    remove().unwrap();
+    for path in [&output, &left, &right, &top] {
+        assert!(!store.has(path) && !store.on_disk(path).exists(), "{path}");
+    }
+    assert!(is_whole(&store, &base) && is_whole(&store, &other));
+    store.remove_with_referrers(&[path_of("nothing")]).unwrap();
+}
+
+#[test]
 fn a_closure_is_whole_or_says_what_is_missing() {
     let ground = Ground::new();
     let store = ground.open();
