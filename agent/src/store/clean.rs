@@ -16,6 +16,8 @@ use super::{Inner, Making, Store, StoreError, Use};
 
 /// Folders within the folder of roots.
 const ROOTS_DEPTH: usize = 16;
+/// What Linux says of a broken disk or file system: EIO, EBADMSG, EUCLEAN.
+const DAMAGED: [i32; 3] = [5, 74, 117];
 
 /// What a cleaning did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -266,6 +268,16 @@ fn item_of(target: &Path) -> Option<StorePath> {
     StorePath::parse_base(inside.iter().next()?.to_str()?).ok()
 }
 
+/// Whether a file about an item will be as unreadable the next time; for want of descriptors or memory it is not, and then
+/// what it refers to must not go.
+fn is_lasting(error: &StoreError) -> bool {
+    match error {
+        StoreError::Unreadable { .. } => true,
+        StoreError::Io { source, .. } => source.raw_os_error().is_some_and(|code| DAMAGED.contains(&code)),
+        _ => false,
+    }
+}
+
 /// All items, and which refers to which.
 struct Graph {
     nodes: Vec<Node>,
@@ -282,6 +294,8 @@ struct Node {
 }
 
 impl Graph {
+    /// An item of which nobody can read what it is is of no use to a build. It is the first to go, and keeps nothing: one
+    /// bad sector does not keep the others from being cleaned away.
     fn read(store: &Inner) -> Result<Self, StoreError> {
         let mut numbers: HashMap<StorePath, usize> = HashMap::new();
         let mut nodes: Vec<Node> = Vec::new();
@@ -299,7 +313,19 @@ impl Graph {
         };
         for path in store.all_items()? {
             let file = store.file_of(&path);
-            let Some(item) = store.item(&path)? else { continue };
+            let item = match store.item(&path) {
+                Ok(Some(item)) => item,
+                Ok(None) => continue,
+                Err(error) if is_lasting(&error) => {
+                    tracing::warn!("{error}; the next cleaning takes it away, unless something needs it");
+                    let n = number(&path, &mut nodes);
+                    if let Some(node) = nodes.get_mut(n) {
+                        node.used = Some(SystemTime::UNIX_EPOCH);
+                    }
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let Ok(used) = fs::metadata(&file).and_then(|metadata| metadata.modified()) else { continue };
             let n = number(&path, &mut nodes);
             let references: Vec<usize> =

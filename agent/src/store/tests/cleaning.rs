@@ -134,6 +134,34 @@ fn a_use_is_never_noted_as_earlier_than_another() {
 }
 
 #[test]
+fn an_item_of_which_nothing_can_be_read_is_cleaned_first_and_keeps_nothing() {
+    let ground = Ground::new();
+    let store = ground.open();
+    let base = add(&store, "base", &[]);
+    let broken = add(&store, "broken", &[&base]);
+    let needed = add(&store, "needed", &[]);
+    let [other, young] = ["other", "young"].map(|name| add(&store, name, &[]));
+    for path in [&broken, &needed] {
+        fs::write(store.inner.file_of(path), "noise").unwrap();
+    }
+    used(&store, &base, 9);
+    used(&store, &other, 9);
+    let _hold = store.hold([needed.clone()]);
+    store.remove(std::slice::from_ref(&other)).unwrap();
+    assert!(!store.has(&other));
+    let mut asked = 0;
+    let cleaned = store.clean_until(&mut |_| {
+        asked += 1;
+        asked > 2
+    });
+    assert_eq!(cleaned.unwrap().items, 1);
+    assert!(!store.has(&broken) && !store.on_disk(&broken).exists());
+    assert!(store.has(&base) && store.has(&needed));
+    assert_eq!(store.clean(0).unwrap().items, 2);
+    assert!(!store.has(&base) && !store.has(&young) && store.has(&needed));
+}
+
+#[test]
 fn cleaning_spares_what_is_held_or_rooted_and_all_that_such_items_need() {
     let ground = Ground::new();
     let store = ground.open();
