@@ -16,6 +16,8 @@ use super::{Inner, Making, Store, StoreError, Use};
 
 /// Folders within the folder of roots.
 const ROOTS_DEPTH: usize = 16;
+/// How many items go before others have their turn to remove something.
+pub(super) const AT_A_TIME: usize = 128;
 /// What Linux says of a broken disk or file system: EIO, EBADMSG, EUCLEAN.
 const DAMAGED: [i32; 3] = [5, 74, 117];
 
@@ -123,16 +125,34 @@ impl Store {
         self.clean_until(&mut |cleaned| cleaned.used <= budget)
     }
 
-    /// As [`Store::clean`], until `enough` says so of what was done so far; asked before each item.
+    /// As [`Store::clean`], until `enough` says so of what was done so far; asked before each item. Others may remove items
+    /// meanwhile.
     ///
     /// # Errors
     /// As [`Store::clean`].
     pub fn clean_until(&self, enough: &mut dyn FnMut(&Cleaned) -> bool) -> Result<Cleaned, StoreError> {
-        let _removal = self.inner.begin_removal();
         let mut cleaned = Cleaned { used: self.used()?, ..Cleaned::default() };
         if enough(&cleaned) {
             return Ok(cleaned);
         }
+        loop {
+            let (gone, is_over) = self.clean_some(&mut cleaned, enough)?;
+            // Trees may take long, and who removes something for a build does not wait for them.
+            drop(gone);
+            if is_over {
+                return Ok(cleaned);
+            }
+        }
+    }
+
+    /// A part of a cleaning: the trees that are to be removed, and whether that was all.
+    fn clean_some(
+        &self,
+        cleaned: &mut Cleaned,
+        enough: &mut dyn FnMut(&Cleaned) -> bool,
+    ) -> Result<(Vec<Making>, bool), StoreError> {
+        let _removal = self.inner.begin_removal();
+        let mut gone = Vec::new();
         let roots = self.inner.rooted()?;
         let mut graph = Graph::read(&self.inner)?;
         let mut oldest: BinaryHeap<Reverse<(SystemTime, usize)>> = BinaryHeap::new();
@@ -140,19 +160,20 @@ impl Store {
             graph.nodes.get(n).is_some_and(|node| node.referrers == 0 && !roots.contains(&node.path))
         };
         oldest.extend((0..graph.nodes.len()).filter(|n| may_go(&graph, *n)).filter_map(|n| graph.dated(n)));
-        while !enough(&cleaned) {
+        while !enough(cleaned) {
+            if gone.len() >= AT_A_TIME {
+                return Ok((gone, false));
+            }
             let Some(Reverse((_, n))) = oldest.pop() else { break };
             let Some(node) = graph.nodes.get_mut(n) else { break };
-            let tree = {
+            {
                 let mut state = self.inner.state();
                 if state.is_needed(&node.path) {
                     continue;
                 }
-                let tree = self.inner.take_out(&mut state, &node.path)?;
+                gone.extend(self.inner.take_out(&mut state, &node.path)?);
                 cleaned.used = state.used.unwrap_or(cleaned.used);
-                tree
-            };
-            drop(tree);
+            }
             cleaned.items += 1;
             cleaned.freed += node.size;
             for reference in std::mem::take(&mut node.references) {
@@ -164,7 +185,7 @@ impl Store {
                 }
             }
         }
-        Ok(cleaned)
+        Ok((gone, true))
     }
 }
 

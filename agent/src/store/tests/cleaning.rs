@@ -2,6 +2,7 @@ use std::os::unix::fs::symlink;
 use std::time::{Duration, SystemTime};
 
 use super::super::Use;
+use super::super::clean::AT_A_TIME;
 use super::*;
 
 /// Has an item be used this many days ago.
@@ -159,6 +160,25 @@ fn an_item_of_which_nothing_can_be_read_is_cleaned_first_and_keeps_nothing() {
     assert!(store.has(&base) && store.has(&needed));
     assert_eq!(store.clean(0).unwrap().items, 2);
     assert!(!store.has(&base) && !store.has(&young) && store.has(&needed));
+}
+
+#[test]
+fn trees_go_while_others_may_remove_something() {
+    let ground = Ground::new();
+    let store = ground.open();
+    let most = AT_A_TIME + 2;
+    let items: Vec<_> = (0..=most).map(|n| add(&store, &format!("item-{n}"), &[])).collect();
+    let mut trees = Vec::new();
+    let cleaned = store.clean_until(&mut |cleaned| {
+        // Asked under the lock: what is removed under it as well would be gone each time.
+        trees.push(ground.names("making").len());
+        cleaned.items == most as u64
+    });
+    assert_eq!(cleaned.unwrap().items, most as u64);
+    let expected: Vec<usize> = [0].into_iter().chain(0..=AT_A_TIME).chain(0..=2).collect();
+    assert_eq!(trees, expected);
+    assert_eq!(ground.names("making"), [""; 0]);
+    assert_eq!(items.iter().filter(|path| store.has(path)).count(), 1);
 }
 
 #[test]
