@@ -393,6 +393,25 @@ fn an_output_that_is_kept_by_a_link_is_not_cleared() {
 }
 
 #[test]
+fn an_output_is_built_again_with_what_was_built_upon_it_and_nobody_needs() {
+    let Some(yard) = yard() else { return };
+    let base = yard.made(&Recipe { name: "base", script: "echo >$out".into(), ..Recipe::default() });
+    assert_eq!(yard.build(&base).ended, Ended::Succeeded);
+    let script = format!("echo {} >$out", base.out());
+    let inputs = vec![base.clone()];
+    let top = yard.made(&Recipe { name: "top", script, inputs, ..Recipe::default() });
+    assert_eq!(yard.build(&top).ended, Ended::Succeeded);
+    let mut needs = yard.open();
+    needs.protect(&mut [top.out()].into_iter()).unwrap();
+    let outputs = [base.out().clone()];
+    let refused = yard.open().clear(&outputs);
+    assert!(matches!(&refused, Err(Error::Refused(why)) if why.contains(top.out().as_str())), "{refused:?}");
+    drop(needs);
+    assert_eq!(yard.build(&base).ended, Ended::Succeeded);
+    assert_eq!(yard.open().missing(&[top.out().clone()]).unwrap(), [top.out().clone()]);
+}
+
+#[test]
 fn the_folder_of_a_failed_build_is_kept_if_that_is_wanted() {
     let kept = tempfile::tempdir().unwrap();
     let Some(yard) = yard_with(|settings| settings.keep_failed = Some(kept.path().join("kept"))) else {
