@@ -108,12 +108,11 @@ impl Ground {
                 Ok(folder) => self.place(plan, inputs, &folder, None)?,
                 Err(why) => Ended::Failed(why),
             },
-            End::Exit(exit) => {
-                let why = self.why(plan, exit, &sandbox);
-                self.check_room(&why)?;
-                Ended::Failed(why)
-            }
+            End::Exit(exit) => Ended::Failed(self.why(plan, exit, &sandbox)),
         };
+        if let Ended::Failed(why) = &ended {
+            self.check_room(why)?;
+        }
         if let Some(to) = &self.settings.keep_failed {
             if ended != Ended::Succeeded {
                 let folder = root.found_again(root.build_folder());
