@@ -19,6 +19,7 @@
 mod canonical;
 mod clean;
 mod error;
+mod graph;
 mod hold;
 mod item;
 mod place;
