@@ -265,6 +265,22 @@ proptest! {
     }
 }
 
+#[test]
+fn a_tree_of_more_entries_or_depth_than_accepted_is_packed_no_further() {
+    let folder = tempfile::tempdir().unwrap();
+    let tree = folder.path().join("tree");
+    unpack(&sample().to_nar()[..], &tree, Limits::default()).unwrap();
+    let packed = |limits: Limits| Packer::within(&tree, limits).read_to_end(&mut Vec::new());
+    let all = Limits { entries: 5, depth: 2, ..Limits::default() };
+    assert_eq!(packed(all).unwrap(), sample().to_nar().len());
+    for less in [Limits { entries: 4, ..all }, Limits { depth: 1, ..all }] {
+        assert_eq!(packed(less).unwrap_err().kind(), std::io::ErrorKind::InvalidData);
+    }
+    let mut head = Vec::new();
+    Packer::within(&tree, Limits { entries: 2, ..all }).read_to_end(&mut head).unwrap_err();
+    assert!(!head.windows(3).any(|bytes| bytes == b"bin"), "a folder was listed to its end");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
