@@ -34,7 +34,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use drover_os::file::Lock;
+use drover_os::file::{self, Lock};
 use drover_os::{tree, user};
 use drover_store::path::StorePath;
 
@@ -106,6 +106,18 @@ impl Store {
     /// When the file about it cannot be read.
     pub fn item(&self, path: &StorePath) -> Result<Option<Item>, StoreError> {
         self.inner.item(path)
+    }
+
+    /// What is in an item that is a regular file of at most `most` bytes.
+    ///
+    /// # Errors
+    /// [`StoreError::NotThere`]; when it is a link, which may lead anywhere, or whatever else, or has more bytes.
+    pub fn read_file(&self, path: &StorePath, most: u64) -> Result<Vec<u8>, StoreError> {
+        if !self.has(path) {
+            return Err(StoreError::NotThere(path.clone()));
+        }
+        let place = self.on_disk(path);
+        file::read_regular(&place, most).map_err(StoreError::io("read", &place))
     }
 
     /// A folder for something in the making, on the store's file system and for this user alone.

@@ -8,7 +8,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 
 /// Who may read a file that is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +69,29 @@ pub fn sync_folder_of(path: &Path) -> io::Result<()> {
 /// What the system reports.
 pub fn read_from_memory(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
     crate::sys::read_from_memory(file.as_fd(), buffer, offset)
+}
+
+/// Reads all of a file that somebody else may have put there: a regular one that is no link, of at most `most` bytes.
+/// Nothing is waited for, whatever it is.
+///
+/// # Errors
+/// What the system reports, and when it is something else or larger.
+pub fn read_regular(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    // A named pipe would be waited for; a device may do anything when it is opened, so the kind is looked at before, too.
+    if !fs::symlink_metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no regular file"));
+    }
+    let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {most} bytes")));
+    }
+    Ok(bytes)
 }
 
 /// A file that is held by at most one process. The lock ends with the value, and with the process in any case.
@@ -178,6 +201,26 @@ mod tests {
         replace(&path, b"new", Access::Public).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(names(folder.path()), ["state"]);
+    }
+
+    #[test]
+    fn only_regular_files_of_their_size_are_read_and_nothing_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("file"), b"12345").unwrap();
+        std::os::unix::fs::symlink("/dev/zero", path("endless")).unwrap();
+        std::os::unix::fs::symlink("file", path("link")).unwrap();
+        nix::unistd::mkfifo(&path("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(read_regular(&path("file"), 5).unwrap(), b"12345");
+        assert_eq!(read_regular(&path("file"), 4).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        for name in ["endless", "link", "pipe", "."] {
+            assert_eq!(
+                read_regular(&path(name), 5).unwrap_err().kind(),
+                io::ErrorKind::InvalidData,
+                "{name}"
+            );
+        }
+        assert_eq!(read_regular(Path::new("/dev/null"), 5).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]

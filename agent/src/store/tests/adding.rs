@@ -27,6 +27,27 @@ fn an_added_item_is_known_whole_and_in_canonical_form() {
 }
 
 #[test]
+fn an_item_is_read_only_if_it_is_a_file_of_its_size() {
+    let ground = Ground::new();
+    let store = ground.open();
+    let put = |name: &str, node: &Node| {
+        let (item, nar) = item(name, node, &[]);
+        store.add_nar(&item, &mut &nar[..], Limits::default()).unwrap();
+        item.path
+    };
+    let file = put("file", &Node::file("12345"));
+    assert_eq!(store.read_file(&file, 5).unwrap(), b"12345");
+    assert!(store.read_file(&file, 4).unwrap_err().to_string().contains("more than 4 bytes"));
+    for (name, node) in [("link", Node::Symlink(b"/dev/zero".to_vec())), ("folder", tree("x"))] {
+        let error = store.read_file(&put(name, &node), 5).unwrap_err();
+        assert!(error.to_string().contains("no regular file"), "{error}");
+    }
+    // There by accident, but not an item.
+    fs::write(store.on_disk(&path_of("stray")), b"x").unwrap();
+    assert!(matches!(store.read_file(&path_of("stray"), 5), Err(StoreError::NotThere(_))));
+}
+
+#[test]
 fn a_nar_of_another_hash_or_size_or_that_breaks_off_leaves_nothing() {
     let ground = Ground::new();
     let store = ground.open();
