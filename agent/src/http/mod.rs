@@ -14,4 +14,4 @@ pub(crate) use client::reason;
 pub use client::{Client, Patience, SendError};
 // For the sandbox, which is there on Linux only.
 #[cfg(target_os = "linux")]
-pub(crate) use remote::{Remote, RemoteError};
+pub(crate) use remote::Remote;

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use drover_os::Deadline;
 use drover_os::poll::{Interest, wait_one};
@@ -27,6 +27,9 @@ const PAUSES: Pauses = if cfg!(test) {
     Pauses { first: Duration::from_millis(300), longest: Duration::from_secs(10) }
 };
 
+/// How long after the first try to open another one may begin.
+const TRIED_FOR: Duration = Duration::from_secs(20);
+
 /// Why a file cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RemoteError {
@@ -47,7 +50,17 @@ impl RemoteError {
         matches!(self, Self::Status(StatusCode::NOT_FOUND | StatusCode::GONE))
     }
 
-    fn is_temporary(&self) -> bool {
+    /// Whether the server as a whole is away or busy, and not only this file.
+    pub(crate) fn is_of_the_server(&self) -> bool {
+        match self {
+            Self::Address(_) => false,
+            Self::Status(status) => matches!(status.as_u16(), 429 | 502..=504),
+            Self::Unreachable(_) => true,
+        }
+    }
+
+    /// Whether the same may work a moment later.
+    pub(crate) fn is_temporary(&self) -> bool {
         match self {
             Self::Address(_) => false,
             Self::Status(status) => matches!(status.as_u16(), 408 | 425 | 429 | 500..=599),
@@ -109,6 +122,33 @@ impl<'a> Remote<'a> {
         remote.version = version(answer.headers());
         remote.begin_with(answer, 0);
         Ok(remote)
+    }
+
+    /// As [`Remote::open`], several times with pauses while that fails for a reason that may pass.
+    ///
+    /// # Errors
+    /// The last [`RemoteError`].
+    pub(crate) fn open_with_patience(
+        client: &'a Client,
+        address: &str,
+        stop: BorrowedFd<'a>,
+    ) -> Result<Self, RemoteError> {
+        let (begin, mut backoff, mut tries) = (Instant::now(), Backoff::new(PAUSES), 1);
+        loop {
+            let error = match Self::open(client, address, stop) {
+                Err(error) if error.is_temporary() => error,
+                done => return done,
+            };
+            if tries >= TRIES || begin.elapsed() >= TRIED_FOR {
+                return Err(error);
+            }
+            tries += 1;
+            tracing::info!("{address} will be asked again: {error}");
+            // A wait that fails is one less.
+            if wait_one(stop, Interest::Readable, Deadline::after(backoff.next_pause())).unwrap_or(true) {
+                return Err(error);
+            }
+        }
     }
 
     /// How many bytes it has, if the server says so.
@@ -361,6 +401,25 @@ mod tests {
             }
         });
         assert!(read(server.url()).unwrap_err().to_string().contains("has changed"));
+    }
+
+    #[test]
+    fn who_is_busy_for_a_moment_is_asked_again_and_who_has_nothing_is_not() {
+        let asked = AtomicUsize::new(0);
+        let server = Server::start(move |exchange| match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => exchange.respond(503, "", b"busy"),
+            1 => exchange.respond(429, "", b"too many"),
+            2 => exchange.respond(200, "", b"file"),
+            3 => exchange.respond(404, "", b"no"),
+            _ => exchange.respond(503, "", b"busy"),
+        });
+        let (client, never) = (client(), never());
+        let open = || Remote::open_with_patience(&client, server.url(), never.0.as_fd());
+        let mut text = String::new();
+        open().unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "file");
+        assert!(open().err().unwrap().is_absent());
+        assert!(open().err().unwrap().is_of_the_server());
     }
 
     #[test]

@@ -6,7 +6,6 @@ pub(super) mod nar;
 mod tests;
 
 use std::path::Path;
-use std::sync::Arc;
 
 use drover_store::export::export_hash;
 use drover_store::key::{Acl, PublicKey, Signature};
@@ -14,7 +13,7 @@ use drover_wire::ItemInfo;
 
 use super::Stopping;
 use crate::executor::{Error, Nars};
-use crate::store::{Item, Store};
+use crate::store::{Hold, Item, Store};
 use arrivals::{Miss, Wanted, bring_in};
 
 /// Brings the coordinator's items into the store, several at a time. One that refers to something that is neither among
@@ -24,7 +23,8 @@ use arrivals::{Miss, Wanted, bring_in};
 /// [`Error::Untrusted`] when a key is not among `keys` or a signature does not hold, [`Error::Refused`] when a nar is
 /// another one than announced, [`Error::Stream`], and [`Error::Away`] after a stop. What was placed before stays.
 pub(super) fn import(
-    store: &Arc<Store>,
+    store: &Store,
+    hold: &mut Hold,
     keys: &Acl,
     items: &[&ItemInfo],
     from: &dyn Nars,
@@ -40,7 +40,7 @@ pub(super) fn import(
         };
         receive(info, item, signature, from, dest, still).map_err(Miss::Fatal)
     };
-    bring_in(store, &wanted, &obtain, stop)
+    bring_in(store, hold, &wanted, &obtain, stop)
 }
 
 fn item(info: &ItemInfo) -> Item {

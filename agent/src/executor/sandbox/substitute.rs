@@ -11,7 +11,6 @@ mod tests;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use drover_store::compression::Compression;
@@ -21,10 +20,10 @@ use drover_tls::Trust;
 
 use super::Stopping;
 use super::import::arrivals::{Miss, Wanted, bring_in};
-use super::import::nar::unpack;
+use super::import::nar::{Failure, unpack};
 use crate::executor::Error;
 use crate::http::{Client, Patience, Remote};
-use crate::store::{Item, Store};
+use crate::store::{Hold, Item, Store};
 use search::{Offer, search};
 use server::{Server, Source};
 
@@ -42,7 +41,8 @@ const PATIENCE: Patience = Patience {
 /// # Errors
 /// When the store refuses, and [`Error::Away`] after a stop. What was placed before stays.
 pub(super) fn substitute(
-    store: &Arc<Store>,
+    store: &Store,
+    hold: &mut Hold,
     keys: &Acl,
     servers: &[String],
     paths: &[StorePath],
@@ -52,7 +52,7 @@ pub(super) fn substitute(
     client.while_wanted(stop.as_fd(), || {
         let servers: Vec<Server<'_>> =
             servers.iter().map(|url| Server::new(&client, url, keys, stop)).collect();
-        let offers = search(store, &servers, paths, stop)?;
+        let offers = search(store, hold, &servers, paths, stop)?;
         let items: Vec<Item> = offers.iter().map(|offer| offer.item.clone()).collect();
         let obtain = |number: usize, dest: &Path, wanted: Wanted<'_>| match offers.get(number) {
             Some(offer) => {
@@ -61,7 +61,7 @@ pub(super) fn substitute(
             }
             None => Ok(()),
         };
-        bring_in(store, &items, &obtain, stop)
+        bring_in(store, hold, &items, &obtain, stop)
     })
 }
 
@@ -95,18 +95,20 @@ impl Place<'_> {
             for source in &sources {
                 match self.fetch(item, source) {
                     Ok(()) => return Ok(()),
-                    Err(error) if self.is_final(&error) => return Err(Miss::Fatal(error)),
-                    Err(error) => misses.push(format!("{}: {error}", source.url)),
+                    Err(Failure::Disk(error)) => return Err(Miss::Fatal(error)),
+                    Err(Failure::Nar(error)) if !self.wanted.holds() => return Err(Miss::Fatal(error)),
+                    Err(Failure::Nar(error)) => misses.push(format!("{}: {error}", source.url)),
                 }
             }
         }
         Err(Miss::LeftOut(misses.join("; ")))
     }
 
-    fn fetch(&self, item: &Item, source: &Source) -> Result<(), Error> {
+    fn fetch(&self, item: &Item, source: &Source) -> Result<(), Failure> {
         tracing::info!("fetching {} from {}", item.path, source.url);
-        let failed = |source| Error::Stream { attempted: format!("fetch the nar of {}", item.path), source };
-        let remote = Remote::open(self.client, &source.url, self.stop.as_fd());
+        let attempted = || format!("fetch the nar of {}", item.path);
+        let failed = |source| Failure::Nar(Error::Stream { attempted: attempted(), source });
+        let remote = Remote::open_with_patience(self.client, &source.url, self.stop.as_fd());
         let remote = remote.map_err(|error| failed(io::Error::other(error)))?;
         let nar: Box<dyn Read + '_> = match source.compression {
             Compression::Zstd => {
@@ -117,11 +119,5 @@ impl Place<'_> {
             _ => Box::new(remote),
         };
         unpack(item, nar, self.dest, self.wanted).map(drop)
-    }
-
-    /// Whether another server cannot help.
-    fn is_final(&self, error: &Error) -> bool {
-        let is_full = |source: &io::Error| source.kind() == io::ErrorKind::StorageFull;
-        !self.wanted.holds() || matches!(error, Error::Stream { source, .. } if is_full(source))
     }
 }

@@ -53,11 +53,13 @@ impl Workplace for SandboxWorkplace {
     }
 
     fn import(&mut self, items: &[&ItemInfo], from: &dyn Nars) -> Result<(), Error> {
-        import::import(&self.ground.store, &self.ground.settings.keys, items, from, &self.stop)
+        let Ground { store, settings, .. } = &*self.ground;
+        import::import(store, &mut self.hold, &settings.keys, items, from, &self.stop)
     }
 
     fn substitute(&mut self, servers: &[String], paths: &[StorePath]) -> Result<(), Error> {
-        substitute::substitute(&self.ground.store, &self.ground.settings.keys, servers, paths, &self.stop)
+        let Ground { store, settings, .. } = &*self.ground;
+        substitute::substitute(store, &mut self.hold, &settings.keys, servers, paths, &self.stop)
     }
 
     fn outputs_of(&mut self, derivation: &StorePath) -> Result<Vec<StorePath>, Error> {

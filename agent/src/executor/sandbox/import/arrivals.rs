@@ -14,7 +14,7 @@ use drover_store::path::StorePath;
 
 use crate::executor::Error;
 use crate::executor::sandbox::Stopping;
-use crate::store::{Item, Making, Store, StoreError};
+use crate::store::{Hold, Item, Making, Store, StoreError};
 
 /// How many come at a time.
 pub(in crate::executor::sandbox) const AT_A_TIME: usize = 4;
@@ -58,16 +58,20 @@ pub(in crate::executor::sandbox) type Obtain<'a> =
     dyn Fn(usize, &Path, Wanted<'_>) -> Result<(), Miss> + Sync + 'a;
 
 /// Brings items into the store; `obtain` makes the tree of the one of that number. What is left out is said in the log,
-/// also what refers to something that is neither among them nor in the store.
+/// also what refers to something that is neither among them nor in the store. They and what they refer to are held from
+/// the beginning on.
 ///
 /// # Errors
 /// [`Error::Away`] after a stop; what `obtain` and the store say. Items that were placed until then stay.
 pub(in crate::executor::sandbox) fn bring_in(
     store: &Store,
+    hold: &mut Hold,
     items: &[Item],
     obtain: &Obtain<'_>,
     stop: &Stopping,
 ) -> Result<(), Error> {
+    // Before anybody looks whether it is there: what is there then stays.
+    hold.add(items.iter().flat_map(|item| item.others().chain([&item.path])).cloned());
     let mut state = State { entries: entries(store, items), busy: 0, failure: None };
     state.leave_out(items);
     let is_over = AtomicBool::new(false);

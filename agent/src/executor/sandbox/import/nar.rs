@@ -12,6 +12,23 @@ use super::arrivals::Wanted;
 use crate::executor::Error;
 use crate::store::{Item, OutputLimits, canonicalize};
 
+/// Why a nar did not become a tree.
+#[derive(Debug)]
+pub(in crate::executor::sandbox) enum Failure {
+    /// It cannot be read, is another one or none: from elsewhere it may be right.
+    Nar(Error),
+    /// The machine's own disk: no other source helps.
+    Disk(Error),
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Nar(error) | Failure::Disk(error) => error,
+        }
+    }
+}
+
 /// Makes the tree of an item at `dest` from its nar, which must be what the item says; the state of the hash after it.
 /// After an error nothing is there.
 ///
@@ -22,15 +39,19 @@ pub(in crate::executor::sandbox) fn unpack(
     from: impl Read,
     dest: &Path,
     wanted: Wanted<'_>,
-) -> Result<Sha256, Error> {
+) -> Result<Sha256, Failure> {
     // One byte more than announced is enough to see that it is another nar.
     let from = Heeding { inner: from.take(item.nar_size.saturating_add(1)), wanted };
     let mut from = HashingReader::new(from);
     let limits = Limits { contents: item.nar_size, ..Limits::default() };
     let stream = |source| Error::Stream { attempted: format!("unpack the nar of {}", item.path), source };
-    nar::unpack(&mut from, dest, limits).map_err(|error| stream(error.into()))?;
+    nar::unpack(&mut from, dest, limits).map_err(|error| match error {
+        nar::Error::Tree { .. } => Failure::Disk(stream(error.into())),
+        _ => Failure::Nar(stream(error.into())),
+    })?;
     let (size, state) = (from.count(), from.state().clone());
-    check(item, size, state.clone().finish()).and_then(|()| canonical(item, dest)).inspect_err(|_| {
+    let checked = check(item, size, state.clone().finish()).map_err(Failure::Nar);
+    checked.and_then(|()| canonical(item, dest).map_err(Failure::Disk)).inspect_err(|_| {
         // The folder around it goes, too, in the end; and the error that led here says more.
         let _ = tree::remove(dest);
     })?;

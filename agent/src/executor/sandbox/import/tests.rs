@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 
 use drover_store::Sha256Hash;
 use drover_store::key::SecretKey;
@@ -53,7 +53,8 @@ impl Ground {
     }
 
     fn import(&self, items: &[ItemInfo], from: &dyn Nars) -> Result<(), Error> {
-        import(&self.store, &self.keys, &items.iter().collect::<Vec<_>>(), from, &self.stop)
+        let mut hold = self.store.hold([]);
+        import(&self.store, &mut hold, &self.keys, &items.iter().collect::<Vec<_>>(), from, &self.stop)
     }
 
     /// Which of these the store has; nothing may be left over of the others.

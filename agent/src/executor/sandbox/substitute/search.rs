@@ -11,7 +11,7 @@ use super::server::{Server, Source};
 use crate::executor::Error;
 use crate::executor::sandbox::Stopping;
 use crate::executor::sandbox::import::arrivals::{AT_A_TIME, STACK};
-use crate::store::{Item, Store};
+use crate::store::{Hold, Item, Store};
 
 /// How often who waits for others looks whether to stop.
 const LOOK: Duration = Duration::from_millis(500);
@@ -28,17 +28,18 @@ pub(super) struct Offer {
 }
 
 /// Finds out what servers have of these paths, and of what they refer to, as far as it is not in the store. What nobody
-/// has is said in the log.
+/// has is said in the log. All of them are held before it is looked whether they are there, so that they stay.
 ///
 /// # Errors
 /// [`Error::Away`] after a stop.
 pub(super) fn search(
     store: &Store,
+    hold: &mut Hold,
     servers: &[Server<'_>],
     paths: &[StorePath],
     stop: &Stopping,
 ) -> Result<Vec<Offer>, Error> {
-    let mut state = State::default();
+    let mut state = State { hold, queue: VecDeque::new(), seen: HashSet::new(), offers: Vec::new(), busy: 0 };
     state.want(store, paths);
     let search = Search { store, servers, stop, state: Mutex::new(state), changed: Condvar::new() };
     thread::scope(|scope| {
@@ -55,8 +56,9 @@ pub(super) fn search(
     Ok(search.state.into_inner().unwrap_or_else(PoisonError::into_inner).offers)
 }
 
-#[derive(Default)]
-struct State {
+struct State<'a> {
+    /// Keeps all that was seen.
+    hold: &'a mut Hold,
     queue: VecDeque<StorePath>,
     seen: HashSet<StorePath>,
     offers: Vec<Offer>,
@@ -64,15 +66,12 @@ struct State {
     busy: usize,
 }
 
-impl State {
+impl State<'_> {
     /// Will look for those that are neither in the store nor looked for.
     fn want<'a>(&mut self, store: &Store, paths: impl IntoIterator<Item = &'a StorePath>) {
-        for path in paths {
-            if !self.seen.contains(path) && !store.has(path) {
-                self.seen.insert(path.clone());
-                self.queue.push_back(path.clone());
-            }
-        }
+        let new: Vec<_> = paths.into_iter().filter(|path| self.seen.insert((*path).clone())).collect();
+        self.hold.add(new.iter().copied().cloned());
+        self.queue.extend(new.into_iter().filter(|path| !store.has(path)).cloned());
     }
 }
 
@@ -80,11 +79,11 @@ struct Search<'a> {
     store: &'a Store,
     servers: &'a [Server<'a>],
     stop: &'a Stopping,
-    state: Mutex<State>,
+    state: Mutex<State<'a>>,
     changed: Condvar,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
     fn work(&self) {
         while let Some(path) = self.next() {
             let offer = self.ask(&path);
@@ -131,7 +130,7 @@ impl Search<'_> {
         Err(reasons)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<'a>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

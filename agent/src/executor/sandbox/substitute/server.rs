@@ -10,7 +10,7 @@ use drover_store::narinfo::{self, NarInfo};
 use drover_store::path::StorePath;
 
 use crate::executor::sandbox::Stopping;
-use crate::http::{Client, Remote, RemoteError};
+use crate::http::{Client, Remote};
 use crate::store::Item;
 
 /// The compressions that the agent can read, those it likes best first.
@@ -32,7 +32,7 @@ pub(super) struct Server<'a> {
     url: &'a str,
     keys: &'a Acl,
     stop: &'a Stopping,
-    /// It could not be reached, and is not asked again: each time would be a long wait.
+    /// It could not be reached, several times in a row, and is not asked again: each time would be a long wait.
     is_away: AtomicBool,
 }
 
@@ -84,12 +84,11 @@ impl<'a> Server<'a> {
         }
         let url = format!("{}/{}.narinfo", self.url, path.hash_part());
         let said = |why: &dyn std::fmt::Display| format!("{}: {why}", self.url);
-        let remote = match Remote::open(self.client, &url, self.stop.as_fd()) {
+        let remote = match Remote::open_with_patience(self.client, &url, self.stop.as_fd()) {
             Ok(remote) => remote,
             Err(error) if error.is_absent() => return Ok(None),
             Err(error) => {
-                if matches!(error, RemoteError::Unreachable(_)) && !self.is_away.swap(true, Ordering::Relaxed)
-                {
+                if error.is_of_the_server() && !self.is_away.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
                         "the substitute server {} is not asked any more for this build: {error}",
                         self.url

@@ -1,7 +1,7 @@
 //! Substitutes from real servers, some of which are no use.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
 use drover_store::Sha256Hash;
@@ -35,7 +35,8 @@ impl Ground {
         let keys = [*self.key.public()].into_iter().collect();
         let servers: Vec<String> = servers.iter().map(|url| (*url).to_owned()).collect();
         let paths: Vec<StorePath> = names.iter().map(|name| path(name)).collect();
-        substitute(&self.store, &keys, &servers, &paths, &self.stop)
+        let mut hold = self.store.hold([]);
+        substitute(&self.store, &mut hold, &keys, &servers, &paths, &self.stop)
     }
 
     /// Which of these the store has; nothing may be left over of the others.
@@ -169,6 +170,73 @@ fn another_server_helps_where_the_first_has_only_the_narinfo_or_is_away() {
     let (one, two) = (one.serve(), two.serve());
     ground.substitute(&["http://127.0.0.1:1", one.url(), two.url()], &["a"]).unwrap();
     assert_eq!(ground.present(["a", "b"]), [true; 2]);
+}
+
+#[test]
+fn what_is_there_already_stays_while_what_refers_to_it_comes() {
+    let ground = Ground::new();
+    let mut files = Files::default();
+    files.add(&ground.key, "a", &["b"], "none");
+    ground.store.add_text(&path("b"), b"", &[]).unwrap();
+    let store = ground.store.clone();
+    let server = HttpServer::start(move |exchange| {
+        let target = exchange.target.trim_start_matches("GET ").to_owned();
+        if target.starts_with("/nar") {
+            store.clean(0).unwrap();
+        }
+        exchange.respond(200, "", &files.0[&target]);
+    });
+    let mut hold = ground.store.hold([]);
+    let keys = [*ground.key.public()].into_iter().collect();
+    let servers = [server.url().to_owned()];
+    substitute(&ground.store, &mut hold, &keys, &servers, &[path("a")], &ground.stop).unwrap();
+    ground.store.clean(0).unwrap();
+    assert_eq!(ground.present(["a", "b"]), [true; 2]);
+}
+
+#[test]
+fn a_server_that_is_busy_for_a_moment_is_asked_again() {
+    let ground = Ground::new();
+    let mut files = Files::default();
+    files.add(&ground.key, "a", &[], "none");
+    let busy = Mutex::new(BTreeMap::new());
+    let server = HttpServer::start(move |exchange| {
+        let target = exchange.target.trim_start_matches("GET ").to_owned();
+        let asked = *busy.lock().unwrap().entry(target.clone()).and_modify(|n| *n += 1).or_insert(0);
+        if asked == 0 {
+            exchange.respond(503, "", b"busy")
+        } else {
+            exchange.respond(200, "", &files.0[&target])
+        }
+    });
+    ground.substitute(&[server.url()], &["a"]).unwrap();
+    assert_eq!(ground.present(["a"]), [true]);
+}
+
+#[test]
+fn a_disk_that_refuses_ends_it_and_is_no_server_s_fault() {
+    let ground = Ground::new();
+    let item = Item {
+        path: path("a"),
+        nar_hash: Sha256Hash::of(&nar("a")),
+        nar_size: nar("a").len() as u64,
+        references: Vec::new(),
+        deriver: None,
+    };
+    let obtain = |_: usize, dest: &Path, wanted: Wanted<'_>| match unpack(
+        &item,
+        &nar("a")[..],
+        &dest.join("no/such"),
+        wanted,
+    ) {
+        Err(Failure::Disk(error)) => Err(Miss::Fatal(error)),
+        Err(Failure::Nar(error)) => Err(Miss::LeftOut(error.to_string())),
+        Ok(_) => Ok(()),
+    };
+    let mut hold = ground.store.hold([]);
+    let items = std::slice::from_ref(&item);
+    let error = bring_in(&ground.store, &mut hold, items, &obtain, &ground.stop).unwrap_err();
+    assert!(error.to_string().contains("no/such"), "{error}");
 }
 
 #[test]
