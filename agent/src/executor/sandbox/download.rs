@@ -15,13 +15,19 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use drover_os::Deadline;
+use drover_os::poll::{Interest, wait_one};
 use drover_store::hash::HashingWriter;
 use drover_store::{Sha256Hash, nar};
 use drover_tls::Trust;
 
 use super::Stopping;
 use crate::http::{Client, Patience, Remote};
+use crate::retry::{Backoff, Pauses};
 pub(super) use request::Request;
+
+/// The most bytes of a table of mirrors.
+pub(super) const TABLE_MAX: u64 = datum::SIZE_MAX as u64;
 
 /// Bytes that are read at a time.
 const BUFFER: usize = 64 * 1024;
@@ -31,6 +37,14 @@ const PATIENCE: Patience = Patience {
     connect: Duration::from_secs(15),
     answer: Duration::from_secs(60),
     silence: Duration::from_secs(60),
+};
+/// How often those are asked who may have it a moment later.
+const ROUNDS: u32 = 3;
+/// Between two rounds.
+const PAUSES: Pauses = if cfg!(test) {
+    Pauses { first: Duration::from_micros(100), longest: Duration::from_millis(1) }
+} else {
+    Pauses { first: Duration::from_secs(2), longest: Duration::from_secs(10) }
 };
 /// How often the log says how far it is.
 const NEWS: Duration = Duration::from_secs(20);
@@ -71,6 +85,8 @@ pub(super) enum DownloadError {
 enum Miss {
     /// The next one may be.
     Next(String),
+    /// The next one may be, and this one a moment later.
+    Busy(String),
     Final(DownloadError),
 }
 
@@ -100,23 +116,40 @@ fn download_by(
     log: &mut Log<'_>,
     stop: &Stopping,
 ) -> Result<(), DownloadError> {
-    let addresses = request.addresses();
+    let mut addresses = request.addresses();
+    let asked = addresses.len();
+    let mut backoff = Backoff::new(PAUSES);
     client.while_wanted(stop.as_fd(), || {
-        for address in &addresses {
-            say(log, &format!("downloading {} from {address}", request.name))?;
-            let error = match one(client, request, address, dest, log, stop) {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            };
-            // There may be nothing, and the next attempt shows whether it went.
-            let _ = fs::remove_file(dest);
-            match error {
-                _ if stop.is_stopped() => return Err(DownloadError::Stopped),
-                Miss::Next(why) => say(log, &format!("  not from there: {why}"))?,
-                Miss::Final(error) => return Err(error),
+        for round in 1..=ROUNDS {
+            let mut again = Vec::new();
+            for address in addresses {
+                say(log, &format!("downloading {} from {address}", request.name))?;
+                let error = match one(client, request, &address, dest, log, stop) {
+                    Ok(()) => return Ok(()),
+                    Err(error) => error,
+                };
+                // There may be nothing, and the next attempt shows whether it went.
+                let _ = fs::remove_file(dest);
+                match error {
+                    _ if stop.is_stopped() => return Err(DownloadError::Stopped),
+                    Miss::Next(why) => say(log, &format!("  not from there: {why}"))?,
+                    Miss::Busy(why) => {
+                        say(log, &format!("  not from there now: {why}"))?;
+                        again.push(address);
+                    }
+                    Miss::Final(error) => return Err(error),
+                }
+            }
+            addresses = again;
+            if addresses.is_empty() || round == ROUNDS {
+                break;
+            }
+            let pause = Deadline::after(backoff.next_pause());
+            if wait_one(stop.as_fd(), Interest::Readable, pause).unwrap_or(true) {
+                return Err(DownloadError::Stopped);
             }
         }
-        Err(DownloadError::Nowhere { name: request.name.clone(), asked: addresses.len() })
+        Err(DownloadError::Nowhere { name: request.name.clone(), asked })
     })
 }
 
@@ -135,7 +168,8 @@ fn one(
         return Err(Miss::Next("this agent's sandbox knows HTTP and HTTPS only".to_owned()));
     }
     let next = |error: &dyn std::fmt::Display| Miss::Next(error.to_string());
-    let mut remote = Remote::open(client, address, stop.as_fd()).map_err(|error| next(&error))?;
+    let mut remote = Remote::open(client, address, stop.as_fd())
+        .map_err(|error| if error.is_temporary() { Miss::Busy(error.to_string()) } else { next(&error) })?;
     if remote.address() != address {
         say(log, &format!("  which leads to {}", remote.address()))?;
     }

@@ -1,6 +1,5 @@
 //! `builtin:download` as a build: within its limits, and ended with it.
 
-use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -37,7 +36,7 @@ pub(super) fn run(
     let Some((output, _)) = plan.derivation.fixed() else {
         return Ok(Some(Ended::Failed("builtin:download is for fixed outputs only".to_owned())));
     };
-    let read = |path: &_| fs::read(store.on_disk(path));
+    let read = |path: &_| store.read_file(path, download::TABLE_MAX);
     let request = match Request::of(&plan.derivation, &settings.mirrors, read) {
         Ok(request) => Request { size_max: settings.max_output_size, ..request },
         Err(error) => return Ok(Some(Ended::Failed(error.to_string()))),

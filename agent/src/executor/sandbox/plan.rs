@@ -1,18 +1,19 @@
 //! What a build in the sandbox needs, read off its derivation before anything is started.
 
 use std::collections::BTreeSet;
-use std::fs;
 
 use drover_store::derivation::{Derivation, Fixed};
 use drover_store::path::StorePath;
 
 use crate::executor::Error;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// The builtin builders that the sandbox has.
 pub(super) const BUILTINS: [&str; 1] = ["download"];
 /// The one algorithm of fixed outputs that is known here; Guix's packages have no other.
 const ALGORITHM: &str = "sha256";
+/// The most bytes of a derivation. The largest of Guix's packages has less than a hundredth of them.
+const DERIVATION_MAX: u64 = 64 << 20;
 
 /// A derivation and what it is built from.
 #[derive(Debug)]
@@ -91,11 +92,10 @@ impl Plan {
 
 /// The derivation at a path of the store.
 pub(super) fn read(store: &Store, path: &StorePath) -> Result<Derivation, Error> {
-    if !store.has(path) {
-        return Err(Error::Refused(format!("the derivation {path} is not in the store")));
-    }
-    let text = fs::read(store.on_disk(path))
-        .map_err(|error| Error::Refused(format!("read the derivation {path}: {error}")))?;
+    let text = store.read_file(path, DERIVATION_MAX).map_err(|error| match error {
+        StoreError::NotThere(_) => Error::Refused(format!("the derivation {path} is not in the store")),
+        error => Error::Refused(format!("read the derivation {path}: {error}")),
+    })?;
     Derivation::parse(&text).map_err(|error| Error::Refused(format!("read the derivation {path}: {error}")))
 }
 

@@ -11,6 +11,10 @@ use super::datum::Datum;
 const ALGORITHM: &str = "sha256";
 /// How addresses begin that stand for several.
 const MIRROR: &str = "mirror://";
+/// The most addresses that a download may have, and the most bytes of all of them: a list of mirrors' addresses and a
+/// table multiply.
+const ADDRESSES_MAX: usize = 1000;
+const ADDRESS_BYTES_MAX: usize = 4 << 20;
 
 /// Why a derivation does not say what is to be downloaded.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +43,12 @@ pub(crate) enum RequestError {
     /// An address of this machine's own files.
     #[error("builtin:download does not read files of this machine: '{0}'")]
     Local(String),
+    /// More than would ever be asked.
+    #[error(
+        "the derivation has more than {ADDRESSES_MAX} addresses to download from, or more than {ADDRESS_BYTES_MAX} bytes \
+         of addresses"
+    )]
+    TooMany,
     /// The table of mirrors cannot be read.
     #[error("read the table of mirrors {path}: {problem}")]
     Mirrors {
@@ -89,10 +99,9 @@ impl Request {
                 return Err(RequestError::Local(url.clone()));
             }
         }
-        if urls.iter().any(|url| url.starts_with(MIRROR)) {
-            let table = table_of(derivation, read)?;
-            urls = urls.into_iter().flat_map(|url| expand(url, &table)).collect();
-        }
+        let is_mirror = |url: &String| url.starts_with(MIRROR);
+        let table = if urls.iter().any(is_mirror) { table_of(derivation, read)? } else { Table::new() };
+        urls = expand_all(urls, &table)?;
         let mut mirrors = mirrors.to_vec();
         if let Some(methods) = derivation.env(b"download-methods") {
             let methods = words("download-methods", methods)?;
@@ -216,13 +225,31 @@ fn entries(table: Datum) -> Option<Table> {
     entries.into_iter().map(entry).collect()
 }
 
+/// What all these addresses stand for, unless that is too much.
+fn expand_all(urls: Vec<String>, table: &Table) -> Result<Vec<String>, RequestError> {
+    let (mut all, mut bytes) = (Vec::new(), 0_usize);
+    for url in urls {
+        for address in expand(url, table) {
+            bytes = bytes.saturating_add(address.len());
+            if all.len() >= ADDRESSES_MAX || bytes > ADDRESS_BYTES_MAX {
+                return Err(RequestError::TooMany);
+            }
+            all.push(address);
+        }
+    }
+    Ok(all)
+}
+
 /// What an address stands for; itself if it is not one of a mirror, or of one that the table does not have.
-fn expand(url: String, table: &Table) -> Vec<String> {
-    let expanded = url.strip_prefix(MIRROR).and_then(|rest| {
-        let (name, path) = rest.split_once('/')?;
-        let (_, bases) = table.iter().find(|(known, _)| known == name)?;
-        let path = path.trim_start_matches('/');
-        Some(bases.iter().map(|base| format!("{}/{path}", base.trim_end_matches('/'))).collect())
+fn expand(url: String, table: &Table) -> impl Iterator<Item = String> {
+    let bases = url.strip_prefix(MIRROR).and_then(|rest| {
+        let (name, _) = rest.split_once('/')?;
+        table.iter().find(|(known, _)| known == name).map(|(name, bases)| (name.len(), bases))
     });
-    expanded.unwrap_or_else(|| vec![url])
+    let itself = bases.is_none().then(|| url.clone());
+    let mirrors = bases.into_iter().flat_map(move |(name, bases)| {
+        let path = url.get(MIRROR.len() + name..).unwrap_or_default().trim_start_matches('/').to_owned();
+        bases.iter().map(move |base| format!("{}/{path}", base.trim_end_matches('/')))
+    });
+    itself.into_iter().chain(mirrors)
 }

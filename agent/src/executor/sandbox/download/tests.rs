@@ -161,6 +161,38 @@ fn mirrors_are_asked_by_hash_after_the_addresses() {
 }
 
 #[test]
+fn who_is_busy_is_asked_again_after_all_the_others() {
+    let asked = AtomicUsize::new(0);
+    let server = serve(move |target, exchange| match target {
+        "/busy" if asked.fetch_add(1, Ordering::SeqCst) > 0 => exchange.respond(200, "", b"hello"),
+        "/busy" => exchange.respond(503, "", b"later"),
+        _ => exchange.respond(404, "", b"no"),
+    });
+    let urls = ["busy", "absent"].map(|name| format!("{}/{name}", server.url()));
+    let (result, log) = fetched(&wanted(b"hello", &urls));
+    assert_eq!(result.unwrap().0, b"hello", "{log}");
+    assert_eq!(log.matches("/absent").count(), 1, "{log}");
+}
+
+#[test]
+fn addresses_do_not_multiply_without_bound() {
+    let table = |bases: usize| format!("((gnu {}))", "\"http://a/\" ".repeat(bases));
+    let of = |urls: usize, length: usize, bases: usize| {
+        let url = format!("\"mirror://gnu/{}\" ", "x".repeat(length));
+        let url = format!("({})", url.repeat(urls));
+        let mirrors = format!("/gnu/store/{MIRRORS}");
+        let mut wants = derivation(&[("url", &url), ("mirrors", &mirrors)]);
+        wants.sources = vec![StorePath::parse(&mirrors).unwrap()];
+        let read = |_: &StorePath| Ok::<_, io::Error>(table(bases).into_bytes());
+        Request::of(&wants, &[], read).map(|request| request.urls.len())
+    };
+    assert_eq!(of(10, 10, 100).unwrap(), 1000);
+    assert!(matches!(of(10, 10, 101), Err(RequestError::TooMany)));
+    assert!(matches!(of(10_000, 10, 10_000), Err(RequestError::TooMany)));
+    assert!(matches!(of(1, 100_000, 1000), Err(RequestError::TooMany)));
+}
+
+#[test]
 fn a_stop_ends_a_download_that_stands_still() {
     let (came, coming) = mpsc::channel();
     let (gate, wait) = mpsc::channel::<()>();
