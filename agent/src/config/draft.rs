@@ -236,6 +236,14 @@ impl Draft {
         let other_store = self.sandbox.has_store_of_its_own();
         let executor =
             choice::choose(self.executor, daemon_socket.is_some(), other_store, surroundings.daemon);
+        let local = self.non_derivation_urls.iter().find(|url| url.starts_with("file:"));
+        if let (ExecutorKind::Sandbox, Some(url)) = (executor.kind, local) {
+            let reason = format!(
+                "{url}: the sandbox reads substitutes from servers of http:// and https:// only; leave it out, or build with \
+                 --executor daemon"
+            );
+            return Err(self.place(&["non-derivation-substitute-urls"]).error(reason));
+        }
         let unheeded = self.unheeded(executor.kind);
         let sandbox = std::mem::take(&mut self.sandbox).finish(executor.kind, surroundings)?;
         let gc_below = self.gc_below.unwrap_or(match executor.kind {

@@ -157,6 +157,14 @@ fn the_daemon_is_found_as_guix_finds_it() {
 }
 
 #[test]
+fn a_sandbox_has_no_servers_that_are_folders() {
+    let url = "--non-derivation-substitute-urls=https://farm file:///srv/nars";
+    let refusal = [&PASSWORD[..], &["--executor=sandbox", url]].concat();
+    refused(&refusal, "--non-derivation-substitute-urls", "file:///srv/nars");
+    assert_eq!(with(&["--executor=daemon", url]).non_derivation_substitute_urls.len(), 2);
+}
+
+#[test]
 fn help_and_version_need_nothing_else() {
     for (option, words) in [("--help", "--max-1min-load-average"), ("--version", "drover-agent ")] {
         match read_line(&["--uuid=nonsense", option]).unwrap() {
