@@ -3,7 +3,10 @@
 //! synced. The agent's time is that from the submission of a build to the first line of its builder, so all that it checks
 //! and unpacks is in it; theirs ends with nars.
 //!
-//! `bench-input FOLDER`: everything is made in that folder (6 GiB at a time). DROVER_BIN_DIR names the folder with the
+//! Nothing of a run is removed before the last one has ended: without a journal, ext4 passes over each inode that was
+//! freed in the last minutes, one by one, so whoever makes files then would pay for another one's removals.
+//!
+//! `bench-input FOLDER`: everything is made in that folder (9 GiB at a time). DROVER_BIN_DIR names the folder with the
 //! programs as they are to be measured.
 
 use std::fs::{self, File};
@@ -56,12 +59,14 @@ fn run() -> Result<Verdict> {
             graph.add(items.iter().fold(needs, Recipe::input))
         })
         .collect::<std::io::Result<_>>()?;
-    deliver(&farm, &folder, &graph, &items)?;
+    let trees = tempfile::Builder::new().prefix("tree-").tempdir_in(&folder)?;
+    deliver(&farm, trees.path(), &graph, &items)?;
 
     let (uuid, password) = farm.client.new_agent("curl");
     let credentials = farm.dir().join("curlrc");
     fs::write(&credentials, format!("user = \"{uuid}:{password}\"\n"))?;
     let mut needs = needs.iter().enumerate();
+    let mut boards = Vec::new();
     let ratio = bench::ratio(
         RUNS,
         Side {
@@ -81,10 +86,14 @@ fn run() -> Result<Verdict> {
             name: "agent",
             run: &mut || {
                 let (n, made) = needs.next().ok_or("there is nothing left to build")?;
-                agent(&farm, &format!("board-{n}"), made)
+                agent(&farm, &format!("board-{n}"), made, &mut boards)
             },
         },
-    )?;
+    );
+    for board in &boards {
+        remove(board)?;
+    }
+    let ratio = ratio?;
     Ok(Verdict { name: "input", figure: ratio, limit: LIMIT, unit: "" })
 }
 
@@ -96,7 +105,7 @@ fn references(n: usize) -> Vec<usize> {
 }
 
 /// Makes the items and has the coordinator take them, as if an agent had built them; each refers to a few others.
-fn deliver(farm: &Farm, folder: &Path, graph: &Graph, items: &[Made]) -> Result<()> {
+fn deliver(farm: &Farm, trees: &Path, graph: &Graph, items: &[Made]) -> Result<()> {
     let hand = Hand::new(farm, "hand");
     let uploaded = farm.client.upload(&drover_tests::client::bundle(graph));
     if uploaded.status != 200 {
@@ -108,8 +117,7 @@ fn deliver(farm: &Farm, folder: &Path, graph: &Graph, items: &[Made]) -> Result<
     for _ in items {
         let allocation = hand.allocation();
         let n = items.iter().position(|made| made.path == allocation.derivation).ok_or("another build")?;
-        let dir = tempfile::Builder::new().prefix("tree-").tempdir_in(folder)?;
-        let root = dir.path().join("root");
+        let root = trees.join(n.to_string());
         tree::make(&root, SEED + n as u64, SIZE / ITEMS as u64)?;
         let mut references: Vec<_> = references(n).iter().map(|n| items[*n].out().clone()).collect();
         references.sort();
@@ -166,7 +174,7 @@ fn curl(farm: &Farm, credentials: &Path, items: &[Made], to: &Path) -> Result<Du
 }
 
 /// From the submission of a build to the first line of its builder, by a new agent with an empty store.
-fn agent(farm: &Farm, name: &str, made: &Made) -> Result<Duration> {
+fn agent(farm: &Farm, name: &str, made: &Made, boards: &mut Vec<Board>) -> Result<Duration> {
     let board = Board::new(farm, name, User::Same);
     let mut agent = board.agent(farm, 1, &[]);
     let start = Instant::now();
@@ -188,10 +196,14 @@ fn agent(farm: &Farm, name: &str, made: &Made) -> Result<Duration> {
     let time = start.elapsed();
     farm.client.wait_success(&[build]);
     drop(agent);
-    // The next one has its room.
+    boards.push(board);
+    Ok(time)
+}
+
+fn remove(board: &Board) -> Result<()> {
     let removed =
         Command::new("sh").args(["-c", "chmod -R u+w \"$0\" && rm -rf \"$0\""]).arg(&board.dir).status()?;
-    if removed.success() { Ok(time) } else { Err("the store cannot be removed".into()) }
+    if removed.success() { Ok(()) } else { Err("the store cannot be removed".into()) }
 }
 
 /// Waits until the disk has everything that was written to it.
