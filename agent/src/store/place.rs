@@ -143,7 +143,7 @@ impl Store {
         let tree = Making { path: self.inner.new_name() };
         let mut nar = HashingReader::new(nar);
         // It reads the stream to its end, and nothing may follow the nar.
-        nar::unpack(&mut nar, tree.path(), limits).map_err(|source| nar_error(path, source))?;
+        nar::unpack_for_store(&mut nar, tree.path(), limits).map_err(|source| nar_error(path, source))?;
         canonical(path, tree.path())?;
         let (_, hash, size) = nar.finish();
         Ok((tree, hash, size))

@@ -17,7 +17,7 @@ pub use node::Node;
 pub use one_file::{Contents, OneFile};
 pub use pack::{Packed, Packer, pack};
 pub use parser::{Parser, parse};
-pub use unpack::{Unpacked, Unpacker, unpack};
+pub use unpack::{Unpacked, Unpacker, unpack, unpack_for_store};
 pub use verify::Verifier;
 
 use std::io;

@@ -197,6 +197,20 @@ fn a_link_is_not_walked_through() {
 }
 
 #[test]
+fn files_for_a_store_have_its_modes_and_time_from_the_beginning() {
+    use std::os::unix::fs::MetadataExt;
+    let folder = tempfile::tempdir().unwrap();
+    let files = [(b"file".to_vec(), Node::file(*b"x")), (b"run".to_vec(), Node::program(*b"x"))];
+    let nar = Node::Directory(files.into()).to_nar();
+    let dest = folder.path().join("dest");
+    unpack_for_store(&nar[..], &dest, Limits::default()).unwrap();
+    for (name, mode) in [("file", 0o444), ("run", 0o555)] {
+        let metadata = fs::metadata(dest.join(name)).unwrap();
+        assert_eq!((metadata.mode() & 0o777, metadata.mtime()), (mode, 1), "{name}");
+    }
+}
+
+#[test]
 fn what_follows_a_nar_undoes_its_unpacking() {
     let folder = tempfile::tempdir().unwrap();
     let dest = folder.path().join("dest");

@@ -6,6 +6,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use super::{BUFFER, Error, Limits, Visitor, parse};
 
@@ -29,8 +30,20 @@ pub struct Unpacked {
 /// # Errors
 /// When `dest` exists, the nar is not canonical or beyond the limits or not alone, or the disk refuses.
 pub fn unpack(from: impl Read, dest: &Path, limits: Limits) -> Result<Unpacked, Error> {
+    unpack_with(from, Unpacker::new(dest), limits)
+}
+
+/// As [`unpack`], with files that have the modes and the time of a store from the beginning, as far as the umask lets
+/// them: 0444 and 0555, and the first second of 1970. Folders and links do not.
+///
+/// # Errors
+/// As [`unpack`].
+pub fn unpack_for_store(from: impl Read, dest: &Path, limits: Limits) -> Result<Unpacked, Error> {
+    unpack_with(from, Unpacker { for_store: true, ..Unpacker::new(dest) }, limits)
+}
+
+fn unpack_with(from: impl Read, mut unpacker: Unpacker, limits: Limits) -> Result<Unpacked, Error> {
     let mut from = BufReader::with_capacity(BUFFER, from);
-    let mut unpacker = Unpacker::new(dest);
     let result = parse(&mut from, limits, &mut unpacker).and_then(|nar_size| {
         let rest = from.fill_buf().map_err(|error| Error::Io { action: "read", error })?;
         if !rest.is_empty() {
@@ -52,12 +65,21 @@ pub struct Unpacker {
     depth: usize,
     file: Option<File>,
     nodes: u64,
+    /// Whether files get modes and time of a store.
+    for_store: bool,
 }
 
 impl Unpacker {
     /// Will make the tree at `dest`.
     pub fn new(dest: &Path) -> Self {
-        Self { dest: dest.to_owned(), path: dest.to_owned(), depth: 0, file: None, nodes: 0 }
+        Self {
+            dest: dest.to_owned(),
+            path: dest.to_owned(),
+            depth: 0,
+            file: None,
+            nodes: 0,
+            for_store: false,
+        }
     }
 
     /// Files, links and directories made so far.
@@ -92,7 +114,12 @@ impl Unpacker {
 
 impl Visitor for Unpacker {
     fn regular(&mut self, executable: bool, _size: u64) -> Result<(), Error> {
-        let mode = if executable { 0o777 } else { 0o666 };
+        let mode = match (self.for_store, executable) {
+            (false, false) => 0o666,
+            (false, true) => 0o777,
+            (true, false) => 0o444,
+            (true, true) => 0o555,
+        };
         let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&self.path);
         let result = file.map(|file| self.file = Some(file));
         self.made("create", result)
@@ -108,7 +135,15 @@ impl Visitor for Unpacker {
     }
 
     fn end_regular(&mut self) -> Result<(), Error> {
-        self.file = None;
+        if let Some(file) = self.file.take().filter(|_| self.for_store) {
+            // By the open file, which need not be looked up again.
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+            file.set_modified(time).map_err(|error| Error::Tree {
+                action: "set the time of",
+                path: self.path.clone(),
+                error,
+            })?;
+        }
         self.up();
         Ok(())
     }

@@ -45,7 +45,7 @@ pub(in crate::executor::sandbox) fn unpack(
     let mut from = HashingReader::new(from);
     let limits = Limits { contents: item.nar_size, ..Limits::default() };
     let stream = |source| Error::Stream { attempted: format!("unpack the nar of {}", item.path), source };
-    nar::unpack(&mut from, dest, limits).map_err(|error| match error {
+    nar::unpack_for_store(&mut from, dest, limits).map_err(|error| match error {
         nar::Error::Tree { .. } => Failure::Disk(stream(error.into())),
         _ => Failure::Nar(stream(error.into())),
     })?;
