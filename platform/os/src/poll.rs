@@ -94,6 +94,18 @@ pub fn wait_one(descriptor: BorrowedFd<'_>, interest: Interest, deadline: Deadli
     Ok(wait(&mut entries, deadline)? > 0)
 }
 
+/// Has reads and writes of a descriptor fail with [`io::ErrorKind::WouldBlock`] instead of waiting: another process may have
+/// taken in between what a wait saw.
+///
+/// # Errors
+/// What the system reports.
+pub fn never_block(descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let flags = OFlag::from_bits_retain(fcntl(descriptor, FcntlArg::F_GETFL)?);
+    fcntl(descriptor, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
 /// What is left, in poll's unit: rounded up, so that a wait does not end before its deadline; -1 for no end.
 fn milliseconds(deadline: Deadline) -> c_int {
     match deadline.remaining() {

@@ -17,6 +17,8 @@ use crate::executor::Error;
 const DYING: Duration = Duration::from_secs(60);
 /// The most of a log that is taken at a time.
 const PIECE: usize = 16 * 1024;
+/// What a pipe holds at most, unless root made it larger.
+const PIPE: usize = 1 << 20;
 
 /// Why nothing of a build runs any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +29,16 @@ pub(super) enum End {
     Limit(Limit),
 }
 
+/// What was heard of a builder.
+enum Heard {
+    /// So many bytes.
+    Bytes(usize),
+    /// Nothing for now, or the end.
+    Nothing,
+    /// More than it may say.
+    TooMuch(Limit),
+}
+
 /// Waits for the end of a builder, and passes on what it prints. Afterwards nothing of it runs any more, even if this fails.
 ///
 /// # Errors
@@ -34,7 +46,11 @@ pub(super) enum End {
 /// not let us see its end.
 pub(super) fn watch(tree: &mut Tree, limits: &mut Limits<'_>, stop: &Stopping) -> Result<End, Error> {
     let output = tree.output.take();
-    let end = Watch { tree, output, buffer: vec![0; PIECE], limits, stop }.until_end();
+    // A builder may open its end anew to read from it, and be faster than we are.
+    let ready = output.as_ref().map_or(Ok(()), |output| poll::never_block(output.as_fd()));
+    let end = ready
+        .map_err(|source| failed("prepare to read what a builder prints", source))
+        .and_then(|()| Watch { tree, output, buffer: vec![0; PIECE], limits, stop }.until_end());
     let killed = tree.kill(Deadline::after(DYING)).map_err(|source| failed("end a build", source));
     let end = end?;
     killed?;
@@ -56,7 +72,7 @@ impl Watch<'_, '_> {
             let (speaks, ends) = self.wait(self.limits.clock.deadline())?;
             self.stop.check()?;
             if speaks {
-                if let Some(limit) = self.listen()? {
+                if let Heard::TooMuch(limit) = self.listen()? {
                     return Ok(End::Limit(limit));
                 }
             }
@@ -73,12 +89,10 @@ impl Watch<'_, '_> {
         };
         // What it left behind may hold the pipe open, and is not waited for.
         self.tree.kill(Deadline::after(DYING)).map_err(|source| failed("end what a builder left", source))?;
-        while self.output.is_some() {
-            if let Some(limit) = self.listen()? {
-                return Ok(End::Limit(limit));
-            }
+        match self.drain()? {
+            Some(limit) => Ok(End::Limit(limit)),
+            None => Ok(End::Exit(exit)),
         }
-        Ok(End::Exit(exit))
     }
 
     /// Waits until something is printed, the builder ends, or the deadline or the stop come.
@@ -93,18 +107,39 @@ impl Watch<'_, '_> {
         Ok((is_readable(2), is_readable(1)))
     }
 
-    /// Takes a piece of the log, for which there is no wait.
-    fn listen(&mut self) -> Result<Option<Limit>, Error> {
-        let Some(output) = &mut self.output else { return Ok(None) };
-        match output.read(&mut self.buffer) {
+    /// Takes what is left in the pipe of a builder that is dead. An end of it may be held, and written to, by somebody outside
+    /// of the sandbox whom the builder handed it to, so its end is not waited for.
+    fn drain(&mut self) -> Result<Option<Limit>, Error> {
+        let mut left = PIPE;
+        while left > 0 {
+            match self.listen()? {
+                Heard::Bytes(count) => left = left.saturating_sub(count),
+                Heard::Nothing => break,
+                Heard::TooMuch(limit) => return Ok(Some(limit)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes a piece of the log, if there is one.
+    fn listen(&mut self) -> Result<Heard, Error> {
+        let Some(output) = &mut self.output else { return Ok(Heard::Nothing) };
+        let read = loop {
+            match output.read(&mut self.buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        match read {
             Ok(0) => {
                 self.output = None;
-                Ok(None)
+                Ok(Heard::Nothing)
             }
-            Ok(count) => self.limits.take(self.buffer.get(..count).unwrap_or_default()),
-            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {
-                Ok(None)
+            Ok(count) => {
+                let limit = self.limits.take(self.buffer.get(..count).unwrap_or_default())?;
+                Ok(limit.map_or(Heard::Bytes(count), Heard::TooMuch))
             }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Heard::Nothing),
             Err(source) => Err(failed("read what a builder prints", source)),
         }
     }
@@ -150,7 +185,50 @@ fn name(signal: i32) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::sync::mpsc;
+
+    use drover_os::process::Program;
+    use drover_store::path::StorePath;
+
     use super::*;
+    use crate::executor::{Job, Sink};
+
+    struct Keep(Vec<u8>);
+
+    impl Sink for Keep {
+        fn started(&mut self) {}
+
+        fn log(&mut self, bytes: &[u8]) -> io::Result<()> {
+            self.0.extend_from_slice(bytes);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_log_ends_with_its_builder_whoever_else_holds_the_pipe() {
+        // A pipe whose both ends are ours stands for one that was handed to somebody outside.
+        let mut tree = Program::new("/bin/sh")
+            .args(["-c", "echo hello; read word; echo $word"])
+            .pipes()
+            .one_output()
+            .spawn()
+            .unwrap();
+        let pipe = format!("/proc/{}/fd/1", tree.id());
+        let outside = File::options().read(true).write(true).open(pipe).unwrap();
+        tree.stdin.take().unwrap().write_all(b"bye\n").unwrap();
+        let (done, ended) = mpsc::channel();
+        std::thread::spawn(move || {
+            let derivation = StorePath::parse_base("00a3xasf5iyzfv23danwy7pilf2yyxjz-x.drv").unwrap();
+            let mut keep = Keep(Vec::new());
+            let job = Job { derivation, timeout: None, max_silent_time: None };
+            let end = watch(&mut tree, &mut Limits::new(&job, None, &mut keep), &Stopping::new().unwrap());
+            done.send((end.unwrap(), keep.0)).unwrap();
+        });
+        let (end, log) = ended.recv_timeout(Duration::from_secs(60)).expect("it should end with the builder");
+        assert_eq!((end, log.as_slice()), (End::Exit(Exit::Code(0)), &b"hello\nbye\n"[..]));
+        drop(outside);
+    }
 
     #[test]
     fn ends_are_told_in_the_daemons_words() {
