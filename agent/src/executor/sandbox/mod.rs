@@ -166,6 +166,9 @@ fn cgroups(settings: &SandboxSettings) -> Option<Cgroups> {
     let amounts = amounts(settings);
     match Cgroups::find() {
         Ok(cgroups) => {
+            for words in cgroups.left() {
+                tracing::warn!("{words}");
+            }
             let lacking = cgroups.lacking(&amounts);
             if !lacking.is_empty() {
                 tracing::warn!(

@@ -55,6 +55,8 @@ impl Amounts {
 pub struct Cgroups {
     place: Arc<Place>,
     controllers: Vec<String>,
+    /// The groups of an earlier run that could not be removed, and why.
+    left: Vec<(PathBuf, io::Error)>,
 }
 
 /// The folder of one of us: nobody else removes what is in it while this lives.
@@ -94,10 +96,17 @@ impl Cgroups {
         find::settle(base)?;
         let place = Place::take(base)?;
         let controllers = find::switch_on(&place.folder)?;
-        remove_all_in(&place.folder).map_err(|error| {
-            format!("the control groups in {} cannot be removed: {error}", place.folder.display())
+        let left = remove_all_in(&place.folder).map_err(|error| {
+            format!("the control groups in {} cannot be listed: {error}", place.folder.display())
         })?;
-        Ok(Self { place: Arc::new(place), controllers })
+        Ok(Self { place: Arc::new(place), controllers, left })
+    }
+
+    /// The groups of an earlier run that could not be removed, each with the reason, in words.
+    pub fn left(&self) -> impl Iterator<Item = String> {
+        self.left.iter().map(|(group, error)| {
+            format!("the control group {} of an earlier run cannot be removed: {error}", group.display())
+        })
     }
 
     /// The controllers that these amounts want and that are not there: such limits are not set.
@@ -115,9 +124,16 @@ impl Cgroups {
             let message = format!("{name:?} is no name for a control group");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
-        let folder = self.place.folder.join(name);
-        fs::create_dir(&folder).map_err(|error| with_path(&error, "make", &folder))?;
+        let mut folder = self.place.folder.join(name);
+        // What cannot be removed has its name for as long as it stays.
+        while self.left.iter().any(|(left, _)| *left == folder) {
+            folder.as_mut_os_string().push("+");
+        }
+        fs::create_dir(&folder).map_err(|error| not_made(&error, &folder))?;
         let group = Group { folder, _place: Arc::clone(&self.place) };
+        // The files of a group may be the builder's, as a plain user: none in it has limits of its own. Kernels before 4.14 do
+        // not know it.
+        group.set_where_it_is("cgroup.max.descendants", "0")?;
         let lacking = self.lacking(amounts);
         let has = |controller| !lacking.contains(&controller);
         if let Some(memory) = amounts.memory.filter(|_| has("memory")) {
@@ -214,6 +230,18 @@ impl Drop for Group {
     }
 }
 
+/// Why there is no group. What is said of full disks is not about a disk here.
+fn not_made(error: &io::Error, folder: &Path) -> io::Error {
+    if error.kind() == io::ErrorKind::StorageFull {
+        return io::Error::other(format!(
+            "make {}: the kernel has as many control groups as it can number, those of dead processes whose memory is \
+             still in use among them: end what makes them on this machine, or start it anew",
+            folder.display()
+        ));
+    }
+    with_path(error, "make", folder)
+}
+
 fn with_path(error: &io::Error, attempt: &str, path: &Path) -> io::Error {
     io::Error::new(error.kind(), format!("{attempt} {}: {error}", path.display()))
 }
@@ -224,12 +252,12 @@ fn write(file: &Path, value: &str) -> io::Result<()> {
     fs::OpenOptions::new().write(true).open(file)?.write_all(value.as_bytes())
 }
 
-/// Removes all groups in this folder.
-fn remove_all_in(folder: &Path) -> io::Result<()> {
-    for group in subgroups(folder)? {
-        remove(&group, Deadline::after(PATIENCE))?;
-    }
-    Ok(())
+/// Removes all groups in this folder; those that cannot be.
+fn remove_all_in(folder: &Path) -> io::Result<Vec<(PathBuf, io::Error)>> {
+    // All of them together get no more patience than one.
+    let deadline = Deadline::after(PATIENCE);
+    let groups = subgroups(folder)?.into_iter();
+    Ok(groups.filter_map(|group| remove(&group, deadline).err().map(|error| (group, error))).collect())
 }
 
 fn subgroups(folder: &Path) -> io::Result<Vec<PathBuf>> {

@@ -27,6 +27,7 @@ fn groups(base: &Path) -> Cgroups {
     Cgroups {
         place: Arc::new(place),
         controllers: controllers.split_whitespace().map(str::to_owned).collect(),
+        left: Vec::new(),
     }
 }
 
@@ -90,6 +91,32 @@ fn leftovers_are_removed_and_their_processes_killed() {
 }
 
 #[test]
+fn what_cannot_be_removed_is_told_and_its_name_is_not_taken() {
+    let base = kernel("memory");
+    let folder = base.path().join(FOLDER);
+    // A group of the kernel's with a process that does not die is as little removed as a folder with a file in it.
+    fs::create_dir_all(folder.join("build-0")).unwrap();
+    fs::write(folder.join("build-0/stays"), "").unwrap();
+    fs::create_dir_all(folder.join("build-1")).unwrap();
+    let left = remove_all_in(&folder).unwrap();
+    assert!(!folder.join("build-1").exists());
+    let groups = Cgroups { left, ..groups(base.path()) };
+    let told: Vec<_> = groups.left().collect();
+    assert!(matches!(&told[..], [words] if words.contains("build-0")), "{told:?}");
+    let group = groups.make("build-0", &Amounts::default()).unwrap();
+    assert_eq!(group.folder, folder.join("build-0+"));
+}
+
+#[test]
+fn a_kernel_full_of_groups_is_not_taken_for_a_full_disk() {
+    let words = not_made(&io::Error::from_raw_os_error(libc::ENOSPC), Path::new("/cg/build-0")).to_string();
+    assert!(words.contains("/cg/build-0") && words.contains("control groups"), "{words}");
+    assert!(!words.contains("No space left"), "{words}");
+    let other = not_made(&io::Error::from_raw_os_error(libc::EACCES), Path::new("/cg/build-0"));
+    assert_eq!(other.kind(), io::ErrorKind::PermissionDenied);
+}
+
+#[test]
 fn two_of_us_have_folders_of_their_own() {
     let base = kernel("memory");
     let (first, second) = (Place::take(base.path()).unwrap(), Place::take(base.path()).unwrap());
@@ -134,7 +161,7 @@ fn real(test: &str) -> Option<Cgroups> {
         None => Err("there are no groups".into()),
     });
     match place {
-        Ok(place) => Some(Cgroups { place: Arc::new(place), controllers: Vec::new() }),
+        Ok(place) => Some(Cgroups { place: Arc::new(place), controllers: Vec::new(), left: Vec::new() }),
         Err(why) => {
             eprintln!("SKIPPED: {test}: {why}");
             None
@@ -156,7 +183,12 @@ fn a_group_of_the_kernels_is_emptied_and_removed() {
     let end = tree.wait(Deadline::after(Duration::from_secs(60))).unwrap();
     assert_eq!(end, Some(crate::process::Exit::Signal(9)));
     tree.kill(Deadline::after(Duration::from_secs(60))).unwrap();
-    drop(groups.make("new", &Amounts::default()).unwrap());
+    let group = groups.make("new", &Amounts::default()).unwrap();
+    // Where the kernel knows that limit it counts.
+    if group.folder.join("cgroup.max.descendants").exists() {
+        assert!(fs::create_dir(group.folder.join("inner")).is_err());
+    }
+    drop(group);
     assert!(subgroups(&folder).unwrap().is_empty());
 }
 
