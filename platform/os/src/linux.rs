@@ -174,6 +174,14 @@ pub(crate) fn adopt_orphans() {
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
 }
 
+/// Gives the calling process a name of its own, of at most 15 bytes, among those that are listed.
+///
+/// Safe to call between fork and exec: one system call.
+pub(crate) fn call_process(name: &CStr) {
+    // SAFETY: the name ends with a zero, and is only read. It is there on every kernel.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
+}
+
 /// Closes every descriptor of the calling process but these; negative ones count for nothing.
 ///
 /// Safe to call between fork and exec: system calls only.

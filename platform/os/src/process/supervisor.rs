@@ -70,10 +70,9 @@ pub(super) fn split_into(sandbox: &Plan, report_to: RawFd, fail_to: RawFd) -> ! 
     if let Err((number, error)) = sandbox.enter_outer() {
         fail(fail_to, number, &error);
     }
-    let [ours, theirs] = match sandbox.needs_help().then(sys::socket_pair) {
-        None => [-1; 2],
-        Some(Ok(pair)) => pair,
-        Some(Err(error)) => fail(fail_to, -1, &error),
+    let [ours, theirs] = match sys::socket_pair() {
+        Ok(pair) => pair,
+        Err(error) => fail(fail_to, -1, &error),
     };
     // SAFETY: as in `split`.
     let program = unsafe { libc::fork() };
@@ -111,20 +110,22 @@ pub(super) fn parse_failure(bytes: [u8; RECORD]) -> (i32, io::Error) {
     (i32::from_ne_bytes([a, b, c, d]), error)
 }
 
-/// Becomes the supervisor; `help` is done for the program first, with the descriptor `helper`.
+/// Becomes the supervisor; `help` is done for the program first, with the descriptor `helper`, which stays open: by its end
+/// somebody on the way into a sandbox sees that we are gone.
 fn supervise(program: libc::pid_t, report_to: RawFd, helper: RawFd, help: impl FnOnce()) -> ! {
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE] {
         // SAFETY: installs no code of ours. Requests to stop are for those who started us: they end the tree. That they
         // are gone is seen where it is looked for.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
+    // Who ends all processes of our name means those who started us, whose end is seen here.
+    sys::call_process(c"drover-watcher");
     // Reported first: once the program runs, the spawning side asks.
     report(report_to, STARTED, program);
     // What we hold open here would never end for those who read from the program, nor for the spawning side, which
     // waits for the closing of a pipe of its own until the program runs.
     sys::close_all_but([report_to, helper]);
     help();
-    sys::close(helper);
     sys::wake_for_children();
     loop {
         reap(program, report_to);

@@ -49,10 +49,6 @@ impl Plan {
         match self.0 {}
     }
 
-    pub(crate) fn needs_help(&self) -> bool {
-        match self.0 {}
-    }
-
     pub(crate) fn help(&self, _: i32, _: RawFd) {
         match self.0 {}
     }

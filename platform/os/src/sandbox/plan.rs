@@ -157,13 +157,8 @@ impl Plan {
         found.unwrap_or(-1)
     }
 
-    /// Whether the program's process needs [`Plan::help`].
-    pub(crate) fn needs_help(&self) -> bool {
-        self.maps.is_some()
-    }
-
     /// Waits until the program's process asks by this socket, whose other end nobody else has, and says who is whom in its
-    /// user namespace. Comes back, too, when the process ends before.
+    /// user namespace. Comes back, too, when the process ends before, and at once if it says so itself.
     ///
     /// Safe to call between fork and exec: system calls on what was made before.
     pub(crate) fn help(&self, program: libc::pid_t, socket: RawFd) {
