@@ -72,12 +72,14 @@ impl Plan {
         inner.extend(limits(sandbox.limits));
         // Addresses are the same each time, as guix-daemon has it: some programs put them into what they build.
         let kind = if sandbox.bits32 { PER_LINUX32 } else { 0 };
+        let bits32 = sandbox.bits32 || cfg!(target_pointer_width = "32");
+        let filter = seccomp::Kind { network: sandbox.network, bits32 };
         inner.extend([
             Action::Personality(kind | ADDR_NO_RANDOMIZE),
             Action::Go(path(&sandbox.folder)?),
             Action::EndWithParent,
             Action::NoNewRights,
-            Action::Filter(seccomp::filter()?),
+            Action::Filter(seccomp::filter(filter)?),
         ]);
         Ok(Self { outer, inner, maps, owner: sandbox.ids.outside })
     }

@@ -6,6 +6,16 @@
 //! kernels that do not have it, and programs do without: `openat2` and `io_uring`, whose arguments a filter does not
 //! see. So do the calls of the kernel's keyrings, which no namespace keeps apart.
 //!
+//! With the machine's network come its abstract sockets, which are reached by name from whoever shares the network: session
+//! buses and X servers that trust a user's number, or an accomplice who is handed an open file and lives on after the build.
+//! So there `socket` makes none of that family, and `socketpair` only such as cannot be sent elsewhere: datagrams can.
+//!
+//! Three more keep to us what is ours. The first process of a sandbox cannot go back on its word to die with its supervisor,
+//! at least not by saying so: the word is its first thread's, and does not bind another one that runs a program in its place.
+//! Subvolumes of btrfs, which look like folders that even root cannot empty, are not made. And control groups are not to be
+//! mounted anew, which wants a namespace of them: as a plain user, the files of a build's group are the builder's own. `clone3`,
+//! whose flags a filter does not see, is not there; the C library uses `clone` then.
+//!
 //! The kernel runs the filter as a program of its own small machine (classic BPF, `linux/filter.h`) over number,
 //! architecture and arguments of each call (`linux/seccomp.h`). The numbers are those of each architecture's table.
 
@@ -22,13 +32,34 @@ enum Rule {
     Open(u32, u32),
     /// As if the kernel had no such call.
     Absent,
+    /// Refused with this error if the argument of this number is one of these.
+    Is(u32, &'static [u32], i32),
+    /// Refused with this error if the argument of this number has one of these bits.
+    Has(u32, u32, i32),
+    /// `prctl`: nobody says that another signal than SIGKILL, or none, is to come with their parent's end.
+    Death,
 }
+
+/// Makes a socket of a family: not one of the machine's own names.
+const FAMILY: Rule = Rule::Is(0, &[libc::AF_UNIX as u32], libc::EAFNOSUPPORT);
+/// Makes a pair of sockets, which are always of that family, of a type. What can be sent to any name (2, datagrams, and 3,
+/// which is made the same) has this bit, and what cannot (1, streams, and 5, packets) does not.
+const PAIR: Rule = Rule::Has(1, 2, libc::EAFNOSUPPORT);
+/// Makes a subvolume or a snapshot (`linux/btrfs.h`). A copy that shares blocks (FICLONE) stays.
+const CONTROL: Rule = Rule::Is(1, &[0x5000_940E, 0x5000_9401, 0x5000_9417, 0x5000_9418], libc::ENOTTY);
+/// Makes namespaces, of control groups among them.
+#[allow(clippy::cast_sign_loss)] // it is positive
+const SPACES: Rule = Rule::Has(0, libc::CLONE_NEWCGROUP as u32, libc::EPERM);
 
 /// The calls of an architecture.
 struct Table {
     /// The kernel's number for it (`linux/audit.h`).
     architecture: u32,
     calls: &'static [(u32, Rule)],
+    /// Those that count where the network is the machine's.
+    sockets: &'static [(u32, Rule)],
+    /// Those that hide from a filter what socket they make, so that all are refused where there is another call for it.
+    hidden_sockets: &'static [(u32, Rule)],
     /// The number from which on calls are of another kind: x32 beside x86_64.
     end: Option<u32>,
 }
@@ -42,20 +73,27 @@ const X86_64: Table = Table {
     architecture: 0xC000_003E,
     calls: &[
         (2, Rule::Open(1, 2)),   // open
+        (16, CONTROL),           // ioctl
+        (56, SPACES),            // clone
         (85, Rule::Mode(1)),     // creat
         (90, Rule::Mode(1)),     // chmod
         (91, Rule::Mode(1)),     // fchmod
         (133, Rule::Mode(1)),    // mknod
+        (157, Rule::Death),      // prctl
         (248, Rule::Absent),     // add_key
         (249, Rule::Absent),     // request_key
         (250, Rule::Absent),     // keyctl
         (257, Rule::Open(2, 3)), // openat
         (259, Rule::Mode(2)),    // mknodat
         (268, Rule::Mode(2)),    // fchmodat
+        (272, SPACES),           // unshare
         (425, Rule::Absent),     // io_uring_setup
+        (435, Rule::Absent),     // clone3
         (437, Rule::Absent),     // openat2
         (452, Rule::Mode(2)),    // fchmodat2
     ],
+    sockets: &[(41, FAMILY), (53, PAIR)],
+    hidden_sockets: &[],
     end: Some(0x4000_0000),
 };
 
@@ -67,40 +105,68 @@ const I386: Table = Table {
         (8, Rule::Mode(1)),      // creat
         (14, Rule::Mode(1)),     // mknod
         (15, Rule::Mode(1)),     // chmod
+        (54, CONTROL),           // ioctl
         (94, Rule::Mode(1)),     // fchmod
+        (120, SPACES),           // clone
+        (172, Rule::Death),      // prctl
         (286, Rule::Absent),     // add_key
         (287, Rule::Absent),     // request_key
         (288, Rule::Absent),     // keyctl
         (295, Rule::Open(2, 3)), // openat
         (297, Rule::Mode(2)),    // mknodat
         (306, Rule::Mode(2)),    // fchmodat
+        (310, SPACES),           // unshare
         (425, Rule::Absent),     // io_uring_setup
+        (435, Rule::Absent),     // clone3
         (437, Rule::Absent),     // openat2
         (452, Rule::Mode(2)),    // fchmodat2
     ],
+    sockets: &[(359, FAMILY), (360, PAIR)],
+    // socketcall, which has its arguments in memory: of it only that it makes a socket (1) or a pair of them (8) is seen.
+    hidden_sockets: &[(102, Rule::Is(0, &[1, 8], libc::ENOSYS))],
     end: None,
 };
 
 /// The calls of those that came late, which have one table.
 #[cfg(any(target_arch = "aarch64", target_arch = "riscv64", test))]
 const GENERIC: &[(u32, Rule)] = &[
+    (29, CONTROL),          // ioctl
     (33, Rule::Mode(2)),    // mknodat
     (52, Rule::Mode(1)),    // fchmod
     (53, Rule::Mode(2)),    // fchmodat
     (56, Rule::Open(2, 3)), // openat
+    (97, SPACES),           // unshare
+    (167, Rule::Death),     // prctl
     (217, Rule::Absent),    // add_key
     (218, Rule::Absent),    // request_key
     (219, Rule::Absent),    // keyctl
+    (220, SPACES),          // clone
     (425, Rule::Absent),    // io_uring_setup
+    (435, Rule::Absent),    // clone3
     (437, Rule::Absent),    // openat2
     (452, Rule::Mode(2)),   // fchmodat2
 ];
 
+#[cfg(any(target_arch = "aarch64", target_arch = "riscv64", test))]
+const GENERIC_SOCKETS: &[(u32, Rule)] = &[(198, FAMILY), (199, PAIR)];
+
 #[cfg(any(target_arch = "aarch64", test))]
-const AARCH64: Table = Table { architecture: 0xC000_00B7, calls: GENERIC, end: None };
+const AARCH64: Table = Table {
+    architecture: 0xC000_00B7,
+    calls: GENERIC,
+    sockets: GENERIC_SOCKETS,
+    hidden_sockets: &[],
+    end: None,
+};
 
 #[cfg(any(target_arch = "riscv64", test))]
-const RISCV64: Table = Table { architecture: 0xC000_00F3, calls: GENERIC, end: None };
+const RISCV64: Table = Table {
+    architecture: 0xC000_00F3,
+    calls: GENERIC,
+    sockets: GENERIC_SOCKETS,
+    hidden_sockets: &[],
+    end: None,
+};
 
 #[cfg(any(target_arch = "aarch64", target_arch = "arm", test))]
 const ARM: Table = Table {
@@ -110,17 +176,24 @@ const ARM: Table = Table {
         (8, Rule::Mode(1)),      // creat
         (14, Rule::Mode(1)),     // mknod
         (15, Rule::Mode(1)),     // chmod
+        (54, CONTROL),           // ioctl
         (94, Rule::Mode(1)),     // fchmod
+        (120, SPACES),           // clone
+        (172, Rule::Death),      // prctl
         (309, Rule::Absent),     // add_key
         (310, Rule::Absent),     // request_key
         (311, Rule::Absent),     // keyctl
         (322, Rule::Open(2, 3)), // openat
         (324, Rule::Mode(2)),    // mknodat
         (333, Rule::Mode(2)),    // fchmodat
+        (337, SPACES),           // unshare
         (425, Rule::Absent),     // io_uring_setup
+        (435, Rule::Absent),     // clone3
         (437, Rule::Absent),     // openat2
         (452, Rule::Mode(2)),    // fchmodat2
     ],
+    sockets: &[(281, FAMILY), (288, PAIR)],
+    hidden_sockets: &[],
     end: None,
 };
 
@@ -143,16 +216,36 @@ const HERE: &[Table] = &[RISCV64];
 )))]
 const HERE: &[Table] = &[];
 
+/// What a sandbox is like, as far as its filter is concerned.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kind {
+    /// It has the machine's network.
+    pub(super) network: bool,
+    /// Its programs are of 32 bits. Those for i386 make all their sockets by a call that hides of which family they are (the
+    /// C library does unless it is built for Linux 4.3 or newer), so there the machine's abstract sockets stay in reach: it
+    /// is that, or no network.
+    pub(super) bits32: bool,
+}
+
+impl Kind {
+    /// What is judged in such a sandbox, by the numbers of an architecture.
+    fn calls(self, table: &Table) -> impl Iterator<Item = &'static (u32, Rule)> {
+        let sockets = if self.network { table.sockets } else { &[] };
+        let hidden = if self.network && !self.bits32 { table.hidden_sockets } else { &[] };
+        table.calls.iter().chain(sockets).chain(hidden)
+    }
+}
+
 /// The filter for this machine.
 ///
 /// # Errors
 /// [`io::ErrorKind::Unsupported`] where we know no system calls.
-pub(super) fn filter() -> io::Result<Vec<sock_filter>> {
+pub(super) fn filter(kind: Kind) -> io::Result<Vec<sock_filter>> {
     if HERE.is_empty() {
         let message = "there is no filter of system calls for processors of this kind, so no sandbox";
         return Err(io::Error::new(io::ErrorKind::Unsupported, message));
     }
-    Ok(assemble(HERE))
+    Ok(assemble(HERE, kind))
 }
 
 /// Where the kernel puts what a filter looks at.
@@ -199,10 +292,10 @@ const fn refuse(errno: i32) -> sock_filter {
     answer(libc::SECCOMP_RET_ERRNO | errno as u32)
 }
 
-fn assemble(tables: &[Table]) -> Vec<sock_filter> {
+fn assemble(tables: &[Table], kind: Kind) -> Vec<sock_filter> {
     let mut filter = vec![load(ARCHITECTURE)];
     for table in tables {
-        let block = block(table);
+        let block = block(table, kind);
         filter.push(equal(table.architecture, 1, 0));
         #[allow(clippy::cast_possible_truncation)] // a few dozen
         filter.push(skip(block.len() as u32));
@@ -213,12 +306,12 @@ fn assemble(tables: &[Table]) -> Vec<sock_filter> {
 }
 
 /// What happens to a call of this architecture; never runs beyond its end.
-fn block(table: &Table) -> Vec<sock_filter> {
+fn block(table: &Table, kind: Kind) -> Vec<sock_filter> {
     let mut block = vec![load(NUMBER)];
     if let Some(end) = table.end {
         block.extend([at_least(end, 0, 1), refuse(libc::ENOSYS)]);
     }
-    for (number, rule) in table.calls {
+    for (number, rule) in kind.calls(table) {
         match *rule {
             Rule::Absent => block.extend([equal(*number, 0, 1), refuse(libc::ENOSYS)]),
             Rule::Mode(mode) => block.extend([
@@ -226,6 +319,32 @@ fn block(table: &Table) -> Vec<sock_filter> {
                 load(argument(mode)),
                 has(SETUID_OR_SETGID, 0, 1),
                 refuse(libc::EPERM),
+                ALLOW,
+            ]),
+            Rule::Has(place, bits, errno) => block.extend([
+                equal(*number, 0, 4),
+                load(argument(place)),
+                has(bits, 0, 1),
+                refuse(errno),
+                ALLOW,
+            ]),
+            Rule::Is(place, values, errno) => {
+                #[allow(clippy::cast_possible_truncation)] // a handful
+                let count = values.len() as u8;
+                block.extend([equal(*number, 0, 2 * count + 2), load(argument(place))]);
+                for value in values {
+                    block.extend([equal(*value, 0, 1), refuse(errno)]);
+                }
+                block.push(ALLOW);
+            }
+            Rule::Death => block.extend([
+                equal(*number, 0, 6),
+                load(argument(0)),
+                equal(libc::PR_SET_PDEATHSIG as u32, 0, 3),
+                load(argument(1)),
+                equal(libc::SIGKILL as u32, 1, 0),
+                // As if it had been done.
+                refuse(0),
                 ALLOW,
             ]),
             Rule::Open(flags, mode) => block.extend([
@@ -276,13 +395,20 @@ mod tests {
     const EPERM: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
     const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 
+    const OPEN: Kind = Kind { network: true, bits32: false };
+    const CLOSED: Kind = Kind { network: false, bits32: false };
+
+    fn error(errno: i32) -> u32 {
+        libc::SECCOMP_RET_ERRNO | u32::try_from(errno).unwrap()
+    }
+
     #[test]
     fn each_call_is_judged_by_its_argument_on_each_architecture() {
         for pair in [&[X86_64, I386][..], &[AARCH64, ARM], &[RISCV64]] {
-            let filter = assemble(pair);
+            let filter = assemble(pair, OPEN);
             for table in pair {
                 let ask = |number, arguments| run(&filter, table.architecture, number, arguments);
-                for (number, rule) in table.calls {
+                for (number, rule) in OPEN.calls(table) {
                     let with = |values: &[(u32, u32)]| {
                         let mut arguments = [0; 6];
                         for (place, value) in values {
@@ -292,6 +418,23 @@ mod tests {
                     };
                     match *rule {
                         Rule::Absent => assert_eq!(with(&[]), ENOSYS, "{number}"),
+                        Rule::Is(place, values, errno) => {
+                            for value in values {
+                                assert_eq!(with(&[(place, *value)]), error(errno), "{number}");
+                                assert_eq!(with(&[(5 - place, *value)]), ALLOWED, "{number}");
+                            }
+                            assert_eq!(with(&[(place, 2)]), ALLOWED, "{number}");
+                        }
+                        Rule::Has(place, bits, errno) => {
+                            assert_eq!(with(&[(place, bits | 0x11)]), error(errno), "{number}");
+                            assert_eq!(with(&[(place, !bits)]), ALLOWED, "{number}");
+                        }
+                        Rule::Death => {
+                            assert_eq!(with(&[(0, 1)]), error(0), "{number}");
+                            assert_eq!(with(&[(0, 1), (1, 18)]), error(0), "{number}");
+                            assert_eq!(with(&[(0, 1), (1, 9)]), ALLOWED, "{number}");
+                            assert_eq!(with(&[(0, 38), (1, 1)]), ALLOWED, "{number}");
+                        }
                         Rule::Mode(mode) => {
                             assert_eq!(with(&[(mode, 0o1777)]), ALLOWED, "{number}");
                             assert_eq!(with(&[(mode, 0o4755)]), EPERM, "{number}");
@@ -313,10 +456,30 @@ mod tests {
 
     #[test]
     fn another_architecture_is_killed_and_another_kind_of_calls_refused() {
-        let filter = assemble(&[X86_64, I386]);
+        let filter = assemble(&[X86_64, I386], CLOSED);
         assert_eq!(run(&filter, AARCH64.architecture, 0, [0; 6]), libc::SECCOMP_RET_KILL_PROCESS);
         assert_eq!(run(&filter, X86_64.architecture, 0x4000_0000 | 90, [0; 6]), ENOSYS);
         assert_eq!(run(&filter, X86_64.architecture, 0x3FFF_FFFF, [0; 6]), ALLOWED);
+    }
+
+    #[test]
+    fn sockets_are_judged_where_the_network_is_the_machines_and_hidden_ones_refused_where_they_can_be_spared()
+    {
+        let ask = |kind, architecture, number, family| {
+            run(&assemble(&[X86_64, I386], kind), architecture, number, [family, 2, 0, 0, 0, 0])
+        };
+        let (long, short) = (X86_64.architecture, I386.architecture);
+        assert_eq!(ask(OPEN, long, 41, 1), error(libc::EAFNOSUPPORT));
+        assert_eq!(ask(OPEN, long, 41, 2), ALLOWED);
+        assert_eq!(ask(CLOSED, long, 41, 1), ALLOWED);
+        assert_eq!(ask(OPEN, long, 53, 1), error(libc::EAFNOSUPPORT));
+        assert_eq!(ask(CLOSED, long, 53, 1), ALLOWED);
+        let old = Kind { bits32: true, ..OPEN };
+        assert_eq!(ask(old, short, 359, 1), error(libc::EAFNOSUPPORT));
+        for (kind, answer) in [(OPEN, ENOSYS), (old, ALLOWED), (CLOSED, ALLOWED)] {
+            assert_eq!(ask(kind, short, 102, 1), answer, "{kind:?}");
+            assert_eq!(ask(kind, short, 102, 3), ALLOWED, "{kind:?}");
+        }
     }
 
     #[test]
@@ -338,8 +501,15 @@ mod tests {
             (libc::SYS_keyctl, Rule::Absent),
             (libc::SYS_io_uring_setup, Rule::Absent),
             (libc::SYS_openat2, Rule::Absent),
+            (libc::SYS_clone3, Rule::Absent),
+            (libc::SYS_clone, SPACES),
+            (libc::SYS_unshare, SPACES),
+            (libc::SYS_ioctl, CONTROL),
+            (libc::SYS_prctl, Rule::Death),
+            (libc::SYS_socket, FAMILY),
+            (libc::SYS_socketpair, PAIR),
         ] {
-            assert!(X86_64.calls.contains(&(number(call), rule)), "{call}");
+            assert!(OPEN.calls(&X86_64).any(|judged| *judged == (number(call), rule)), "{call}");
         }
     }
 }

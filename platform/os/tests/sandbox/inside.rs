@@ -187,6 +187,53 @@ fn the_kernels_keyrings_are_not_there() {
 }
 
 #[test]
+fn the_machines_abstract_sockets_are_out_of_reach_where_its_network_is_not() {
+    both("inside::the_machines_abstract_sockets_are_out_of_reach_where_its_network_is_not", || {
+        let mut ground = Ground::new();
+        for call in ["socket of the machine", "pair of datagrams", "pair of streams", "socket"] {
+            assert_eq!(probe(&mut ground, call, ""), "fine", "{call}");
+        }
+        ground.sandbox.network = true;
+        for call in ["socket of the machine", "pair of datagrams"] {
+            assert_eq!(probe(&mut ground, call, ""), "EAFNOSUPPORT", "{call}");
+        }
+        for call in ["pair of streams", "socket"] {
+            assert_eq!(probe(&mut ground, call, ""), "fine", "{call}");
+        }
+        if cfg!(target_arch = "x86_64") {
+            assert_eq!(probe(&mut ground, "socket of 32 bits", ""), "ENOSYS");
+        }
+    });
+}
+
+#[test]
+fn subvolumes_of_btrfs_are_not_made() {
+    both("inside::subvolumes_of_btrfs_are_not_made", || {
+        let mut ground = Ground::new();
+        for call in [0x5000_940E_u32, 0x5000_9401, 0x5000_9417, 0x5000_9418] {
+            assert_eq!(probe(&mut ground, "ioctl", &call.to_string()), "ENOTTY", "{call:x}");
+        }
+        // To share the blocks of a file.
+        assert_eq!(probe(&mut ground, "ioctl", "1074041865"), "EBADF");
+    });
+}
+
+#[test]
+fn control_groups_are_not_made_a_namespace_of() {
+    both("inside::control_groups_are_not_made_a_namespace_of", || {
+        let mut ground = Ground::new();
+        let (user, groups) = (libc::CLONE_NEWUSER, libc::CLONE_NEWUSER | libc::CLONE_NEWCGROUP);
+        for call in ["unshare", "clone"] {
+            let flags = |flags: i32| if call == "clone" { flags | libc::SIGCHLD } else { flags };
+            assert_eq!(probe(&mut ground, call, &flags(groups).to_string()), "EPERM", "{call}");
+        }
+        // Otherwise namespaces may be made; that of users wants one thread.
+        assert_eq!(probe(&mut ground, "clone", &(user | libc::SIGCHLD).to_string()), "fine");
+        assert_eq!(probe(&mut ground, "clone3", ""), "ENOSYS");
+    });
+}
+
+#[test]
 fn a_bomb_of_forks_is_limited_and_killed() {
     both("inside::a_bomb_of_forks_is_limited_and_killed", || {
         let mut ground = Ground::new();

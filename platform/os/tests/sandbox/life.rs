@@ -3,10 +3,11 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use drover_os::process::Exit;
+use drover_os::process::{Exit, Tree};
 use drover_os::sandbox::cgroup::{Amounts, Cgroups};
 
 use crate::ground::{Ground, both, hears, mark, skipped, sleepers, soon};
+use crate::probe::prober;
 
 /// Started into a session of its own, left by its parent, and deaf to requests.
 fn hidden(mark: &str) -> String {
@@ -56,14 +57,36 @@ fn all_of_it_ends_with_its_supervisor() {
         let mut tree = ground.start(&format!("{} while :; do sleep 1; done", hidden(&time)));
         hears(&mut tree, "ready");
         sleeping(&time, 1);
-        let stat = fs::read_to_string(format!("/proc/{}/stat", tree.id())).unwrap();
-        let supervisor: i32 =
-            stat.rsplit(')').next().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap();
-        assert_ne!(supervisor, 1);
-        // SAFETY: takes numbers; the process is a child of ours that nobody has waited for.
-        assert_eq!(unsafe { libc::kill(supervisor, libc::SIGKILL) }, 0);
+        kill_supervisor(&tree);
         sleeping(&time, 0);
         assert!(tree.wait(soon()).is_err());
+    });
+}
+
+/// The state and the parent of a process, if there is one.
+fn stat(process: u32) -> Option<(String, i32)> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let mut fields = stat.rsplit(')').next()?.split_whitespace();
+    Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
+}
+
+fn kill_supervisor(tree: &Tree) {
+    let (_, supervisor) = stat(tree.id()).unwrap();
+    assert_ne!(supervisor, 1);
+    // SAFETY: takes numbers; the process is a child of ours that nobody has waited for.
+    assert_eq!(unsafe { libc::kill(supervisor, libc::SIGKILL) }, 0);
+}
+
+#[test]
+fn nobody_takes_back_to_end_with_its_supervisor() {
+    both("life::nobody_takes_back_to_end_with_its_supervisor", || {
+        let mut ground = Ground::new();
+        let mut tree = prober(&mut ground, "outlive", "").spawn().unwrap();
+        hears(&mut tree, "stays, with signal 9.");
+        kill_supervisor(&tree);
+        // We live and do nothing, as if we were dead, too.
+        let is_dead = || stat(tree.id()).is_none_or(|(state, _)| state == "Z" || state == "X");
+        assert!(soon().ask(|| is_dead().then_some(())).is_some());
     });
 }
 

@@ -4,6 +4,8 @@ use std::ffi::CString;
 use std::io;
 use std::net::{TcpListener, TcpStream};
 
+use drover_os::process::Program;
+
 use crate::ground::{Ground, finish};
 
 /// What is probed, and on what.
@@ -12,16 +14,20 @@ const ON: &str = "DROVER_TEST_PROBE_ON";
 
 /// Makes a call in a sandbox: `fine`, or the error's name.
 pub(crate) fn probe(ground: &mut Ground, what: &str, on: &str) -> String {
+    let (exit, said) = finish(prober(ground, what, on).spawn().unwrap());
+    let answer =
+        said.lines().find_map(|line| line.split_once("answer: ")).map(|(_, answer)| answer.to_owned());
+    answer.unwrap_or_else(|| panic!("{what}: {exit:?}: {said}"))
+}
+
+/// What makes a call in a sandbox, as its first process.
+pub(crate) fn prober(ground: &mut Ground, what: &str, on: &str) -> Program {
     let at = "/probe";
     if !ground.sandbox.root.join("probe").exists() {
         ground.bind(&std::env::current_exe().unwrap(), at, false);
     }
     let program = ground.program(at, ["--exact", "probe::answers_from_within_a_sandbox", "--nocapture"]);
-    let program = program.environment([(WHAT.into(), what.into()), (ON.into(), on.into())]);
-    let (exit, said) = finish(program.spawn().unwrap());
-    let answer =
-        said.lines().find_map(|line| line.split_once("answer: ")).map(|(_, answer)| answer.to_owned());
-    answer.unwrap_or_else(|| panic!("{what}: {exit:?}: {said}"))
+    program.environment([(WHAT.into(), what.into()), (ON.into(), on.into())])
 }
 
 /// For [`probe`], which runs this in a sandbox.
@@ -34,6 +40,9 @@ fn answers_from_within_a_sandbox() {
         Err(error) => match error.raw_os_error() {
             Some(libc::EPERM) => "EPERM".to_owned(),
             Some(libc::ENOSYS) => "ENOSYS".to_owned(),
+            Some(libc::EAFNOSUPPORT) => "EAFNOSUPPORT".to_owned(),
+            Some(libc::ENOTTY) => "ENOTTY".to_owned(),
+            Some(libc::EBADF) => "EBADF".to_owned(),
             _ => format!("{:?}", error.kind()),
         },
     };
@@ -65,6 +74,23 @@ fn answer(what: &str, on: &str) -> io::Result<()> {
             "keyctl" => libc::syscall(libc::SYS_keyctl, 0, -3, 0, 0, 0),
             "add_key" => libc::syscall(libc::SYS_add_key, c"user".as_ptr(), c"name".as_ptr(), path, 0, -3),
             "request_key" => libc::syscall(libc::SYS_request_key, c"user".as_ptr(), c"name".as_ptr(), 0, 0),
+            "socket of the machine" => libc::c_long::from(libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)),
+            "socket" => libc::c_long::from(libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0)),
+            "pair of streams" => pair(libc::SOCK_STREAM | libc::SOCK_CLOEXEC),
+            "pair of datagrams" => pair(libc::SOCK_DGRAM | libc::SOCK_CLOEXEC),
+            #[cfg(target_arch = "x86_64")]
+            "socket of 32 bits" => return call_of_32_bits(102, 1, 0),
+            // Of a descriptor that is none: who refuses it before the kernel looks says something else.
+            "ioctl" => libc::c_long::from(libc::ioctl(-1, on.parse().unwrap())),
+            "clone3" => libc::syscall(libc::SYS_clone3, 0, 0),
+            "unshare" => libc::c_long::from(libc::unshare(on.parse().unwrap())),
+            "clone" => {
+                let child = libc::syscall(libc::SYS_clone, on.parse::<libc::c_int>().unwrap(), 0, 0, 0, 0);
+                if child == 0 {
+                    libc::_exit(0);
+                }
+                child
+            }
             "io_uring_setup" => libc::syscall(libc::SYS_io_uring_setup, 1, 0),
             other => panic!("{other} is not probed"),
         }
@@ -72,25 +98,70 @@ fn answer(what: &str, on: &str) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Makes a call as programs of 32 bits do: with another number, that is another call for programs of 64 bits.
+/// Makes a pair of sockets.
+fn pair(kind: libc::c_int) -> libc::c_long {
+    let mut ends = [0; 2];
+    // SAFETY: there is room for the two numbers that the call writes.
+    libc::c_long::from(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) })
+}
+
+/// Runs before anything else, in the first thread, whose word it is to die with the supervisor; tests run in others.
+#[used]
+// SAFETY: the section is that of functions which the loader calls, of this type.
+#[unsafe(link_section = ".init_array")]
+static FIRST: extern "C" fn() = first;
+
+extern "C" fn first() {
+    if std::env::var_os(WHAT).is_some_and(|what| what == "outlive") {
+        outlive();
+    }
+}
+
+/// Takes back that it dies with its supervisor, and stays.
+fn outlive() -> ! {
+    let mut signal = 0;
+    // SAFETY: the calls take numbers, and the address of one to fill.
+    unsafe {
+        for signal in [0, libc::SIGCONT] {
+            libc::prctl(libc::PR_SET_PDEATHSIG, signal);
+        }
+        libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut signal);
+    }
+    println!("stays, with signal {signal}.");
+    loop {
+        std::thread::park();
+    }
+}
+
+/// As a program of 32 bits does.
 #[cfg(target_arch = "x86_64")]
 fn chmod_of_32_bits(path: &str, mode: u32) -> io::Result<()> {
-    let (chmod, mut result) = (15, 0_i64);
-    // SAFETY: a fresh page below 4 GiB is ours; the path and the zero behind it fit into it. The call reads it, and changes
-    // nothing but the register of its result and those that are named.
-    unsafe {
+    // SAFETY: a fresh page below 4 GiB is ours; the path and the zero behind it fit into it.
+    let page = unsafe {
         let (access, kind) =
             (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT);
         let page = libc::mmap(std::ptr::null_mut(), 4096, access, kind, -1, 0);
         assert_ne!(page, libc::MAP_FAILED);
         std::ptr::copy_nonoverlapping(path.as_ptr(), page.cast(), path.len());
+        page
+    };
+    call_of_32_bits(15, page as u64, mode)
+}
+
+/// Makes a call as programs of 32 bits do: with another number, that is another call for programs of 64 bits.
+#[cfg(target_arch = "x86_64")]
+fn call_of_32_bits(call: i64, first: u64, second: u32) -> io::Result<()> {
+    let result: i64;
+    // SAFETY: the calls that are made read what they are given, and change nothing but the register of the result and those
+    // that are named; an address that is none is an error.
+    unsafe {
         std::arch::asm!(
-            "xchg rbx, {path}",
+            "xchg rbx, {first}",
             "int 0x80",
-            "xchg rbx, {path}",
-            path = inout(reg) page => _,
-            inout("rax") i64::from(chmod) => result,
-            in("rcx") u64::from(mode),
+            "xchg rbx, {first}",
+            first = inout(reg) first => _,
+            inout("rax") call => result,
+            in("rcx") u64::from(second),
             out("r8") _, out("r9") _, out("r10") _, out("r11") _,
         );
     }
