@@ -83,7 +83,8 @@ impl Action {
             | Self::Folder { .. }
             | Self::File(_)
             | Self::Link { .. }
-            | Self::Root(_) => Step::Mounts,
+            | Self::Root(_)
+            | Self::Go(_) => Step::Mounts,
             Self::Name(_) | Self::Loopback => Step::Network,
             Self::Bounds
             | Self::Identity { .. }
@@ -94,7 +95,7 @@ impl Action {
             | Self::Filter(_)
             | Self::EndWithParent
             | Self::Mask(_) => Step::Rights,
-            Self::Go(_) | Self::Run(_) | Self::Leave => Step::Program,
+            Self::Run(_) | Self::Leave => Step::Program,
         }
     }
 

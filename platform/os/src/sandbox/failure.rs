@@ -13,7 +13,7 @@ pub enum Step {
     Users,
     /// Going into the control group.
     Cgroup,
-    /// Mounting what the program sees.
+    /// Mounting what the program sees, and going to where it starts.
     Mounts,
     /// Mounting /proc, which a kernel may refuse where all else is well.
     Processes,
@@ -56,7 +56,22 @@ impl Failure {
 
     /// As an error whose words are these.
     pub(crate) fn into_error(self) -> io::Error {
-        io::Error::new(self.error().kind(), self)
+        let kind = self.error().kind();
+        // What the kernel calls a lack of space is no full disk on the way into a sandbox.
+        io::Error::new(if self.lack().is_some() { io::ErrorKind::Other } else { kind }, self)
+    }
+
+    /// What there is too much of, when the kernel has one number for that and for full disks.
+    fn lack(&self) -> Option<&'static str> {
+        match self.step {
+            _ if self.errno != libc::ENOSPC => None,
+            Step::Namespaces | Step::Users => Some("the kernel allows no more namespaces of this kind"),
+            Step::Mounts | Step::Processes => {
+                Some("the kernel allows no more mounts, or nothing more in /dev")
+            }
+            Step::Cgroup => Some("the control group takes no processes"),
+            Step::Network | Step::Rights | Step::Program => None,
+        }
     }
 
     /// What to switch on, as far as the machine tells.
@@ -67,7 +82,10 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}: {}", self.what, self.error())?;
+        match self.lack() {
+            Some(lack) => write!(formatter, "{}: {lack}", self.what)?,
+            None => write!(formatter, "{}: {}", self.what, self.error())?,
+        }
         match self.advice() {
             Some(advice) => write!(formatter, "; {advice}"),
             None => Ok(()),
@@ -88,9 +106,13 @@ fn advice(step: Step, errno: i32, root: bool, settings: &Path) -> Option<String>
         Step::Namespaces if is("user/max_user_namespaces", "0") => {
             told("set user.max_user_namespaces to more than 0 with sysctl")
         }
-        Step::Namespaces if errno == libc::ENOSPC => told(
-            "this user has as many namespaces as the kernel allows: raise user.max_*_namespaces with sysctl",
-        ),
+        Step::Namespaces | Step::Users if errno == libc::ENOSPC => {
+            told("raise user.max_*_namespaces with sysctl")
+        }
+        Step::Mounts | Step::Processes if errno == libc::ENOSPC => told("raise fs.mount-max with sysctl"),
+        Step::Cgroup if errno == libc::ENOSPC => {
+            told("give it processors and memory (cpuset.cpus and cpuset.mems)")
+        }
         Step::Namespaces if errno == libc::EINVAL || errno == libc::ENOSYS => told(
             "the kernel is built without some of the namespaces: it wants CONFIG_USER_NS, CONFIG_PID_NS, \
                   CONFIG_NET_NS, CONFIG_IPC_NS and CONFIG_UTS_NS",
@@ -151,6 +173,24 @@ mod tests {
         let asked = advice(Step::Processes, libc::EPERM, false, settings.path()).unwrap();
         assert!(asked.contains("/proc"), "{asked}");
         assert_eq!(advice(Step::Mounts, libc::ENOENT, false, settings.path()), None);
+    }
+
+    #[test]
+    fn a_lack_of_namespaces_mounts_or_groups_is_not_taken_for_a_full_disk() {
+        for (step, setting) in [
+            (Step::Namespaces, "namespaces"),
+            (Step::Users, "namespaces"),
+            (Step::Mounts, "fs.mount-max"),
+            (Step::Processes, "fs.mount-max"),
+            (Step::Cgroup, "cpuset.cpus"),
+        ] {
+            let error = Failure::new(step, "make something".into(), libc::ENOSPC).into_error();
+            let words = error.to_string();
+            assert!(words.starts_with("make something: ") && words.contains(setting), "{words}");
+            assert!(!words.contains("No space left"), "{words}");
+            assert_ne!(error.kind(), io::ErrorKind::StorageFull);
+            assert_eq!(Failure::of(&error).unwrap().error().raw_os_error(), Some(libc::ENOSPC));
+        }
     }
 
     #[test]

@@ -55,6 +55,8 @@ fn the_step_that_failed_is_named_with_what_it_was_about() {
         ground.sandbox.folder = "/nowhere".into();
         let error = refused(&ground, "/bin/sh");
         assert!(error.to_string().contains("go to the folder /nowhere"), "{error}");
+        // It is not the program that is missing.
+        assert_eq!(Failure::of(&error).unwrap().step(), Step::Mounts);
     });
 }
 
