@@ -66,21 +66,24 @@ fn a_builder_that_cannot_be_run_says_so() {
 }
 
 #[test]
-fn a_program_of_no_machine_is_not_supported() {
+fn a_program_of_another_machine_is_not_supported_and_one_of_none_fails() {
     let Some(yard) = yard() else { return };
-    let made = yard.made(&Recipe {
-        name: "noise",
-        script: "echo noise >$out; chmod +x $out".into(),
-        ..Recipe::default()
-    });
-    assert_eq!(yard.build(&made).ended, Ended::Succeeded);
-    let built = yard.run(&Recipe {
-        name: "user",
-        builder: Some(made.out().full()),
-        inputs: vec![made.clone()],
-        ..Recipe::default()
-    });
-    assert!(matches!(&built.ended, Ended::Unsupported(why) if why.contains("-noise")), "{built:?}");
+    let run = |script: &str| {
+        let made = yard.made(&Recipe {
+            name: "program",
+            script: format!("{script}; chmod +x $out"),
+            ..Recipe::default()
+        });
+        assert_eq!(yard.build(&made).ended, Ended::Succeeded);
+        let builder = Some(made.out().full());
+        yard.run(&Recipe { name: "user", builder, inputs: vec![made.clone()], ..Recipe::default() }).ended
+    };
+    let Ended::Failed(why) = run("echo noise >$out") else { panic!("noise is no program") };
+    assert_says(&why, &["-program", "ormat error"]);
+    // The first bytes of a program for s390.
+    let zeros = "\\0".repeat(11);
+    let ended = run(&format!("printf '\\177ELF\\2\\2\\1{zeros}\\0\\26' >$out"));
+    assert!(matches!(&ended, Ended::Unsupported(why) if why.contains("s390 builder on ")), "{ended:?}");
 }
 
 #[test]

@@ -329,7 +329,8 @@ fn a_builder_for_another_processor_is_a_setup_failure_and_fails_no_dependent() {
     let shows = Recipe::new("shows", "");
     let shows = Recipe { builder: Some(builder.full().into_bytes()), sources: vec![builder], ..shows };
     let shows = graph.add(shows).unwrap();
-    for (made, words) in [(says, system.as_str()), (shows, "no program for this")] {
+    let shown = format!("{name} builder on ");
+    for (made, words) in [(says, system.as_str()), (shows, shown.as_str())] {
         let above = Recipe::new("above", "cat $inputs >$out").input(&made);
         let above = graph.add(above).unwrap();
         let build = farm.client.submit(&graph, &[&made, &above]);

@@ -12,6 +12,7 @@ use drover_os::process::{Exit, Program, Tree};
 use drover_os::sandbox::{self, Failure, Sandbox, Step};
 use drover_store::{Derivation, STORE_DIR, StorePath};
 
+use super::builder::{self, Fault};
 use super::environment::environment;
 use super::graph::{self, GraphError};
 use super::limits::Limits;
@@ -25,8 +26,6 @@ use crate::build::FULL;
 use crate::executor::{Ended, Error, Job, Sink};
 use crate::store::OutputLimits;
 
-/// What the system says of a program that is none of its own.
-const ENOEXEC: i32 = 8;
 /// Whose what is in the store is, where we decide that.
 const ROOT: (u32, u32) = (0, 0);
 
@@ -169,20 +168,19 @@ impl Ground {
 
     /// What it means that a builder could not be started.
     fn not_started(&self, plan: &Plan, error: &io::Error) -> Result<Ended, Error> {
-        let builder = String::from_utf8_lossy(&plan.derivation.builder);
+        let words = String::from_utf8_lossy(&plan.derivation.builder);
         let failure = Failure::of(error).filter(|failure| failure.step() == Step::Program);
-        match failure.map(Failure::error) {
-            Some(error) if error.raw_os_error() == Some(ENOEXEC) => Ok(Ended::Unsupported(format!(
-                "the builder {builder} is no program for this {} machine",
-                self.system
+        let Some(said) = failure.map(Failure::error) else {
+            return Err(Error::Refused(format!("make the sandbox of a build: {error}")));
+        };
+        let path = Path::new(OsStr::from_bytes(&plan.derivation.builder));
+        match builder::fault(&said, path, self.store.folder(), &self.system) {
+            Fault::OtherMachine(why) => Ok(Ended::Unsupported(format!("{why}: {words}"))),
+            Fault::Derivation => Ok(Ended::Failed(format!(
+                "builder for `{}' could not be started: executing `{words}': {said}",
+                plan.path
             ))),
-            Some(error) => {
-                let derivation = &plan.path;
-                Ok(Ended::Failed(format!(
-                    "builder for `{derivation}' could not be started: executing `{builder}': {error}"
-                )))
-            }
-            None => Err(Error::Refused(format!("make the sandbox of a build: {error}"))),
+            Fault::Machine => Err(Error::Refused(format!("run the builder {words}: {said}"))),
         }
     }
 

@@ -2,12 +2,13 @@
 //!
 //! A build goes through here in this order: `plan` reads the derivation, says whether this machine can build it, and
 //! finds its inputs; `root` makes the folder that the builder sees as `/`, with the inputs in it; `environment` and
-//! `graph` make what else the builder is given; `build` starts it and `run` follows it to its end, within its
-//! `limits`; `outputs` checks what it made (or a `copy`, where somebody else may still have that in hand), against
-//! `restrictions` too, and puts it into the store. All of this lies in one folder of the store, which is removed at the
-//! end, whatever that is.
+//! `graph` make what else the builder is given; `build` starts it (`builder` says why that is not to be) and `run`
+//! follows it to its end, within its `limits`; `outputs` checks what it made (or a `copy`, where somebody else may
+//! still have that in hand), against `restrictions` too, and puts it into the store. All of this lies in one folder
+//! of the store, which is removed at the end, whatever that is.
 
 mod build;
+mod builder;
 mod copy;
 mod download;
 mod environment;
