@@ -10,6 +10,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::machine::Memory;
+pub(crate) use kin::{ask_for_senders, be_known, end_with_parent, sender};
+
+#[path = "linux/kin.rs"]
+mod kin;
 
 /// An unconnected Unix stream socket: non-blocking, closed on exec.
 pub(crate) fn unix_socket() -> io::Result<OwnedFd> {

@@ -4,6 +4,9 @@
 //! (on Linux; elsewhere the process group is what there is). So nothing escapes by forking twice or by making a
 //! session of its own: as long as a descendant lives, it is found below the supervisor. And when we are killed, so that
 //! nobody hears its reports any more, the supervisor ends what is below it.
+//!
+//! In a sandbox there is a keeper between the two, so that the end of the supervisor is that of the program, too, whatever
+//! that is up to.
 
 mod program;
 mod supervisor;
@@ -158,7 +161,8 @@ impl Tree {
     fn wait_for_end(&mut self, deadline: Deadline) -> io::Result<bool> {
         loop {
             match self.next_report(deadline) {
-                Ok(Some(Record::Ended(exit))) => self.exit = Some(exit),
+                // The first report counts, should its keeper be killed after it.
+                Ok(Some(Record::Ended(exit))) => self.exit = self.exit.or(Some(exit)),
                 Ok(Some(Record::Started(_))) => {}
                 // The end of the pipe precedes the end of the process by a moment.
                 Ok(None) => {

@@ -4,6 +4,7 @@
 //! It is a fork of ours that never runs a program of its own. Another thread may have held any lock at the fork,
 //! so everything here is system calls on its own stack, up to and including its end.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::RawFd;
 use std::time::Duration;
@@ -19,6 +20,17 @@ const CODE: i32 = 2;
 const SIGNAL: i32 = 3;
 /// Between two looks at a program that dies with those who started it.
 const LOOK: Duration = Duration::from_millis(20);
+/// What we call ourselves: who ends all processes of the name of those who started us means those, whose end is seen here.
+const NAME: &CStr = c"drover-watcher";
+
+/// Whom a supervisor looks after.
+#[derive(Debug, Clone, Copy)]
+enum Child {
+    /// The program.
+    Program(libc::pid_t),
+    /// Its keeper, who reports its end. The program's process id, if there is a program.
+    Keeper(Option<libc::pid_t>),
+}
 
 /// What the supervisor reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,13 +67,13 @@ pub(super) fn split(report_to: RawFd) -> io::Result<()> {
             unsafe { libc::setsid() };
             Ok(())
         }
-        _ => supervise(program, report_to, -1, || ()),
+        _ => supervise(Child::Program(program), report_to, -1, || ()),
     }
 }
 
-/// Runs in the forked child as [`split`] does, for a program in a sandbox; never returns. The grandchild becomes the
-/// program here. Who cannot go on writes the number of the step that failed, or -1, and what the system said, to the
-/// second pipe, which closes when the program runs.
+/// Runs in the forked child as [`split`] does, for a program in a sandbox; never returns. Between the supervisor and the
+/// program there is a keeper, and the program is made by that. Who cannot go on writes the number of the step that failed, or
+/// -1, and what the system said, to the second pipe, which closes when the program runs.
 pub(super) fn split_into(sandbox: &Plan, report_to: RawFd, fail_to: RawFd) -> ! {
     // At once: on its way the program holds nothing open that others of our threads are writing, such as another
     // program, which could not be run meanwhile. Whoever forked us waits for nothing more.
@@ -70,23 +82,71 @@ pub(super) fn split_into(sandbox: &Plan, report_to: RawFd, fail_to: RawFd) -> ! 
     if let Err((number, error)) = sandbox.enter_outer() {
         fail(fail_to, number, &error);
     }
-    let [ours, theirs] = match sys::socket_pair() {
+    let pair = sys::socket_pair().and_then(|pair| sys::ask_for_senders(pair[0]).map(|()| pair));
+    let [ours, theirs] = match pair {
         Ok(pair) => pair,
         Err(error) => fail(fail_to, -1, &error),
     };
+    // SAFETY: as in `split`.
+    let keeper = unsafe { libc::fork() };
+    match keeper {
+        -1 => fail(fail_to, -1, &io::Error::last_os_error()),
+        0 => {
+            sys::close(ours);
+            keep(sandbox, report_to, fail_to, theirs)
+        }
+        _ => {
+            sys::close(theirs);
+            // None when there will be no program, of which it says more to the second pipe.
+            let program = sys::sender(ours);
+            let help = || program.map_or((), |program| sandbox.help(program, ours));
+            supervise(Child::Keeper(program), report_to, ours, help)
+        }
+    }
+}
+
+/// Becomes the keeper, the first process of a pid namespace, and with its end that of all in there: the program and the
+/// namespace of which that is the first. It ends with the supervisor, whatever ended that, and unlike the program, which may run
+/// others in its place, it never goes back on that.
+fn keep(sandbox: &Plan, report_to: RawFd, fail_to: RawFd, socket: RawFd) -> ! {
+    match sys::end_with_parent(socket) {
+        Ok(true) => {}
+        Ok(false) => fail(fail_to, -1, &io::Error::from_raw_os_error(libc::EPIPE)),
+        Err(error) => fail(fail_to, -1, &error),
+    }
+    if let Err((number, error)) = sandbox.enter_middle() {
+        fail(fail_to, number, &error);
+    }
     // SAFETY: as in `split`.
     let program = unsafe { libc::fork() };
     match program {
         -1 => fail(fail_to, -1, &io::Error::last_os_error()),
         0 => {
-            sys::close(ours);
             sys::close(report_to);
             // SAFETY: as in `split`.
             unsafe { libc::setsid() };
-            let (number, error) = sandbox.enter(theirs);
+            if !sys::be_known(socket) {
+                fail(fail_to, -1, &io::Error::from_raw_os_error(libc::EPIPE));
+            }
+            let (number, error) = sandbox.enter(socket);
             fail(fail_to, number, &error)
         }
-        _ => supervise(program, report_to, ours, || sandbox.help(program, ours)),
+        _ => {
+            sys::call_process(NAME);
+            sys::close_all_but([report_to]);
+            loop {
+                let mut status = 0;
+                // SAFETY: `status` is ours. There is one child, and none is adopted: orphans are those of the program.
+                let ended = unsafe { libc::waitpid(program, &raw mut status, 0) };
+                if ended == program {
+                    report_end(report_to, status);
+                }
+                if ended >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+                    // SAFETY: ends this process without running anything that was registered for its end.
+                    unsafe { libc::_exit(0) }
+                }
+            }
+        }
     }
 }
 
@@ -110,25 +170,26 @@ pub(super) fn parse_failure(bytes: [u8; RECORD]) -> (i32, io::Error) {
     (i32::from_ne_bytes([a, b, c, d]), error)
 }
 
-/// Becomes the supervisor; `help` is done for the program first, with the descriptor `helper`, which stays open: by its end
-/// somebody on the way into a sandbox sees that we are gone.
-fn supervise(program: libc::pid_t, report_to: RawFd, helper: RawFd, help: impl FnOnce()) -> ! {
+/// Becomes the supervisor; `help` is done for the program first, with the descriptor `helper`.
+fn supervise(child: Child, report_to: RawFd, helper: RawFd, help: impl FnOnce()) -> ! {
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE] {
         // SAFETY: installs no code of ours. Requests to stop are for those who started us: they end the tree. That they
         // are gone is seen where it is looked for.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
-    // Who ends all processes of our name means those who started us, whose end is seen here.
-    sys::call_process(c"drover-watcher");
+    sys::call_process(NAME);
     // Reported first: once the program runs, the spawning side asks.
-    report(report_to, STARTED, program);
+    if let Child::Program(program) | Child::Keeper(Some(program)) = child {
+        report(report_to, STARTED, program);
+    }
     // What we hold open here would never end for those who read from the program, nor for the spawning side, which
     // waits for the closing of a pipe of its own until the program runs.
     sys::close_all_but([report_to, helper]);
     help();
+    sys::close(helper);
     sys::wake_for_children();
     loop {
-        reap(program, report_to);
+        reap(child, report_to);
         if sys::wait_for_child_or_reader_gone(report_to) {
             break;
         }
@@ -136,30 +197,41 @@ fn supervise(program: libc::pid_t, report_to: RawFd, helper: RawFd, help: impl F
     loop {
         // One that forks while we look leaves us its child, which the next look finds.
         sys::kill_children();
-        reap(program, report_to);
+        reap(child, report_to);
         sys::wait_for_child(LOOK);
     }
 }
 
 /// Takes note of those that ended; does not come back when none are left.
-fn reap(program: libc::pid_t, report_to: RawFd) {
+fn reap(child: Child, report_to: RawFd) {
     loop {
         let mut status = 0;
         // SAFETY: `status` is ours; the call looks at any child.
         let ended = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
-        if ended == program {
-            if libc::WIFSIGNALED(status) {
-                report(report_to, SIGNAL, libc::WTERMSIG(status));
-            } else {
-                report(report_to, CODE, libc::WEXITSTATUS(status));
+        if ended > 0 {
+            match child {
+                Child::Program(program) if ended != program => {}
+                Child::Program(_) => report_end(report_to, status),
+                // A keeper that was killed takes the program with it, and says nothing.
+                Child::Keeper(_) if libc::WIFSIGNALED(status) => report_end(report_to, status),
+                Child::Keeper(_) => {}
             }
         } else if ended == 0 {
             return;
-        } else if ended < 0 && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+        } else if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
             // No children are left: no program, and no orphan of it.
             // SAFETY: ends this process without running anything that was registered for its end.
             unsafe { libc::_exit(0) };
         }
+    }
+}
+
+/// Reports how the program ended, from the status that the system gave.
+fn report_end(to: RawFd, status: libc::c_int) {
+    if libc::WIFSIGNALED(status) {
+        report(to, SIGNAL, libc::WTERMSIG(status));
+    } else {
+        report(to, CODE, libc::WEXITSTATUS(status));
     }
 }
 

@@ -50,8 +50,6 @@ pub(super) enum Action {
     NoNewRights,
     /// From now on these system calls are refused.
     Filter(Vec<libc::sock_filter>),
-    /// Ends with the supervisor.
-    EndWithParent,
     /// Says which permissions new files do not get.
     Mask(libc::mode_t),
     /// Goes to this folder.
@@ -93,7 +91,6 @@ impl Action {
             | Self::Personality(_)
             | Self::NoNewRights
             | Self::Filter(_)
-            | Self::EndWithParent
             | Self::Mask(_) => Step::Rights,
             Self::Run(_) | Self::Leave => Step::Program,
         }
@@ -125,7 +122,6 @@ impl Action {
             Self::Personality(_) => "set its personality".to_owned(),
             Self::NoNewRights => "forbid setuid programs".to_owned(),
             Self::Filter(_) => "install its filter of system calls".to_owned(),
-            Self::EndWithParent => "ask to be ended with its supervisor".to_owned(),
             Self::Mask(_) => "set the permissions of new files".to_owned(),
             Self::Go(folder) => format!("go to the folder {}", lossy(folder)),
             Self::Run(run) => format!("run {}", lossy(&run.program)),

@@ -85,11 +85,6 @@ fn perform(action: &Action, helper: RawFd) -> io::Result<()> {
             Action::Personality(kind) => done(libc::personality(*kind)),
             Action::NoNewRights => done(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, ONE, NONE, NONE, NONE)),
             Action::Filter(filter) => install(filter),
-            Action::EndWithParent => {
-                done(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as c_ulong))?;
-                // One that ended before does not end again. Its process id is not seen from here, but its socket is.
-                if is_over(helper)? { Err(io::Error::from_raw_os_error(libc::EPIPE)) } else { Ok(()) }
-            }
             Action::Mask(mode) => {
                 libc::umask(*mode);
                 Ok(())
@@ -99,14 +94,6 @@ fn perform(action: &Action, helper: RawFd) -> io::Result<()> {
             Action::Leave => libc::_exit(0),
         }
     }
-}
-
-/// Whether the other end of a socket is closed.
-fn is_over(socket: RawFd) -> io::Result<bool> {
-    let mut entry = libc::pollfd { fd: socket, events: 0, revents: 0 };
-    // SAFETY: the entry is ours, and one.
-    done(unsafe { libc::poll(&raw mut entry, 1, 0) })?;
-    Ok(entry.revents != 0)
 }
 
 /// Becomes the program. Waits a while for one that somebody holds open for writing: a process that another of our threads

@@ -19,6 +19,8 @@ const ADDR_NO_RANDOMIZE: c_ulong = 0x0004_0000;
 pub(crate) struct Plan {
     /// What the supervisor does before it makes the program's process.
     outer: Vec<Action>,
+    /// What the keeper does before it makes the program's process.
+    middle: Vec<Action>,
     /// What the program's process does.
     inner: Vec<Action>,
     /// Who is whom in the program's user namespace, if the supervisor has to say so: the users, and the groups.
@@ -49,6 +51,8 @@ impl Plan {
                 None
             }
         };
+        // The keeper is the first process of one pid namespace, in which it makes another, whose first one is the program.
+        let middle = vec![Action::Unshare(libc::CLONE_NEWPID)];
         let mut inner = vec![Action::Mask(0o022)];
         if let Some(group) = &sandbox.cgroup {
             inner.push(Action::Join(OpenOptions::new().write(true).open(group.processes())?.into()));
@@ -77,11 +81,10 @@ impl Plan {
         inner.extend([
             Action::Personality(kind | ADDR_NO_RANDOMIZE),
             Action::Go(path(&sandbox.folder)?),
-            Action::EndWithParent,
             Action::NoNewRights,
             Action::Filter(seccomp::filter(filter)?),
         ]);
-        Ok(Self { outer, inner, maps, owner: sandbox.ids.outside })
+        Ok(Self { outer, middle, inner, maps, owner: sandbox.ids.outside })
     }
 
     /// Adds the program: its path inside, all of its arguments from its name on, and its variables.
@@ -123,10 +126,10 @@ impl Plan {
         Ok(nix::unistd::fchown(descriptor, Some(user.into()), Some(group.into()))?)
     }
 
-    /// What failed, by the number that [`Plan::enter_outer`] or [`Plan::enter`] gave. The words begin with these.
+    /// What failed, by the number that [`Plan::enter_outer`], [`Plan::enter_middle`] or [`Plan::enter`] gave. The words begin with these.
     pub(crate) fn failure(&self, attempt: &str, number: i32, error: &io::Error) -> Option<Failure> {
         let number = usize::try_from(number).ok()?;
-        let action = self.outer.iter().chain(&self.inner).nth(number)?;
+        let action = self.outer.iter().chain(&self.middle).chain(&self.inner).nth(number)?;
         Some(Failure::new(action.step(), format!("{attempt}: {}", action.words()), error.raw_os_error()?))
     }
 
@@ -137,12 +140,19 @@ impl Plan {
         enter::all(&self.outer, 0, -1)
     }
 
+    /// Does what the keeper does; an error comes with the number of the step that failed.
+    ///
+    /// Safe to call between fork and exec: system calls on what was made before.
+    pub(crate) fn enter_middle(&self) -> Result<(), (i32, io::Error)> {
+        enter::all(&self.middle, self.outer.len(), -1)
+    }
+
     /// Does what the program's process does, and becomes the program; `helper` leads to who answers with
     /// [`Plan::help`]. Returns when a step fails.
     ///
     /// Safe to call between fork and exec: system calls on what was made before.
     pub(crate) fn enter(&self, helper: RawFd) -> (i32, io::Error) {
-        match enter::all(&self.inner, self.outer.len(), helper) {
+        match enter::all(&self.inner, self.outer.len() + self.middle.len(), helper) {
             Err(failure) => failure,
             // The last step runs the program.
             Ok(()) => (-1, io::Error::from_raw_os_error(libc::ENOSYS)),

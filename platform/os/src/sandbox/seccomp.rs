@@ -10,9 +10,7 @@
 //! buses and X servers that trust a user's number, or an accomplice who is handed an open file and lives on after the build.
 //! So there `socket` makes none of that family, and `socketpair` only such as cannot be sent elsewhere: datagrams can.
 //!
-//! Three more keep to us what is ours. The first process of a sandbox cannot go back on its word to die with its supervisor,
-//! at least not by saying so: the word is its first thread's, and does not bind another one that runs a program in its place.
-//! Subvolumes of btrfs, which look like folders that even root cannot empty, are not made. And control groups are not to be
+//! Two more keep to us what is ours. Subvolumes of btrfs, which look like folders that even root cannot empty, are not made. And control groups are not to be
 //! mounted anew, which wants a namespace of them: as a plain user, the files of a build's group are the builder's own. `clone3`,
 //! whose flags a filter does not see, is not there; the C library uses `clone` then.
 //!
@@ -36,8 +34,6 @@ enum Rule {
     Is(u32, &'static [u32], i32),
     /// Refused with this error if the argument of this number has one of these bits.
     Has(u32, u32, i32),
-    /// `prctl`: nobody says that another signal than SIGKILL, or none, is to come with their parent's end.
-    Death,
 }
 
 /// Makes a socket of a family: not one of the machine's own names.
@@ -79,7 +75,6 @@ const X86_64: Table = Table {
         (90, Rule::Mode(1)),     // chmod
         (91, Rule::Mode(1)),     // fchmod
         (133, Rule::Mode(1)),    // mknod
-        (157, Rule::Death),      // prctl
         (248, Rule::Absent),     // add_key
         (249, Rule::Absent),     // request_key
         (250, Rule::Absent),     // keyctl
@@ -108,7 +103,6 @@ const I386: Table = Table {
         (54, CONTROL),           // ioctl
         (94, Rule::Mode(1)),     // fchmod
         (120, SPACES),           // clone
-        (172, Rule::Death),      // prctl
         (286, Rule::Absent),     // add_key
         (287, Rule::Absent),     // request_key
         (288, Rule::Absent),     // keyctl
@@ -136,7 +130,6 @@ const GENERIC: &[(u32, Rule)] = &[
     (53, Rule::Mode(2)),    // fchmodat
     (56, Rule::Open(2, 3)), // openat
     (97, SPACES),           // unshare
-    (167, Rule::Death),     // prctl
     (217, Rule::Absent),    // add_key
     (218, Rule::Absent),    // request_key
     (219, Rule::Absent),    // keyctl
@@ -179,7 +172,6 @@ const ARM: Table = Table {
         (54, CONTROL),           // ioctl
         (94, Rule::Mode(1)),     // fchmod
         (120, SPACES),           // clone
-        (172, Rule::Death),      // prctl
         (309, Rule::Absent),     // add_key
         (310, Rule::Absent),     // request_key
         (311, Rule::Absent),     // keyctl
@@ -337,16 +329,6 @@ fn block(table: &Table, kind: Kind) -> Vec<sock_filter> {
                 }
                 block.push(ALLOW);
             }
-            Rule::Death => block.extend([
-                equal(*number, 0, 6),
-                load(argument(0)),
-                equal(libc::PR_SET_PDEATHSIG as u32, 0, 3),
-                load(argument(1)),
-                equal(libc::SIGKILL as u32, 1, 0),
-                // As if it had been done.
-                refuse(0),
-                ALLOW,
-            ]),
             Rule::Open(flags, mode) => block.extend([
                 equal(*number, 0, 6),
                 load(argument(flags)),
@@ -429,12 +411,6 @@ mod tests {
                             assert_eq!(with(&[(place, bits | 0x11)]), error(errno), "{number}");
                             assert_eq!(with(&[(place, !bits)]), ALLOWED, "{number}");
                         }
-                        Rule::Death => {
-                            assert_eq!(with(&[(0, 1)]), error(0), "{number}");
-                            assert_eq!(with(&[(0, 1), (1, 18)]), error(0), "{number}");
-                            assert_eq!(with(&[(0, 1), (1, 9)]), ALLOWED, "{number}");
-                            assert_eq!(with(&[(0, 38), (1, 1)]), ALLOWED, "{number}");
-                        }
                         Rule::Mode(mode) => {
                             assert_eq!(with(&[(mode, 0o1777)]), ALLOWED, "{number}");
                             assert_eq!(with(&[(mode, 0o4755)]), EPERM, "{number}");
@@ -505,7 +481,6 @@ mod tests {
             (libc::SYS_clone, SPACES),
             (libc::SYS_unshare, SPACES),
             (libc::SYS_ioctl, CONTROL),
-            (libc::SYS_prctl, Rule::Death),
             (libc::SYS_socket, FAMILY),
             (libc::SYS_socketpair, PAIR),
         ] {

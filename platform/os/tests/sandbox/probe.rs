@@ -3,6 +3,8 @@
 use std::ffi::CString;
 use std::io;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use drover_os::process::Program;
 
@@ -91,6 +93,7 @@ fn answer(what: &str, on: &str) -> io::Result<()> {
                 }
                 child
             }
+            "outlive" => return Err(outlive()),
             "io_uring_setup" => libc::syscall(libc::SYS_io_uring_setup, 1, 0),
             other => panic!("{other} is not probed"),
         }
@@ -105,32 +108,15 @@ fn pair(kind: libc::c_int) -> libc::c_long {
     libc::c_long::from(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) })
 }
 
-/// Runs before anything else, in the first thread, whose word it is to die with the supervisor; tests run in others.
-#[used]
-// SAFETY: the section is that of functions which the loader calls, of this type.
-#[unsafe(link_section = ".init_array")]
-static FIRST: extern "C" fn() = first;
-
-extern "C" fn first() {
-    if std::env::var_os(WHAT).is_some_and(|what| what == "outlive") {
-        outlive();
-    }
-}
-
-/// Takes back that it dies with its supervisor, and stays.
-fn outlive() -> ! {
-    let mut signal = 0;
-    // SAFETY: the calls take numbers, and the address of one to fill.
+/// Takes back all that could have the first process be killed with its parent, which is its first thread's word and not that of
+/// this one: it becomes the first one by running a program, which stays.
+fn outlive() -> io::Error {
+    // SAFETY: takes numbers.
     unsafe {
-        for signal in [0, libc::SIGCONT] {
-            libc::prctl(libc::PR_SET_PDEATHSIG, signal);
-        }
-        libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut signal);
+        assert_ne!(libc::getpid(), libc::gettid());
+        libc::prctl(libc::PR_SET_PDEATHSIG, 0);
     }
-    println!("stays, with signal {signal}.");
-    loop {
-        std::thread::park();
-    }
+    Command::new("/bin/sh").args(["-c", "echo it stays; exec sleep 1000000"]).exec()
 }
 
 /// As a program of 32 bits does.
