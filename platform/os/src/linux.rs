@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::machine::Memory;
-pub(crate) use kin::{ask_for_senders, be_known, end_with_parent, sender};
+pub(crate) use kin::{ask_for_senders, be_known, end_with_parent, is_told, sender, tell};
 
 #[path = "linux/kin.rs"]
 mod kin;

@@ -58,6 +58,29 @@ pub(crate) fn be_known(socket: RawFd) -> bool {
     unsafe { libc::send(socket, b"!".as_ptr().cast(), 1, libc::MSG_NOSIGNAL) == 1 }
 }
 
+/// Tells who waits in [`is_told`] that he may go on.
+///
+/// Safe to call between fork and exec: one system call.
+pub(crate) fn tell(socket: RawFd) {
+    // Where nobody waits any more there is nobody to tell.
+    be_known(socket);
+}
+
+/// Waits for a [`tell`]; whether there was one.
+///
+/// Safe to call between fork and exec: system calls on its own stack.
+pub(crate) fn is_told(socket: RawFd) -> bool {
+    let mut byte = [0_u8; 1];
+    loop {
+        // SAFETY: the byte is ours.
+        match unsafe { libc::recv(socket, byte.as_mut_ptr().cast(), 1, 0) } {
+            1 => return true,
+            -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            _ => return false,
+        }
+    }
+}
+
 /// Has the calling process be killed with its parent, the owner of the other end of this socket; whether that lives.
 ///
 /// Safe to call between fork and exec: system calls only.
@@ -84,8 +107,11 @@ mod tests {
         ask_for_senders(ours).unwrap();
         assert!(be_known(theirs));
         assert_eq!(sender(ours), i32::try_from(std::process::id()).ok());
+        tell(ours);
+        assert!(is_told(theirs));
         sys::close(theirs);
         assert_eq!(sender(ours), None);
+        assert!(!is_told(ours));
         sys::close(ours);
     }
 }

@@ -99,7 +99,11 @@ pub(super) fn split_into(sandbox: &Plan, report_to: RawFd, fail_to: RawFd) -> ! 
             sys::close(theirs);
             // None when there will be no program, of which it says more to the second pipe.
             let program = sys::sender(ours);
-            let help = || program.map_or((), |program| sandbox.help(program, ours));
+            let help = || {
+                let Some(program) = program else { return };
+                sys::tell(ours);
+                sandbox.help(program, ours);
+            };
             supervise(Child::Keeper(program), report_to, ours, help)
         }
     }
@@ -125,7 +129,8 @@ fn keep(sandbox: &Plan, report_to: RawFd, fail_to: RawFd, socket: RawFd) -> ! {
             sys::close(report_to);
             // SAFETY: as in `split`.
             unsafe { libc::setsid() };
-            if !sys::be_known(socket) {
+            // Its start is reported before anything of it can be, even its end.
+            if !(sys::be_known(socket) && sys::is_told(socket)) {
                 fail(fail_to, -1, &io::Error::from_raw_os_error(libc::EPIPE));
             }
             let (number, error) = sandbox.enter(socket);
