@@ -6,6 +6,7 @@
 //!                                           there; its time is that of the last use
 //! ROOT/gnu/store/.drover/placing/HASH-NAME  an item that is on its way in or out, and does not count
 //! ROOT/gnu/store/.drover/making/N           what is being unpacked, built or removed
+//! ROOT/gnu/store/.drover/root/              empty: where builds have their root mounted
 //! ROOT/gnu/store/.drover/{lock,boot,checkpoint}
 //! ```
 //!
@@ -59,6 +60,7 @@ struct Inner {
     items: PathBuf,
     placing: PathBuf,
     making: PathBuf,
+    mount_point: PathBuf,
     /// `.drover` itself.
     own: PathBuf,
     /// Where the links are that keep items.
@@ -129,6 +131,12 @@ impl Store {
         let made = DirBuilder::new().mode(0o700).create(&making.path);
         made.map_err(StoreError::io("make the folder", &making.path))?;
         Ok(making)
+    }
+
+    /// An empty folder of the store's own, for mounting something on it out of everybody else's sight.
+    #[must_use]
+    pub fn mount_point(&self) -> &Path {
+        &self.inner.mount_point
     }
 
     /// Keeps these items, which may come later, and all that they refer to, while the [`Hold`] lives. They are used now.

@@ -50,7 +50,8 @@ pub(super) fn open(root: &Path, roots: &Path) -> Result<Inner, StoreError> {
         }
     }
     let (items, placing, making) = (own.join("items"), own.join("placing"), own.join("making"));
-    for folder in [&own, &items, &placing, &making] {
+    let mount_point = own.join("root");
+    for folder in [&own, &items, &placing, &making, &mount_point] {
         make(folder)?;
     }
     let lock = Lock::take(&own.join("lock"))?;
@@ -68,6 +69,7 @@ pub(super) fn open(root: &Path, roots: &Path) -> Result<Inner, StoreError> {
         items,
         placing,
         making,
+        mount_point,
         own,
         roots: roots.to_owned(),
         is_root: user::is_root(),

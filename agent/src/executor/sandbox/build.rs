@@ -4,13 +4,13 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use drover_os::machine;
 use drover_os::process::{Exit, Program, Tree};
 use drover_os::sandbox::{self, Failure, Sandbox, Step};
-use drover_store::{Derivation, STORE_DIR, StorePath};
+use drover_store::{Derivation, StorePath};
 
 use super::builder::{self, Fault};
 use super::environment::environment;
@@ -48,27 +48,24 @@ impl Ground {
         }
         let inputs = plan.closure(&self.store)?;
         let slot = self.slots.take();
-        let root = self.root(plan, &inputs, making.path().join("root"), slot.number());
+        let root = self.root(plan, &inputs, making.path(), slot.number());
         let root = match root {
             Ok(root) => root,
             Err(GraphError::Derivation(why)) => return Ok(Ended::Failed(why)),
             Err(GraphError::Step(error)) => return Err(error),
         };
-        let ended = self.build_in(&root, plan, &inputs, job, sink, stop);
-        root.take_back().map_err(|e| failed("take back the root of a build", e))?;
-        ended
+        self.build_in(&root, plan, &inputs, job, sink, stop)
     }
 
     /// The root with everything in it.
-    fn root(&self, plan: &Plan, inputs: &[StorePath], at: PathBuf, slot: u32) -> Result<Root, GraphError> {
+    fn root(&self, plan: &Plan, inputs: &[StorePath], making: &Path, slot: u32) -> Result<Root, GraphError> {
         let step = |error| GraphError::Step(failed("make the root of a build", error));
-        let mut root = Root::make(at, &plan.path, root::ids(self.is_root, slot)).map_err(step)?;
+        let mut root = Root::make(making, &plan.path, root::ids(self.is_root, slot)).map_err(step)?;
         root.add_inputs(&self.store, inputs).map_err(step)?;
         if plan.derivation.is_fixed_output() {
-            root.add_network().map_err(step)?;
+            root.add_network();
         }
-        graph::write(&self.store, &plan.derivation, &root.at(root.build_folder()))?;
-        root.hand_over().map_err(step)?;
+        graph::write(&self.store, &plan.derivation, &root.build_folder())?;
         Ok(root)
     }
 
@@ -98,15 +95,16 @@ impl Ground {
         drop(tree);
         let ended = match end? {
             End::Limit(limit) => limit.ended(&plan.path),
-            End::Exit(exit) if exit.is_success() => match root.found_again(STORE_DIR) {
-                Ok(folder) if plan.derivation.is_fixed_output() => {
+            End::Exit(exit) if exit.is_success() => {
+                let folder = root.outputs().map_err(|e| failed("open the folder of a build's outputs", e))?;
+                if plan.derivation.is_fixed_output() {
                     let copies = root.beside("copies");
                     fs::create_dir(&copies).map_err(|e| failed("make a folder for copies of outputs", e))?;
-                    self.place(plan, inputs, &folder, Some(&copies))?
+                    self.place(plan, inputs, folder, Some(&copies))?
+                } else {
+                    self.place(plan, inputs, folder, None)?
                 }
-                Ok(folder) => self.place(plan, inputs, &folder, None)?,
-                Err(why) => Ended::Failed(why),
-            },
+            }
             End::Exit(exit) => Ended::Failed(self.why(plan, exit, &sandbox)),
         };
         if let Ended::Failed(why) = &ended {
@@ -114,7 +112,7 @@ impl Ground {
         }
         if let Some(to) = &self.settings.keep_failed {
             if ended != Ended::Succeeded {
-                let folder = root.found_again(root.build_folder());
+                let folder = root.build_folder_again();
                 let words = match folder.and_then(|folder| keep::keep(&folder, to).map_err(|e| e.to_string()))
                 {
                     Ok(place) => format!("note: keeping build directory `{}'\n", place.display()),
@@ -134,13 +132,14 @@ impl Ground {
             cgroups.make(&name, &super::amounts(&self.settings))
         });
         Ok(Sandbox {
-            root: root.path().to_owned(),
+            root: self.store.mount_point().to_owned(),
+            made: root.made.clone(),
             binds: root.binds.clone(),
             ids: root.ids(),
             host_name: "localhost".to_owned(),
             network: plan.derivation.is_fixed_output(),
             bits32: plan.is_32_bits(&self.system),
-            folder: root.build_folder().into(),
+            folder: root.build_folder_inside().into(),
             limits: sandbox::Limits { processes, ..sandbox::Limits::default() },
             cgroup: group.transpose().map_err(|e| failed("make a control group for a build", e))?,
         })
@@ -153,7 +152,7 @@ impl Ground {
         Program::new(builder)
             .named(Path::new(builder).file_name().unwrap_or(builder))
             .args(derivation.args.iter().map(|arg| OsStr::from_bytes(arg)))
-            .environment(environment(derivation, root.build_folder(), self.cores(), machine))
+            .environment(environment(derivation, &root.build_folder_inside(), self.cores(), machine))
             .one_output()
             .sandbox(sandbox)?
             .spawn()

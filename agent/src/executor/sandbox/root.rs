@@ -1,14 +1,15 @@
-//! The folder that a builder sees as `/`.
+//! What a builder sees as `/`.
 //!
-//! It lies in a folder of the store that is removed after the build, so that outputs move into place without being copied
-//! and nothing stays in the machine's own /tmp.
+//! Most of it is in memory. What the builder writes to, the store's folder with its outputs and the private `/tmp`, is on
+//! the store's disk, in a folder that is removed after the build, so that outputs move into place without being copied and
+//! nothing stays in the machine's own /tmp.
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
-use drover_os::sandbox::{Bind, Ids};
+use drover_os::sandbox::{Bind, Ids, Made};
 use drover_store::STORE_DIR;
 use drover_store::path::StorePath;
 
@@ -19,17 +20,25 @@ const BUILDER: (u32, u32) = (30001, 30000);
 /// What a builder with the machine's network also needs of the machine.
 const NETWORK_FILES: [&str; 4] = ["/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/services", "/etc/hosts"];
 const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost\n";
+/// What else is there, besides /proc and /dev.
+const FOLDERS: [&str; 4] = ["/gnu", STORE_DIR, "/etc", TMP];
+const TMP: &str = "/tmp";
 
 /// A root that is ready.
 #[derive(Debug)]
 pub(super) struct Root {
-    folder: PathBuf,
+    /// What is `/gnu/store` inside.
+    store: PathBuf,
+    /// What is `/tmp` inside.
+    tmp: PathBuf,
+    /// The name of the build folder, which is in there.
     build_folder: String,
     ids: Ids,
+    pub(super) made: Vec<Made>,
     pub(super) binds: Vec<Bind>,
 }
 
-/// Whose a file in the root is.
+/// Whose a folder in the root is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Whose {
     /// The machine's, and the builder's group.
@@ -45,25 +54,27 @@ pub(super) fn ids(is_root: bool, slot: u32) -> Ids {
 }
 
 impl Root {
-    /// Makes one at `folder`, which does not exist, for the derivation of this path.
-    pub(super) fn make(folder: PathBuf, derivation: &StorePath, ids: Ids) -> io::Result<Self> {
+    /// Makes one in the folder `making`, which is empty, for the derivation of this path.
+    pub(super) fn make(making: &Path, derivation: &StorePath, ids: Ids) -> io::Result<Self> {
         // Outside of sandboxes the last number tells builds of one name apart; here there is never another one.
-        let build_folder = format!("/tmp/guix-build-{}-0", derivation.name());
-        let root = Self { folder, build_folder, ids, binds: Vec::new() };
-        fs::create_dir(&root.folder)?;
-        for (path, mode) in [("/gnu", 0o755), ("/etc", 0o755), ("/proc", 0o555), ("/dev", 0o755)] {
-            root.folder(path, mode, None)?;
-        }
-        root.folder(STORE_DIR, 0o1775, Some(Whose::Group))?;
-        root.folder("/tmp", 0o1777, None)?;
-        root.folder(&root.build_folder, 0o700, None)?;
-        let (user, group) = root.ids.inside;
+        let build_folder = format!("guix-build-{}-0", derivation.name());
+        let (store, tmp) = (making.join("store"), making.join("tmp"));
+        let (user, group) = ids.inside;
         let passwd = format!(
             "nixbld:x:{user}:{group}:Nix build user:/:/noshell\nnobody:x:65534:65534:Nobody:/:/noshell\n"
         );
-        write_file(&root.at("/etc/passwd"), passwd.as_bytes())?;
-        write_file(&root.at("/etc/group"), format!("nixbld:!:{group}:\n").as_bytes())?;
-        write_file(&root.at("/etc/hosts"), HOSTS.as_bytes())?;
+        let mut made: Vec<_> = FOLDERS.map(|path| Made::Folder(path.into())).into();
+        made.extend([
+            Made::File("/etc/passwd".into(), passwd.into()),
+            Made::File("/etc/group".into(), format!("nixbld:!:{group}:\n").into()),
+            Made::File("/etc/hosts".into(), HOSTS.into()),
+        ]);
+        let own = |from: &Path, to: &str| Bind { from: from.into(), to: to.into(), write: true };
+        let binds = vec![own(&store, STORE_DIR), own(&tmp, TMP)];
+        let root = Self { store, tmp, build_folder, ids, made, binds };
+        root.folder(&root.store, 0o1775, Some(Whose::Group))?;
+        root.folder(&root.tmp, 0o1777, None)?;
+        root.folder(&root.tmp.join(&root.build_folder), 0o700, Some(Whose::Builder))?;
         Ok(root)
     }
 
@@ -71,7 +82,7 @@ impl Root {
     pub(super) fn add_inputs(&mut self, store: &Store, inputs: &[StorePath]) -> io::Result<()> {
         self.binds.reserve(inputs.len());
         for input in inputs {
-            let (from, to) = (store.on_disk(input), self.at(input.as_str()));
+            let (from, to) = (store.on_disk(input), self.store.join(input.base_name()));
             let kind = fs::symlink_metadata(&from)?.file_type();
             if kind.is_symlink() {
                 // It is all in its target; mounted it would be what it points to.
@@ -89,46 +100,43 @@ impl Root {
     }
 
     /// Has the builder see how names are resolved here.
-    pub(super) fn add_network(&mut self) -> io::Result<()> {
+    pub(super) fn add_network(&mut self) {
         for path in NETWORK_FILES {
             // A link may lead to where the builder sees nothing.
             let Ok(from) = fs::canonicalize(path) else { continue };
             if from.is_file() {
-                write_file(&self.at(path), b"")?;
+                if !self.made.iter().any(|made| made.path() == Path::new(path)) {
+                    self.made.push(Made::File(path.into(), Vec::new()));
+                }
                 self.binds.push(Bind { from, to: path.into(), write: false });
             }
         }
-        Ok(())
     }
 
-    /// Gives to the builder what is its own, after which nothing more can be added.
-    pub(super) fn hand_over(&self) -> io::Result<()> {
-        self.give(&self.at(&self.build_folder), Whose::Builder)?;
-        self.give(&self.folder, Whose::Group)?;
-        fs::set_permissions(&self.folder, Permissions::from_mode(0o555))
+    /// Where what the builder put into the store is on the machine. The builder is dead.
+    ///
+    /// # Errors
+    /// When the folder cannot be opened to us again.
+    pub(super) fn outputs(&self) -> io::Result<&Path> {
+        self.reopen(&self.store)?;
+        Ok(&self.store)
     }
 
-    /// Lets it be taken apart again; the builder is dead.
-    pub(super) fn take_back(&self) -> io::Result<()> {
-        fs::set_permissions(&self.folder, Permissions::from_mode(0o755))
-    }
-
-    /// Where a folder that was made here is on the machine, after the builder had it, and open to us again. Where all of the
-    /// root is the builder's, there may be a link in its place, which would lead anywhere.
+    /// Where the build folder is on the machine, and open to us again. The builder is dead. It may have put a link there,
+    /// which would lead anywhere.
     ///
     /// # Errors
     /// What the builder did.
-    pub(super) fn found_again(&self, inside: &str) -> Result<PathBuf, String> {
-        let mut path = self.folder.clone();
-        for name in inside.split('/').filter(|name| !name.is_empty()) {
-            self.reopen(&path).map_err(|error| format!("the builder has closed {inside}: {error}"))?;
-            path.push(name);
-            if !fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
-                return Err(format!("the builder has put something else in the place of {inside}"));
-            }
+    pub(super) fn build_folder_again(&self) -> Result<PathBuf, String> {
+        let inside = self.build_folder_inside();
+        let closed = |error| format!("the builder has closed {inside}: {error}");
+        self.reopen(&self.tmp).map_err(closed)?;
+        let folder = self.build_folder();
+        if !fs::symlink_metadata(&folder).is_ok_and(|metadata| metadata.is_dir()) {
+            return Err(format!("the builder has put something else in the place of {inside}"));
         }
-        self.reopen(&path).map_err(|error| format!("the builder has closed {inside}: {error}"))?;
-        Ok(path)
+        self.reopen(&folder).map_err(closed)?;
+        Ok(folder)
     }
 
     /// Takes back what the builder, who has our own user, may have done to the mode of a folder.
@@ -139,14 +147,9 @@ impl Root {
         }
     }
 
-    /// Where it is on the machine.
-    pub(super) fn path(&self) -> &Path {
-        &self.folder
-    }
-
     /// A place beside it on the machine, where no builder comes.
     pub(super) fn beside(&self, name: &str) -> PathBuf {
-        self.folder.with_file_name(name)
+        self.store.with_file_name(name)
     }
 
     /// Who the builder is.
@@ -155,23 +158,22 @@ impl Root {
     }
 
     /// The build folder as the builder sees it.
-    pub(super) fn build_folder(&self) -> &str {
-        &self.build_folder
+    pub(super) fn build_folder_inside(&self) -> String {
+        format!("{TMP}/{}", self.build_folder)
     }
 
-    /// Where a path inside is on the machine, until the builder has it.
-    pub(super) fn at(&self, inside: &str) -> PathBuf {
-        self.folder.join(inside.trim_start_matches('/'))
+    /// Where the build folder is on the machine, until the builder has it.
+    pub(super) fn build_folder(&self) -> PathBuf {
+        self.tmp.join(&self.build_folder)
     }
 
-    fn folder(&self, inside: &str, mode: u32, whose: Option<Whose>) -> io::Result<()> {
-        let path = self.at(inside);
-        fs::create_dir(&path)?;
+    fn folder(&self, path: &Path, mode: u32, whose: Option<Whose>) -> io::Result<()> {
+        fs::create_dir(path)?;
         if let Some(whose) = whose {
-            self.give(&path, whose)?;
+            self.give(path, whose)?;
         }
         // Afterwards: a change of owner may cost bits, and so does our umask.
-        fs::set_permissions(&path, Permissions::from_mode(mode))
+        fs::set_permissions(path, Permissions::from_mode(mode))
     }
 
     /// Changes the owner, where there is another one.

@@ -24,8 +24,8 @@ pub(super) enum Action {
     Restrict { to: CString, flags: c_ulong },
     /// Makes a folder.
     Folder { path: CString, mode: libc::mode_t },
-    /// Makes an empty file.
-    File(CString),
+    /// Makes a file.
+    File { path: CString, text: Vec<u8> },
     /// Makes a symbolic link.
     Link { to: CString, at: CString },
     /// Makes this folder, which is a mount point, the root, and lets go of the old one.
@@ -79,7 +79,7 @@ impl Action {
             | Self::Bind { .. }
             | Self::Restrict { .. }
             | Self::Folder { .. }
-            | Self::File(_)
+            | Self::File { .. }
             | Self::Link { .. }
             | Self::Root(_)
             | Self::Go(_) => Step::Mounts,
@@ -110,7 +110,7 @@ impl Action {
             Self::Bind { from, to, .. } => format!("mount {} on {}", lossy(from), lossy(to)),
             Self::Restrict { to, .. } => format!("restrict what is mounted on {}", lossy(to)),
             Self::Folder { path, .. } => format!("make the folder {}", lossy(path)),
-            Self::File(path) => format!("make the file {}", lossy(path)),
+            Self::File { path, .. } => format!("make the file {}", lossy(path)),
             Self::Link { at, .. } => format!("make the symbolic link {}", lossy(at)),
             Self::Root(root) => format!("make {} its root", lossy(root)),
             Self::Name(name) => format!("call the machine {}", lossy(name)),

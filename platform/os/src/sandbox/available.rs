@@ -41,6 +41,7 @@ pub fn available() -> Result<(), Unavailable> {
     let folder = Folder::new()?;
     let sandbox = Sandbox {
         root: folder.0.clone(),
+        made: Vec::new(),
         binds: Vec::new(),
         ids: Ids { inside: (NOBODY, NOBODY), outside: crate::user::is_root().then_some((NOBODY, NOBODY)) },
         host_name: "localhost".into(),
@@ -86,10 +87,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // Its mount points are all there is in it. What cannot be removed does no harm.
-        for name in ["dev", "proc"] {
-            let _ = std::fs::remove_dir(self.0.join(name));
-        }
+        // Empty, it does no harm where it cannot be removed.
         let _ = std::fs::remove_dir(&self.0);
     }
 }

@@ -53,11 +53,13 @@ fn perform(action: &Action, helper: RawFd) -> io::Result<()> {
                 // As it is said, whatever new files do not get.
                 done(libc::chmod(path.as_ptr(), *mode))
             }
-            Action::File(path) => {
+            Action::File { path, text } => {
                 let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_CLOEXEC;
                 let file = libc::open(path.as_ptr(), flags, 0o666);
                 done(file)?;
-                done(libc::close(file))
+                let written = write(file, text);
+                done(libc::close(file))?;
+                written
             }
             Action::Link { to, at } => done(libc::symlink(to.as_ptr(), at.as_ptr())),
             Action::Root(root) => change_root(root),

@@ -31,7 +31,7 @@ mod users;
 #[path = "elsewhere.rs"]
 pub(crate) mod plan;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use available::{Unavailable, available};
 pub use failure::{Failure, Step};
@@ -39,10 +39,13 @@ pub use failure::{Failure, Step};
 /// What a program gets instead of the machine.
 #[derive(Debug)]
 pub struct Sandbox {
-    /// The folder that becomes `/`, absolute. It is made ready by the caller, with an empty file or folder at each place
-    /// where a bind goes; `dev` and `proc` are made in it where they are not there.
+    /// An absolute path to a folder of the machine, on which `/` is mounted: a file system in memory, which nobody inside can
+    /// change. What the folder itself has is hidden from what is mounted, so none of it can be a bind's.
     pub root: PathBuf,
-    /// What of the machine is there, mounted in this order.
+    /// What is made in it before anything is mounted, parents first; /proc and /dev come by themselves.
+    pub made: Vec<Made>,
+    /// What of the machine is there, mounted in this order. Where one goes there is an empty file or folder: made, or within
+    /// an earlier one of these, where it is the caller's to make.
     pub binds: Vec<Bind>,
     /// Who the program is.
     pub ids: Ids,
@@ -60,8 +63,30 @@ pub struct Sandbox {
     pub cgroup: Option<cgroup::Group>,
 }
 
+/// Something small that is in the root of a sandbox, by its absolute path inside. It belongs to root, or to ourselves without
+/// root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Made {
+    /// A folder.
+    Folder(PathBuf),
+    /// A file that everybody may read.
+    File(PathBuf, Vec<u8>),
+    /// A symbolic link, and where it leads.
+    Link(PathBuf, PathBuf),
+}
+
+impl Made {
+    /// Its path inside.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Folder(path) | Self::File(path, _) | Self::Link(path, _) => path,
+        }
+    }
+}
+
 /// A file or folder of the machine that is there in a sandbox; symbolic links are refused, for they would be followed:
-/// make them in the root. What is mounted below it is not there, and neither setuid programs nor devices work in it.
+/// make them. What is mounted below it is not there, and neither setuid programs nor devices work in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bind {
     /// Its absolute path on the machine.

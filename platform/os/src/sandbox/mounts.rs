@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::action::Action;
-use super::plan::{ensure_folder, invalid, path, text};
-use super::{Bind, Sandbox};
+use super::plan::{invalid, path, text};
+use super::{Bind, Made, Sandbox};
 
 /// Neither setuid programs nor devices.
 const HARMLESS: c_ulong = libc::MS_NOSUID | libc::MS_NODEV;
@@ -25,22 +25,36 @@ const LINKS: [(&CStr, &str); 5] = [
 
 /// The steps from the machine's root to the sandbox's.
 pub(super) fn actions(sandbox: &Sandbox) -> io::Result<Vec<Action>> {
-    let root = path(&sandbox.root)?;
-    let mut actions = vec![
-        Action::Private,
-        // What becomes the root has to be a mount point.
-        Action::Bind { from: root.clone(), to: root.clone(), flags: HARMLESS },
-    ];
-    for bind in &sandbox.binds {
-        actions.push(bind_action(&sandbox.root, bind)?);
+    let root = &sandbox.root;
+    // Shown to have root's files in it, and the group's own folder, which is all that guix-daemon's root tells.
+    let group = sandbox.ids.outside.map(|(_, group)| format!(",gid={group}")).unwrap_or_default();
+    let options = CString::new(format!("mode=0555,size=1m{group}"))?;
+    let quiet = HARMLESS | libc::MS_NOEXEC;
+    path(root)?;
+    let mut actions = vec![Action::Private, mount(c"tmpfs", root, quiet, &options)?];
+    let (proc, dev) = (root.join("proc"), root.join("dev"));
+    actions.push(Action::Folder { path: text(&proc)?, mode: 0o555 });
+    actions.push(Action::Folder { path: text(&dev)?, mode: 0o755 });
+    for made in &sandbox.made {
+        actions.push(made_action(root, made)?);
     }
-    let (proc, dev) = (sandbox.root.join("proc"), sandbox.root.join("dev"));
-    ensure_folder(&proc)?;
-    ensure_folder(&dev)?;
-    actions.push(mount(c"proc", &proc, HARMLESS | libc::MS_NOEXEC, c"")?);
+    for bind in &sandbox.binds {
+        actions.push(bind_action(root, bind)?);
+    }
+    actions.push(mount(c"proc", &proc, quiet, c"")?);
     devices(&dev, &mut actions)?;
-    actions.push(Action::Root(root));
+    actions.push(Action::Restrict { to: text(root)?, flags: quiet | libc::MS_RDONLY });
+    actions.push(Action::Root(text(root)?));
     Ok(actions)
+}
+
+fn made_action(root: &Path, made: &Made) -> io::Result<Action> {
+    let at = |path| text(inside(root, path)?);
+    Ok(match made {
+        Made::Folder(path) => Action::Folder { path: at(path)?, mode: 0o755 },
+        Made::File(path, text) => Action::File { path: at(path)?, text: text.clone() },
+        Made::Link(path, to) => Action::Link { to: text(to)?, at: at(path)? },
+    })
 }
 
 fn bind_action(root: &Path, bind: &Bind) -> io::Result<Action> {
@@ -79,7 +93,7 @@ fn devices(dev: &Path, actions: &mut Vec<Action>) -> io::Result<()> {
     for name in DEVICES {
         let device = Path::new("/dev").join(name);
         if device.exists() {
-            actions.push(Action::File(at(name)?));
+            actions.push(Action::File { path: at(name)?, text: Vec::new() });
             // No restrictions of ours: it is a device.
             actions.push(Action::Bind { from: text(&device)?, to: at(name)?, flags: 0 });
         }

@@ -1,7 +1,7 @@
 //! The way into a sandbox as a list of steps, made before the fork.
 
 use std::ffi::{CString, OsStr, OsString, c_ulong};
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -234,17 +234,6 @@ pub(super) fn path(path: &Path) -> io::Result<CString> {
         return Err(invalid(&format!("{}: is no absolute path", path.display())));
     }
     text(path)
-}
-
-/// Makes a folder unless it is there.
-pub(super) fn ensure_folder(path: &Path) -> io::Result<()> {
-    match fs::create_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => {
-            Err(io::Error::new(error.kind(), format!("make the folder {}: {error}", path.display())))
-        }
-        Ok(()) => Ok(()),
-    }
 }
 
 pub(super) fn invalid(message: &str) -> io::Error {

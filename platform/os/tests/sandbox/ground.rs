@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use drover_os::Deadline;
 use drover_os::process::{Exit, Program, Tree, read_all};
-use drover_os::sandbox::{Bind, Ids, Limits, Sandbox, available};
+use drover_os::sandbox::{Bind, Ids, Limits, Made, Sandbox, available};
 use drover_os::user;
 
 /// Nobody.
@@ -82,25 +82,26 @@ impl Ground {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         open(folder.path());
-        let (root, build) = (folder.path().join("root"), folder.path().join("build"));
-        for made in [&root, &build, &root.join("build"), &root.join("tmp")] {
+        let [root, build, tmp] = ["root", "build", "tmp-inside"].map(|name| folder.path().join(name));
+        for made in [&root, &build, &tmp] {
             fs::create_dir(made).unwrap();
             open(made);
         }
-        fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
+        fs::set_permissions(&tmp, fs::Permissions::from_mode(0o1777)).unwrap();
         let outside = user::is_root().then_some((USER, GROUP));
         if outside.is_some() {
             std::os::unix::fs::chown(&build, Some(USER), Some(GROUP)).unwrap();
         }
         let bind = |from: &Path, to: &str, write| Bind { from: from.into(), to: to.into(), write };
-        let mut binds = vec![bind(&build, "/build", true)];
+        let mut made = vec![Made::Folder("/build".into()), Made::Folder("/tmp".into())];
+        let mut binds = vec![bind(&build, "/build", true), bind(&tmp, "/tmp", true)];
         // What is a link on this machine is one in there.
         for name in ["usr", "bin", "lib", "lib64"] {
             let there = Path::new("/").join(name);
             match fs::read_link(&there) {
-                Ok(to) => std::os::unix::fs::symlink(to, root.join(name)).unwrap(),
+                Ok(to) => made.push(Made::Link(there, to)),
                 Err(_) if there.is_dir() => {
-                    fs::create_dir(root.join(name)).unwrap();
+                    made.push(Made::Folder(there.clone()));
                     binds.push(bind(&there, &format!("/{name}"), false));
                 }
                 Err(_) => {}
@@ -108,6 +109,7 @@ impl Ground {
         }
         let sandbox = Sandbox {
             root,
+            made,
             binds,
             ids: Ids { inside: (USER, GROUP), outside },
             host_name: "localhost".into(),
@@ -122,12 +124,10 @@ impl Ground {
 
     /// Has a file or folder of the machine's be there, too.
     pub(crate) fn bind(&mut self, from: &Path, to: &str, write: bool) {
-        let at = self.sandbox.root.join(to.trim_start_matches('/'));
-        if from.is_dir() {
-            fs::create_dir(at).unwrap()
-        } else {
-            fs::write(at, "").unwrap()
-        }
+        self.sandbox.made.push(match from.is_dir() {
+            true => Made::Folder(to.into()),
+            false => Made::File(to.into(), Vec::new()),
+        });
         self.sandbox.binds.push(Bind { from: from.into(), to: to.into(), write });
     }
 

@@ -109,18 +109,22 @@ fn it_sees_the_folder_that_it_got_and_nothing_else_of_the_machine() {
     both("inside::it_sees_the_folder_that_it_got_and_nothing_else_of_the_machine", || {
         let ground = Ground::new();
         let listed = ground.says("cd /; ls");
-        let mut expected: Vec<_> = fs::read_dir(&ground.sandbox.root)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        expected.sort();
-        assert_eq!(listed.lines().collect::<Vec<_>>(), expected);
+        let mut expected: Vec<_> =
+            ground.sandbox.made.iter().map(|made| made.path().to_str().unwrap()).collect();
+        expected.extend(["/dev", "/proc"]);
+        expected.sort_unstable();
+        let roots: Vec<_> = listed.lines().map(|name| format!("/{name}")).collect();
+        assert_eq!(roots, expected);
+        // None of it is anybody's to change, not even with the rights of whom it belongs to.
+        for attempt in ["mkdir /more", "chmod 777 /", "mv /usr /away", "touch -d @5 /"] {
+            assert!(!ground.run(attempt).0.is_success(), "{attempt}");
+        }
         // The way up ends at the root, however it is tried.
         assert_eq!(ground.says("cd /../../..; ls"), listed);
         let mounts = ground.says("cut -d' ' -f 5 /proc/self/mountinfo");
         let own = |mount: &str| {
             mount == "/"
-                || ["/proc", "/dev", "/build", "/usr", "/bin", "/lib"]
+                || ["/proc", "/dev", "/build", "/tmp", "/usr", "/bin", "/lib"]
                     .iter()
                     .any(|own| mount.starts_with(own))
         };

@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use drover_os::process::Program;
@@ -25,7 +26,7 @@ pub(crate) fn probe(ground: &mut Ground, what: &str, on: &str) -> String {
 /// What makes a call in a sandbox, as its first process.
 pub(crate) fn prober(ground: &mut Ground, what: &str, on: &str) -> Program {
     let at = "/probe";
-    if !ground.sandbox.root.join("probe").exists() {
+    if !ground.sandbox.made.iter().any(|made| made.path() == Path::new(at)) {
         ground.bind(&std::env::current_exe().unwrap(), at, false);
     }
     let program = ground.program(at, ["--exact", "probe::answers_from_within_a_sandbox", "--nocapture"]);

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 use drover_os::process::Program;
@@ -44,7 +45,7 @@ fn the_step_that_failed_is_named_with_what_it_was_about() {
     both("start::the_step_that_failed_is_named_with_what_it_was_about", || {
         let mut ground = Ground::new();
         ground.bind(&ground.build(), "/other", false);
-        fs::remove_dir(ground.sandbox.root.join("other")).unwrap();
+        assert_eq!(ground.sandbox.made.pop().unwrap().path(), Path::new("/other"));
         let error = refused(&ground, "/bin/sh");
         assert_eq!(Failure::of(&error).unwrap().step(), Step::Mounts);
         let build = ground.build();

@@ -195,18 +195,18 @@ fn a_group_of_the_kernels_is_emptied_and_removed() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_sandbox_runs_in_its_group_from_the_beginning() {
-    use crate::sandbox::{Bind, Ids, Limits, Sandbox};
+    use crate::sandbox::{Bind, Ids, Limits, Made, Sandbox};
 
     let Some(groups) = real("a_sandbox_runs_in_its_group_from_the_beginning") else { return };
     let root = tempfile::tempdir().unwrap();
     fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let mut binds = Vec::new();
+    let (mut made, mut binds) = (Vec::new(), Vec::new());
     for name in ["bin", "lib", "lib64", "usr"] {
         let from = Path::new("/").join(name);
         match fs::read_link(&from) {
-            Ok(to) => std::os::unix::fs::symlink(to, root.path().join(name)).unwrap(),
+            Ok(to) => made.push(Made::Link(from, to)),
             Err(_) if from.is_dir() => {
-                fs::create_dir(root.path().join(name)).unwrap();
+                made.push(Made::Folder(from.clone()));
                 binds.push(Bind { from: from.clone(), to: from, write: false });
             }
             Err(_) => {}
@@ -214,6 +214,7 @@ fn a_sandbox_runs_in_its_group_from_the_beginning() {
     }
     let sandbox = Sandbox {
         root: root.path().into(),
+        made,
         binds,
         ids: Ids { inside: (1000, 1000), outside: crate::user::is_root().then_some((30001, 30000)) },
         host_name: "localhost".into(),
