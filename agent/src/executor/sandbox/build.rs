@@ -152,17 +152,10 @@ impl Ground {
         Program::new(builder)
             .named(Path::new(builder).file_name().unwrap_or(builder))
             .args(derivation.args.iter().map(|arg| OsStr::from_bytes(arg)))
-            .environment(environment(derivation, &root.build_folder_inside(), self.cores(), machine))
+            .environment(environment(derivation, &root.build_folder_inside(), self.cores, machine))
             .one_output()
             .sandbox(sandbox)?
             .spawn()
-    }
-
-    fn cores(&self) -> u32 {
-        match self.settings.build_cores {
-            0 => drover_os::machine::processors().unwrap_or(1),
-            cores => cores,
-        }
     }
 
     /// What it means that a builder could not be started.

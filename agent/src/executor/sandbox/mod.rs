@@ -73,6 +73,8 @@ struct Ground {
     saved: Mutex<Instant>,
     /// What builders this machine has.
     system: String,
+    /// How many processors builders are told to use.
+    cores: u32,
     is_root: bool,
 }
 
@@ -87,6 +89,10 @@ impl SandboxExecutor {
             .ok_or_else(|| Error::Refused("Guix has no name for this machine's processor".to_owned()))?;
         let cgroups = cgroups(&settings);
         let store = Arc::new(Store::open(&settings.store_root, roots)?);
+        let cores = match settings.build_cores {
+            0 => machine::processors().unwrap_or(1),
+            cores => cores,
+        };
         Ok(Self(Arc::new(Ground {
             settings,
             store,
@@ -95,6 +101,7 @@ impl SandboxExecutor {
             cgroups,
             saved: Mutex::new(Instant::now()),
             system,
+            cores,
             is_root: user::is_root(),
         })))
     }
