@@ -83,7 +83,7 @@ pub(crate) static OPTIONS: &[Definition] = &[
     option("state-dir", "FOLDER", "/var/lib/drover-agent", "its memory", Draft::state_dir),
     option("executor", "NAME", "daemon if there", "daemon or sandbox", Draft::executor),
     Definition { only: Some(ExecutorKind::Daemon), ..option("daemon-socket", "SOCKET", "Guix's own", "where guix-daemon listens", Draft::daemon_socket) },
-    option("gc-below", "SIZE", "none; sandbox 2G", "collect garbage below", Draft::gc_below),
+    option("gc-below", "SIZE", "2G", "clean the store with less disk free", Draft::gc_below),
     Definition { switch: true, ..option("timestamp-log-output", "BOOL", "true", "begin log lines with the time", Draft::timestamps) },
     option("log-level", "LEVEL", "info", "error, warn, info, debug, trace", Draft::log_level),
     sandbox("store-root", "FOLDER", "/", "its store is gnu/store in it", Draft::store_root),

@@ -7,6 +7,7 @@ use drover_tls::Trust;
 use uuid::Uuid;
 
 use crate::options;
+use crate::session::LEAST_STORE;
 
 use super::choice::{self, ExecutorKind};
 use super::sandbox::SandboxDraft;
@@ -17,8 +18,9 @@ use super::{Config, ConfigError, Credentials, LogSettings, Place, Surroundings};
 /// The environment variable by which Guix's own programs find the daemon.
 pub(super) const DAEMON_VARIABLE: &str = "GUIX_DAEMON_SOCKET";
 
-/// How much disk is kept free for a store that is the agent's own: twice what a build must find.
-const SANDBOX_GC_BELOW: u64 = 2 << 30;
+/// How much disk is kept free for the store unless something else is said: twice what a build must find, so that what
+/// nobody needs goes before no builds are taken, and not while there is room for them.
+const GC_BELOW: u64 = 2 * LEAST_STORE;
 
 /// What was given so far. Each option has a method, which the table of options names.
 #[derive(Debug, Default)]
@@ -171,7 +173,7 @@ impl Draft {
     }
 
     pub(crate) fn gc_below(&mut self, text: &str) -> Applied {
-        self.gc_below = Some(values::size_or_none(text)?);
+        self.gc_below = Some(if text == "0" { None } else { values::size_or_none(text)? });
         Ok(())
     }
 
@@ -246,11 +248,6 @@ impl Draft {
         }
         let unheeded = self.unheeded(executor.kind);
         let sandbox = std::mem::take(&mut self.sandbox).finish(executor.kind, surroundings)?;
-        let gc_below = self.gc_below.unwrap_or(match executor.kind {
-            ExecutorKind::Daemon => None,
-            // Its store is the agent's own: nobody else cleans it.
-            ExecutorKind::Sandbox => Some(SANDBOX_GC_BELOW),
-        });
         let coordinator: BaseUrl = match self.coordinator.take() {
             Some(url) => url,
             None => "http://localhost:8745".parse().map_err(|reason: String| Place::Nowhere.error(reason))?,
@@ -279,7 +276,7 @@ impl Draft {
             executor,
             daemon_socket: daemon_socket.unwrap_or_else(DaemonSocket::usual),
             sandbox,
-            gc_below,
+            gc_below: self.gc_below.unwrap_or(Some(GC_BELOW)),
             unheeded,
             log: LogSettings {
                 level: self.log_level.unwrap_or(LogLevel::Info),

@@ -218,7 +218,6 @@ fn every_bad_value_is_refused_with_what_is_expected() {
         ("daemon-socket", "socket", "absolute path"),
         ("executor", "docker", "neither daemon nor sandbox"),
         ("gc-below", "little", "20G"),
-        ("gc-below", "0", "“none”"),
         ("store-root", "store", "absolute"),
         ("store-budget", "10GB", "20G"),
         ("authorized-keys", "/no/such/keys", "/no/such/keys: No such file"),
@@ -378,12 +377,15 @@ fn the_options_of_the_sandbox_are_its_settings() {
 }
 
 #[test]
-fn garbage_is_left_to_the_daemon_and_cleaned_in_a_store_of_our_own_unless_said() {
-    let gc_below = |arguments: &[&str]| with(arguments).gc_below;
-    assert_eq!(gc_below(&["--executor=daemon"]), None);
-    assert_eq!(gc_below(&["--executor=sandbox"]), Some(2 << 30));
-    assert_eq!(gc_below(&["--executor=daemon", "--gc-below=5G"]), Some(5 << 30));
-    assert_eq!(gc_below(&["--executor=sandbox", "--gc-below=none"]), None);
+fn a_store_is_cleaned_before_no_builds_are_taken_unless_said() {
+    for executor in ["--executor=daemon", "--executor=sandbox"] {
+        let gc_below = |arguments: &[&str]| with(&[&[executor], arguments].concat()).gc_below;
+        let by_itself = gc_below(&[]);
+        assert!(by_itself > Some(crate::session::LEAST_STORE) && by_itself <= Some(4 << 30), "{by_itself:?}");
+        assert_eq!(gc_below(&["--gc-below=5G"]), Some(5 << 30));
+        assert_eq!(gc_below(&["--gc-below=none"]), None);
+        assert_eq!(gc_below(&["--gc-below=0"]), None);
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ const LOAD_LOOK: Duration = Duration::from_secs(2);
 /// How soon an executor that does not answer is asked again.
 const EXECUTOR_LOOK: Duration = Duration::from_secs(5);
 /// No new builds with less disk for the store.
-const LEAST_STORE: u64 = 1 << 30;
+pub(crate) const LEAST_STORE: u64 = 1 << 30;
 /// No new builds with less disk for logs and results.
 const LEAST_STATE: u64 = 64 << 20;
 

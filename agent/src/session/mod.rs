@@ -11,6 +11,8 @@ mod poll;
 mod slots;
 mod tidy;
 
+pub(crate) use heartbeat::LEAST_STORE;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
