@@ -148,21 +148,6 @@ impl<C: Send + 'static> Database<C> {
         self.writer.write_blocking(Size::Large, job)
     }
 
-    /// As [`Database::write_alone_blocking`], for one of many jobs that write all over the database.
-    ///
-    /// # Errors
-    /// As [`Database::write`].
-    pub fn write_wide_blocking<R, E>(
-        &self,
-        job: impl FnOnce(&mut Tx<'_, C>) -> Result<R, E> + Send + 'static,
-    ) -> Result<R, E>
-    where
-        R: Send + 'static,
-        E: From<Error> + Send + 'static,
-    {
-        self.writer.write_blocking(Size::Wide, job)
-    }
-
     /// Runs a job that only reads, on a thread where it may take its time.
     ///
     /// # Errors

@@ -17,12 +17,9 @@ const QUEUE: usize = 1024;
 /// since they come back to many of the same pages.
 pub(super) const CHECKPOINT: u32 = 4_000;
 const LARGE_CHECKPOINT: u32 = 16_000;
-/// KiB of pages that are kept in memory: those of most jobs, of which more make nothing faster, since the system has
-/// the file in memory, and those of wide ones, which change them again and again and would have each written each time.
+/// KiB of pages that are kept in memory: the upper levels of the indexes. More of them made no job faster, since the
+/// system has the rest of the file in memory.
 pub(super) const CACHE: i64 = 2 << 10;
-const WIDE_CACHE: i64 = 16 << 10;
-/// How long after a wide job more of them are expected.
-const WIDE_TIME: Duration = Duration::from_secs(10);
 /// Jobs that share a commit at most, and how long they may take together.
 const BATCH: usize = 256;
 const BATCH_TIME: Duration = Duration::from_millis(50);
@@ -73,8 +70,6 @@ pub(super) enum Size {
     /// Much: a savepoint would have SQLite keep the old contents of every page in memory, and look through all of
     /// them at every statement. It has a transaction of its own.
     Large,
-    /// Much, and all over the database.
-    Wide,
 }
 
 struct Task<C> {
@@ -101,19 +96,10 @@ impl<C: Send + 'static> Writer<C> {
         let (tasks, mut waiting) = mpsc::channel(QUEUE);
         thread::Builder::new().name("database".to_owned()).spawn(move || {
             let mut met = None;
-            let mut wide: Option<Instant> = None;
             while let Some(Task { size, job }) = met.take().or_else(|| waiting.blocking_recv()) {
-                if size == Size::Wide {
-                    if wide.replace(Instant::now()).is_none() {
-                        set_cache(&connection, WIDE_CACHE);
-                    }
-                } else if wide.is_some_and(|last| last.elapsed() >= WIDE_TIME) {
-                    wide = None;
-                    set_cache(&connection, CACHE);
-                }
                 met = match size {
                     Size::Small => batch(&connection, job, &mut waiting, &mut committed),
-                    Size::Large | Size::Wide => {
+                    Size::Large => {
                         alone(&connection, job, &mut committed);
                         None
                     }
@@ -236,13 +222,6 @@ fn end<C>(
 fn undo(connection: &Connection) {
     if !connection.is_autocommit() {
         let _ = execute(connection, "ROLLBACK");
-    }
-}
-
-/// How much of the database may stay in memory. What is more goes at once.
-fn set_cache(connection: &Connection, kib: i64) {
-    if let Err(error) = connection.pragma_update(None, "cache_size", -kib) {
-        tracing::warn!(%error, "the database's cache stays as large as it is");
     }
 }
 

@@ -49,7 +49,7 @@ fn in_batches<R: Default + Send + 'static>(
             }
             Ok::<_, Error>((batch.len(), result))
         };
-        let (done, result) = farm.database.write_wide_blocking(job)?;
+        let (done, result) = farm.database.write_alone_blocking(job)?;
         add(result);
         if is_last {
             return Ok(());

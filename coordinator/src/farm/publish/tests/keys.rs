@@ -1,11 +1,11 @@
 //! Another key comes to sign, and old ones go.
 
 use drover_store::key::{PublicKey, SecretKey};
+use drover_wire::hook::HookKind;
 use drover_wire::key::{KeyInfo, KeyRetirement, KeyRotation, KeyState};
 
 use super::*;
 use crate::config::{HookConfig, LocationConfig};
-use drover_wire::hook::HookKind;
 
 fn block<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread()
