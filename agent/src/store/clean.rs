@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use drover_os::tree;
 use drover_store::STORE_DIR;
 use drover_store::path::StorePath;
 
@@ -277,7 +278,8 @@ impl Inner {
             Ok(_) => Some(self.move_away(&tree)?),
             Err(_) => None,
         };
-        fs::remove_file(&note).map_err(StoreError::io("remove", &note))?;
+        // After a damage it may be a folder.
+        fs::remove_file(&note).or_else(|_| tree::remove(&note)).map_err(StoreError::io("remove", &note))?;
         Ok(doomed)
     }
 }

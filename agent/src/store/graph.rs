@@ -9,12 +9,13 @@ use drover_store::path::StorePath;
 
 use super::{Inner, StoreError, Use};
 
-/// What Linux says of a broken disk or file system: EIO, EBADMSG, EUCLEAN.
-const DAMAGED: [i32; 3] = [5, 74, 117];
+/// What Linux says of a broken disk or file system: EIO, EBADMSG, EUCLEAN; and of what was repaired or meddled with: EACCES,
+/// EISDIR, ELOOP.
+const DAMAGED: [i32; 6] = [5, 74, 117, 13, 21, 40];
 
 /// Whether a file about an item will be as unreadable the next time; for want of descriptors or memory it is not, and then
 /// what it refers to must not go.
-fn is_lasting(error: &StoreError) -> bool {
+pub(super) fn is_lasting(error: &StoreError) -> bool {
     match error {
         StoreError::Unreadable { .. } => true,
         StoreError::Io { source, .. } => source.raw_os_error().is_some_and(|code| DAMAGED.contains(&code)),

@@ -14,6 +14,7 @@ use drover_store::hash::HashingWriter;
 use drover_store::nar;
 use drover_store::path::StorePath;
 
+use super::graph::is_lasting;
 use super::hold::State;
 use super::{Inner, Item, Store, StoreError};
 
@@ -137,16 +138,23 @@ impl Inner {
             }
         }
         for name in names(&self.placing)? {
-            let note = self.placing.join(&name);
-            if let Ok(item) = StorePath::parse_base(&name) {
-                let path = self.on_disk(&item);
-                if !self.has(&item) && fs::symlink_metadata(&path).is_ok() {
-                    drop(self.move_away(&path)?);
-                }
+            if let Err(error) = self.clear_note(&name) {
+                tracing::warn!("{error}; the next start tries again");
             }
-            fs::remove_file(&note).map_err(StoreError::io("clear away", &note))?;
         }
         Ok(())
+    }
+
+    /// Removes what a note is about, and then the note.
+    fn clear_note(&self, name: &str) -> Result<(), StoreError> {
+        let note = self.placing.join(name);
+        if let Ok(item) = StorePath::parse_base(name) {
+            let path = self.on_disk(&item);
+            if !self.has(&item) && fs::symlink_metadata(&path).is_ok() {
+                drop(self.move_away(&path)?);
+            }
+        }
+        tree::remove(&note).map_err(StoreError::io("clear away", &note))
     }
 
     /// Somebody may have removed items by hand, or repaired the file system. Looks at names only.
@@ -156,8 +164,7 @@ impl Inner {
         let mut gone = false;
         for item in self.all_items()? {
             if !trees.remove(item.base_name()) {
-                tracing::warn!("{item} is not in the store any more; it does not count from now on");
-                drop(self.unplace(&item)?);
+                self.drop_item(&item, "it is not in the store any more")?;
                 gone = true;
             }
         }
@@ -190,8 +197,7 @@ impl Inner {
             };
             checked += 1;
             if let Some(problem) = problem {
-                tracing::warn!("{path} did not survive the machine's end, and is dropped: {problem}");
-                drop(self.unplace(&path)?);
+                self.drop_item(&path, &format!("it did not survive the machine's end: {problem}"))?;
                 dropped += 1;
             }
         }
@@ -226,12 +232,11 @@ impl Inner {
                         let missing = item.others().find(|reference| !self.has(reference))?;
                         Some(format!("it refers to {missing}, which is not there"))
                     }),
-                    Err(error @ StoreError::Unreadable { .. }) => Some(error.to_string()),
+                    Err(error) if is_lasting(&error) => Some(error.to_string()),
                     Err(error) => return Err(error),
                 };
                 if let Some(problem) = problem {
-                    tracing::warn!("{path} is dropped: {problem}");
-                    drop(self.unplace(&path)?);
+                    self.drop_item(&path, &problem)?;
                     dropped = true;
                 }
             }
@@ -239,6 +244,17 @@ impl Inner {
                 return Ok(());
             }
         }
+    }
+
+    /// Has an item not count from now on. What the disk does not give up of it stays, and the store is opened without it.
+    fn drop_item(&self, path: &StorePath, problem: &str) -> Result<(), StoreError> {
+        tracing::warn!("{path} is dropped: {problem}");
+        match self.unplace(path) {
+            Ok(tree) => drop(tree),
+            Err(error) if self.has(path) => return Err(error),
+            Err(error) => tracing::warn!("{error}; the next start tries again"),
+        }
+        Ok(())
     }
 
     /// The paths of all items that count.

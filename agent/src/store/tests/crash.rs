@@ -231,3 +231,75 @@ fn a_plain_user_has_a_store_of_his_own() {
     let error = Store::open(&ground.root(), &ground.roots()).unwrap_err();
     assert!(matches!(error, StoreError::Owner { owner: NOBODY, user: 0, .. }), "{error}");
 }
+
+#[test]
+fn an_item_of_which_nobody_can_read_what_it_is_does_not_keep_the_store_from_being_opened() {
+    for booted in [false, true] {
+        let ground = Ground::new();
+        let store = ground.open();
+        let fine = add(&store, "fine", &[]);
+        let [closed, gone] = ["closed", "gone"].map(|name| add(&store, name, &[&fine]));
+        let above = add(&store, "above", &[&closed]);
+        let file = store.inner.file_of(&closed);
+        fs::remove_file(&file).unwrap();
+        fs::create_dir_all(file.join("folder")).unwrap();
+        // With this one gone, all that is there is looked at.
+        drover_os::tree::remove(&store.on_disk(&gone)).unwrap();
+        drop(store);
+        if booted {
+            fs::write(ground.own("boot"), "another start of the machine").unwrap();
+        }
+        let store = ground.open();
+        assert_eq!(check(&store, &ground), 1, "{booted}");
+        assert!(store.has(&fine) && !store.has(&closed) && !store.has(&above), "{booted}");
+        // And it may come again.
+        add(&store, "closed", &[&fine]);
+        assert!(is_whole(&store, &closed));
+    }
+}
+
+/// For [`an_item_that_cannot_be_removed_does_not_keep_the_store_from_being_opened`], which has a store with such a one.
+#[test]
+fn opens_a_store_with_an_item_that_cannot_be_moved() {
+    let Some((root, roots)) = ground_of_another_process() else { return };
+    // The second time there is a note of it, too.
+    for _ in 0..2 {
+        let store = Store::open(&root, &roots).unwrap();
+        assert!(is_whole(&store, &path_of("fine")));
+        assert!(!store.has(&path_of("stuck")) && store.on_disk(&path_of("stuck")).exists());
+    }
+}
+
+#[test]
+fn an_item_that_cannot_be_removed_does_not_keep_the_store_from_being_opened() {
+    let ground = Ground::new();
+    let store = ground.open();
+    add(&store, "fine", &[]);
+    let [stuck, gone] = ["stuck", "gone"].map(|name| add(&store, name, &[]));
+    File::options().write(true).open(store.inner.file_of(&stuck)).unwrap().set_len(0).unwrap();
+    drover_os::tree::remove(&store.on_disk(&gone)).unwrap();
+    let tree = store.on_disk(&stuck);
+    drop(store);
+    // What something is mounted on cannot be moved.
+    let apart = |command: &Command| {
+        let mut unshare = Command::new("unshare");
+        if !drover_os::user::is_root() {
+            unshare.args(["--user", "--map-root-user"]);
+        }
+        unshare.args(["--mount", "sh", "-c", "mount --bind \"$0\" \"$0\" && exec \"$@\""]).arg(&tree);
+        unshare.arg(command.get_program()).args(command.get_args()).env(FOLDER, ground.folder.path());
+        unshare.output()
+    };
+    if !apart(&Command::new("true")).is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIPPED: nothing can be mounted here to keep an item from being moved");
+        return;
+    }
+    let output = apart(&again("opens_a_store_with_an_item_that_cannot_be_moved", ground.folder.path()));
+    let output = output.unwrap();
+    let words = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && words.contains("1 passed"), "{words}");
+    // Once it can be moved, the next start removes what is left.
+    let store = ground.open();
+    assert!(!tree.exists());
+    assert_eq!(check(&store, &ground), 1);
+}
