@@ -68,6 +68,14 @@ pub trait Executor: Send + Sync {
     /// Whether it seems to be there, without asking it; cheap.
     fn seems_there(&self) -> bool;
 
+    /// Whether something waits to be [saved](Executor::save); cheap.
+    fn is_unsaved(&self) -> bool {
+        false
+    }
+
+    /// Makes what came into the store safe from a loss of power. May take long.
+    fn save(&self) {}
+
     /// How many bytes should go from the store although the disk has room, because the store has a limit of its own;
     /// cheap.
     fn excess(&self) -> u64 {

@@ -61,6 +61,7 @@ impl Session {
         let (state_folder, store) = (self.journal.folder(), self.executor.store());
         let machine = look_at_machine(state_folder, store);
         self.tidy_if_due(machine.store_free);
+        self.save_at_rest();
         let (heartbeat, every) = {
             let mut state = self.lock();
             let low = |free: Option<u64>, least| free.is_some_and(|free| free < least);
@@ -84,6 +85,17 @@ impl Session {
             Err(error) => tracing::debug!("{error}"),
         }
         every
+    }
+
+    /// Has the last of what came into the store written to the disk, in a thread of its own, when no builds are held: none has
+    /// to wait for the disk, and nobody wakes for it alone.
+    fn save_at_rest(&self) {
+        if !self.lock().held.is_empty() || !self.executor.is_unsaved() {
+            return;
+        }
+        if let Err(error) = self.spawn("save", |session| session.executor.save()) {
+            tracing::warn!("no thread to save the store: {error}");
+        }
     }
 
     /// Notices when the executor goes and when it comes back, where that costs nothing.
@@ -119,5 +131,88 @@ fn look_at_machine(state: &Path, store: &Path) -> Machine {
         store_free: free(store),
         state_free: free(state),
         memory_available: machine::memory().map(|memory| memory.available),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::io::Read;
+    use std::sync::{Arc, mpsc};
+
+    use drover_os::signal::Stop;
+    use drover_store::path;
+    use drover_wire::agent::{Allocation, Output};
+    use drover_wire::{BuildId, LeaseId};
+
+    use super::super::Held;
+    use super::*;
+    use crate::build::journal::Journal;
+    use crate::config::{self, Request, Surroundings};
+    use crate::executor::{Error, Executor, Workplace};
+
+    /// Has something to save at any time.
+    struct Unsaved(mpsc::Sender<()>);
+
+    impl Executor for Unsaved {
+        fn builtins(&self) -> Result<Vec<String>, Error> {
+            Ok(Vec::new())
+        }
+
+        fn open(&self) -> Result<Box<dyn Workplace>, Error> {
+            Err(Error::Away("nobody builds here".into()))
+        }
+
+        fn nar(&self, _item: &Output) -> Result<Box<dyn Read + Send>, Error> {
+            Err(Error::Away("nobody builds here".into()))
+        }
+
+        fn warm_up(&self) {}
+
+        fn store(&self) -> &Path {
+            Path::new("/")
+        }
+
+        fn seems_there(&self) -> bool {
+            true
+        }
+
+        fn is_unsaved(&self) -> bool {
+            true
+        }
+
+        fn save(&self) {
+            self.0.send(()).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_store_is_saved_when_the_agent_comes_to_rest_and_not_while_it_builds() {
+        let folder = tempfile::tempdir().unwrap();
+        let arguments =
+            ["--uuid", "7a3c0d9e-52ef-4c5b-9a37-0f8e6f0f9a11", "--password", "pw"].map(OsString::from);
+        let surroundings = Surroundings { default_file: "/no/such/file".into(), ..Surroundings::here() };
+        let Request::Run(config) = config::read(arguments, &surroundings).unwrap() else { unreachable!() };
+        let (saved, is_saved) = mpsc::channel();
+        let journal = Journal::open(folder.path()).unwrap();
+        let executor = Box::new(Unsaved(saved));
+        let session: Arc<Session> = Session::new(*config, executor, journal, Stop::new().unwrap());
+        let lease = LeaseId(1);
+        let allocation = Allocation {
+            lease,
+            build: BuildId(uuid::Uuid::nil()),
+            derivation: path::text("x.drv", b"", &[]).unwrap(),
+            priority: 0,
+            timeout: None,
+            max_silent_time: None,
+        };
+        session.lock().held.insert(lease, Held::queued(allocation));
+        session.save_at_rest();
+        session.lock().held.clear();
+        session.save_at_rest();
+        is_saved.recv_timeout(Duration::from_secs(60)).unwrap();
+        drop(session);
+        // The channel ends with the last thread.
+        assert_eq!(is_saved.recv_timeout(Duration::from_secs(60)), Err(mpsc::RecvTimeoutError::Disconnected));
     }
 }

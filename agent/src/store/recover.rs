@@ -95,6 +95,12 @@ impl Store {
         self.inner.checkpoint()
     }
 
+    /// Whether something came since the last checkpoint, of this process or perhaps of one before.
+    #[must_use]
+    pub fn is_unsaved(&self) -> bool {
+        self.inner.state().is_unsaved
+    }
+
     /// Bytes of the nars of what was added since the last checkpoint: so much would be read again after a loss of power.
     #[must_use]
     pub fn unsaved(&self) -> u64 {

@@ -108,6 +108,12 @@ impl SandboxExecutor {
 }
 
 impl Ground {
+    /// Whether something came into the store that is not on the disk, and it is time to write it there.
+    fn is_unsaved(&self) -> bool {
+        self.store.is_unsaved()
+            && self.saved.lock().unwrap_or_else(PoisonError::into_inner).elapsed() >= BETWEEN_SAVES
+    }
+
     /// Writes the store to the disk, unless that was done a moment ago.
     fn save(&self) {
         {
@@ -142,6 +148,14 @@ impl Executor for SandboxExecutor {
     }
 
     fn warm_up(&self) {
+        self.save();
+    }
+
+    fn is_unsaved(&self) -> bool {
+        self.0.is_unsaved()
+    }
+
+    fn save(&self) {
         self.0.save();
     }
 
@@ -212,5 +226,50 @@ impl Read for HeldNar {
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         Self::Refused(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use drover_store::path;
+
+    #[test]
+    fn what_came_into_the_store_is_to_be_saved_once_and_not_too_soon() {
+        let folder = tempfile::tempdir().unwrap();
+        let roots = folder.path().join("roots");
+        let settings =
+            SandboxSettings { store_root: folder.path().join("root"), ..SandboxSettings::default() };
+        let store = Arc::new(Store::open(&settings.store_root, &roots).unwrap());
+        let executor = SandboxExecutor(Arc::new(Ground {
+            settings,
+            store: Arc::clone(&store),
+            roots,
+            slots: Arc::default(),
+            cgroups: None,
+            saved: Mutex::new(Instant::now()),
+            system: "x86_64-linux".into(),
+            cores: 1,
+            is_root: false,
+        }));
+        let Some(long_ago) = Instant::now().checked_sub(BETWEEN_SAVES) else {
+            eprintln!("SKIPPED: this machine has just been started");
+            return;
+        };
+        let a_while_passes = || *executor.0.saved.lock().unwrap() = long_ago;
+        a_while_passes();
+        // For the sake of what an earlier run may have left.
+        assert!(executor.is_unsaved());
+        executor.save();
+        a_while_passes();
+        assert!(!executor.is_unsaved(), "nothing came");
+        executor.save();
+        let path = path::text("text", b"text", &[]).unwrap();
+        store.add_text(&path, b"text", &[]).unwrap();
+        assert!(!executor.is_unsaved(), "it was saved a moment ago");
+        a_while_passes();
+        assert!(executor.is_unsaved());
+        executor.save();
+        assert_eq!(store.unsaved(), 0);
     }
 }
