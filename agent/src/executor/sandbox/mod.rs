@@ -93,16 +93,17 @@ impl SandboxExecutor {
             0 => machine::processors().unwrap_or(1),
             cores => cores,
         };
+        let is_root = user::is_root();
         Ok(Self(Arc::new(Ground {
             settings,
             store,
             roots: roots.to_owned(),
-            slots: Arc::default(),
+            slots: Arc::new(if is_root { Slots::of_machine() } else { Slots::default() }),
             cgroups,
             saved: Mutex::new(Instant::now()),
             system,
             cores,
-            is_root: user::is_root(),
+            is_root,
         })))
     }
 }

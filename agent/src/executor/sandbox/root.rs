@@ -49,8 +49,12 @@ enum Whose {
 
 /// The builder's user and group: with root's rights one of a build's own, by its number; else ourselves.
 pub(super) fn ids(is_root: bool, slot: u32) -> Ids {
-    let (user, group) = BUILDER;
-    Ids { inside: BUILDER, outside: is_root.then(|| (user.saturating_add(slot), group)) }
+    Ids { inside: BUILDER, outside: is_root.then(|| (user(slot), BUILDER.1)) }
+}
+
+/// The user on the machine by the number of its build (see [`super::slots`]).
+pub(super) fn user(slot: u32) -> u32 {
+    BUILDER.0.saturating_add(slot)
 }
 
 impl Root {
