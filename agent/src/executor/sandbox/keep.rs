@@ -45,7 +45,7 @@ pub(super) fn keep(folder: &Path, to: &Path) -> io::Result<PathBuf> {
     Err(failed(io::Error::other(format!("there are {MOST} of it already"))))
 }
 
-/// To another file system, by way of a nar: without owners and dates.
+/// To another file system, by way of a nar: without owners and dates, and not at all if there are sockets or the like in it.
 fn copy(folder: &Path, place: PathBuf) -> io::Result<PathBuf> {
     fs::remove_dir(&place)?;
     nar::unpack(Packer::new(folder), &place, Limits::default()).map_err(io::Error::other)?;
@@ -55,6 +55,8 @@ fn copy(folder: &Path, place: PathBuf) -> io::Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::{MetadataExt, symlink};
+    use std::os::unix::net::UnixListener;
 
     #[test]
     fn folders_of_one_name_are_kept_side_by_side() {
@@ -69,5 +71,41 @@ mod tests {
             assert_eq!(fs::read_to_string(kept.join("file")).unwrap(), number.to_string());
             assert!(!folder.exists());
         }
+    }
+
+    /// A folder on another file system than that of temporary files.
+    fn elsewhere() -> Option<tempfile::TempDir> {
+        let here = tempfile::tempdir().unwrap();
+        let there = tempfile::tempdir_in("/dev/shm").ok()?;
+        let device = |folder: &tempfile::TempDir| folder.path().metadata().unwrap().dev();
+        (device(&here) != device(&there)).then_some(there)
+    }
+
+    #[test]
+    fn a_folder_is_copied_to_another_file_system_whole_or_not_at_all() {
+        let Some(elsewhere) = elsewhere() else {
+            eprintln!(
+                "SKIPPED: /dev/shm is not there, or not another file system than that of temporary files"
+            );
+            return;
+        };
+        let (from, to) = (tempfile::tempdir().unwrap(), elsewhere.path().join("kept"));
+        let folder = from.path().join("guix-build-x.drv-0");
+        fs::create_dir_all(folder.join("closed")).unwrap();
+        fs::write(folder.join("closed/program"), "run").unwrap();
+        fs::set_permissions(folder.join("closed/program"), Permissions::from_mode(0o700)).unwrap();
+        symlink("/no/such/file", folder.join("link")).unwrap();
+        fs::set_permissions(folder.join("closed"), Permissions::from_mode(0o700)).unwrap();
+        for number in 0..2 {
+            let kept = keep(&folder, &to).unwrap();
+            assert_eq!(kept, to.join(format!("guix-build-x.drv-{number}")));
+            assert_eq!(fs::read(kept.join("closed/program")).unwrap(), b"run");
+            assert_eq!(kept.join("closed/program").metadata().unwrap().mode() & 0o100, 0o100);
+            assert_eq!(fs::read_link(kept.join("link")).unwrap(), Path::new("/no/such/file"));
+        }
+        let _socket = UnixListener::bind(folder.join("socket")).unwrap();
+        let error = keep(&folder, &to).unwrap_err().to_string();
+        assert!(error.contains(to.to_str().unwrap()) && error.contains("socket"), "{error}");
+        assert_eq!(fs::read_dir(&to).unwrap().count(), 2);
     }
 }
