@@ -205,10 +205,10 @@ fn who_was_given_a_file_of_a_fixed_output_cannot_change_what_was_checked() {
                 return;
             }
             let making = fs::read_dir(yard.store().join(".drover/making")).unwrap();
-            let root = making.map(|entry| entry.unwrap().path().join("root")).next().unwrap();
-            let file = File::options().write(true).open(root.join(inside.trim_start_matches('/')));
-            stolen = Some(file.unwrap());
-            let go = root.join(format!("tmp/guix-build-{name}.drv-0/go"));
+            let making = making.map(|entry| entry.unwrap().path()).next().unwrap();
+            let file = making.join("store").join(inside.trim_start_matches("/gnu/store/"));
+            stolen = Some(File::options().write(true).open(file).unwrap());
+            let go = making.join(format!("tmp/guix-build-{name}.drv-0/go"));
             writeln!(File::options().write(true).open(go).unwrap(), "go").unwrap();
         });
         let mut place = yard.open();

@@ -310,7 +310,8 @@ impl Yard {
     pub fn assert_nothing_is_left(&self, made: &Made) {
         let salt = made.derivation.env(b"salt").unwrap();
         assert_eq!(crate::ground::processes_with(salt), Vec::<String>::new());
-        let making = self.store().join(".drover/making");
+        let own = self.store().join(".drover");
+        let making = own.join("making");
         let names = |folder: &Path| -> Vec<_> {
             fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().file_name()).collect()
         };
@@ -319,7 +320,7 @@ impl Yard {
         let in_tmp = names(&std::env::temp_dir());
         assert!(!in_tmp.iter().any(|name| name.to_string_lossy().starts_with(&build_folder)), "{in_tmp:?}");
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-        assert!(!mounts.contains(&*making.to_string_lossy()), "{mounts}");
+        assert!(!mounts.contains(&*own.to_string_lossy()), "{mounts}");
     }
 }
 
