@@ -6,6 +6,7 @@
 //!                                           there; its time is that of the last use
 //! ROOT/gnu/store/.drover/placing/HASH-NAME  an item that is on its way in or out, and does not count
 //! ROOT/gnu/store/.drover/making/N           what is being unpacked, built or removed
+//! ROOT/gnu/store/.drover/aside/N            an empty room that waits for the next build
 //! ROOT/gnu/store/.drover/root/              empty: where builds have their root mounted
 //! ROOT/gnu/store/.drover/{lock,boot,checkpoint}
 //! ```
@@ -60,6 +61,7 @@ struct Inner {
     items: PathBuf,
     placing: PathBuf,
     making: PathBuf,
+    aside: PathBuf,
     mount_point: PathBuf,
     /// `.drover` itself.
     own: PathBuf,
@@ -133,6 +135,22 @@ impl Store {
         Ok(making)
     }
 
+    /// Moves a folder in the making to where it waits to be [taken up](Store::take_up) again, in this run of the agent.
+    ///
+    /// # Errors
+    /// When the disk says no; it stays where it is.
+    pub fn set_aside(&self, making: &mut Making) -> Result<(), StoreError> {
+        self.inner.move_making(making, &self.inner.aside)
+    }
+
+    /// Moves a folder back to those in the making.
+    ///
+    /// # Errors
+    /// As [`Store::set_aside`].
+    pub fn take_up(&self, making: &mut Making) -> Result<(), StoreError> {
+        self.inner.move_making(making, &self.inner.making)
+    }
+
     /// An empty folder of the store's own, for mounting something on it out of everybody else's sight.
     #[must_use]
     pub fn mount_point(&self) -> &Path {
@@ -188,6 +206,13 @@ impl Inner {
     /// A path in `making` that nothing has.
     fn new_name(&self) -> PathBuf {
         self.making.join(self.number.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+
+    fn move_making(&self, making: &mut Making, to: &Path) -> Result<(), StoreError> {
+        let to = to.join(self.number.fetch_add(1, Ordering::Relaxed).to_string());
+        self.rename(&making.path, &to).map_err(StoreError::io("move a folder to", &to))?;
+        making.path = to;
+        Ok(())
     }
 
     /// Renames a tree. Who is not root may give a folder another parent only if he may write to the folder itself.

@@ -51,8 +51,8 @@ pub(super) fn open(root: &Path, roots: &Path) -> Result<Inner, StoreError> {
         }
     }
     let (items, placing, making) = (own.join("items"), own.join("placing"), own.join("making"));
-    let mount_point = own.join("root");
-    for folder in [&own, &items, &placing, &making, &mount_point] {
+    let (aside, mount_point) = (own.join("aside"), own.join("root"));
+    for folder in [&own, &items, &placing, &making, &aside, &mount_point] {
         make(folder)?;
     }
     let lock = Lock::take(&own.join("lock"))?;
@@ -70,6 +70,7 @@ pub(super) fn open(root: &Path, roots: &Path) -> Result<Inner, StoreError> {
         items,
         placing,
         making,
+        aside,
         mount_point,
         own,
         roots: roots.to_owned(),
@@ -135,12 +136,14 @@ impl Inner {
 
     /// What was on its way in or out.
     fn clear_leftovers(&self) -> Result<(), StoreError> {
-        for name in names(&self.making)? {
-            if let Err(error) = tree::remove(&self.making.join(&name)) {
-                tracing::warn!("{error}; it takes room until it is removed by hand");
-                // Its name is taken.
-                let next = name.parse::<u64>().map_or(0, |number| number.saturating_add(1));
-                self.number.fetch_max(next, Ordering::Relaxed);
+        for folder in [&self.making, &self.aside] {
+            for name in names(folder)? {
+                if let Err(error) = tree::remove(&folder.join(&name)) {
+                    tracing::warn!("{error}; it takes room until it is removed by hand");
+                    // Its name is taken.
+                    let next = name.parse::<u64>().map_or(0, |number| number.saturating_add(1));
+                    self.number.fetch_max(next, Ordering::Relaxed);
+                }
             }
         }
         for name in names(&self.placing)? {

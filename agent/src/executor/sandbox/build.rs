@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use drover_os::machine;
 use drover_os::process::{Exit, Program, Tree};
-use drover_os::sandbox::{self, Failure, Sandbox, Step};
+use drover_os::sandbox::{self, Failure, Ids, Sandbox, Step};
 use drover_store::{Derivation, StorePath};
 
 use super::builder::{self, Fault};
@@ -18,6 +18,7 @@ use super::graph::{self, GraphError};
 use super::limits::Limits;
 use super::outputs::{OutputError, Outputs};
 use super::plan::Plan;
+use super::room::Room;
 use super::root::{self, Root};
 use super::run::{self, End};
 use super::stopping::Stopping;
@@ -42,25 +43,31 @@ impl Ground {
             return Ok(Ended::Unsupported(why));
         }
         stop.check()?;
-        let making = self.store.making()?;
         if plan.derivation.builtin().is_some() {
+            let making = self.store.making()?;
             return self.download(plan, job, making.path(), sink, stop);
         }
         let inputs = plan.closure(&self.store)?;
         let slot = self.slots.take();
-        let root = self.root(plan, &inputs, making.path(), slot.number());
-        let root = match root {
+        let ids = root::ids(self.is_root, slot.number());
+        let lasts = self.is_root && !plan.derivation.is_fixed_output();
+        let room = if lasts { self.rooms.take(&self.store, ids)? } else { Room::new(&self.store, ids)? };
+        let root = match self.root(plan, &inputs, room, ids) {
             Ok(root) => root,
             Err(GraphError::Derivation(why)) => return Ok(Ended::Failed(why)),
             Err(GraphError::Step(error)) => return Err(error),
         };
-        self.build_in(&root, plan, &inputs, job, sink, stop)
+        let ended = self.build_in(&root, plan, &inputs, job, sink, stop)?;
+        if lasts {
+            self.rooms.give_back(&self.store, root.into_room());
+        }
+        Ok(ended)
     }
 
     /// The root with everything in it.
-    fn root(&self, plan: &Plan, inputs: &[StorePath], making: &Path, slot: u32) -> Result<Root, GraphError> {
+    fn root(&self, plan: &Plan, inputs: &[StorePath], room: Room, ids: Ids) -> Result<Root, GraphError> {
         let step = |error| GraphError::Step(failed("make the root of a build", error));
-        let mut root = Root::make(making, &plan.path, root::ids(self.is_root, slot)).map_err(step)?;
+        let mut root = Root::make(room, &plan.path, ids).map_err(step)?;
         root.add_inputs(&self.store, inputs).map_err(step)?;
         if plan.derivation.is_fixed_output() {
             root.add_network();
@@ -100,9 +107,9 @@ impl Ground {
                 if plan.derivation.is_fixed_output() {
                     let copies = root.beside("copies");
                     fs::create_dir(&copies).map_err(|e| failed("make a folder for copies of outputs", e))?;
-                    self.place(plan, inputs, folder, Some(&copies))?
+                    self.place(plan, inputs, &folder, Some(&copies))?
                 } else {
-                    self.place(plan, inputs, folder, None)?
+                    self.place(plan, inputs, &folder, None)?
                 }
             }
             End::Exit(exit) => Ended::Failed(self.why(plan, exit, &sandbox)),

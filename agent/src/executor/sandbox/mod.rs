@@ -1,7 +1,7 @@
 //! Builds without anybody's help: a sandbox of our own over a store of our own.
 //!
 //! A build goes through here in this order: `plan` reads the derivation, says whether this machine can build it, and
-//! finds its inputs; `root` makes the folder that the builder sees as `/`, with the inputs in it; `environment` and
+//! finds its inputs; `root` makes what the builder sees as `/`, with the inputs in it, in a `room` on the disk; `environment` and
 //! `graph` make what else the builder is given; `build` starts it (`builder` says why that is not to be) and `run`
 //! follows it to its end, within its `limits`; `outputs` checks what it made (or a `copy`, where somebody else may
 //! still have that in hand), against `restrictions` too, and puts it into the store. All of this lies in one folder
@@ -20,6 +20,7 @@ mod limits;
 mod outputs;
 mod plan;
 mod restrictions;
+mod room;
 mod root;
 mod run;
 mod slots;
@@ -40,6 +41,7 @@ use drover_wire::agent::Output;
 use super::{Error, Executor, Workplace};
 use crate::config::SandboxSettings;
 use crate::store::{Hold, Store, StoreError};
+use room::Rooms;
 use slots::Slots;
 pub(crate) use stopping::Stopping;
 pub use workplace::SandboxWorkplace;
@@ -68,6 +70,7 @@ struct Ground {
     /// Links in here keep items.
     roots: PathBuf,
     slots: Arc<Slots>,
+    rooms: Rooms,
     cgroups: Option<Cgroups>,
     /// When all of the store was written to the disk last.
     saved: Mutex<Instant>,
@@ -99,6 +102,7 @@ impl SandboxExecutor {
             store,
             roots: roots.to_owned(),
             slots: Arc::new(if is_root { Slots::of_machine() } else { Slots::default() }),
+            rooms: Rooms::default(),
             cgroups,
             saved: Mutex::new(Instant::now()),
             system,
@@ -247,6 +251,7 @@ mod tests {
             store: Arc::clone(&store),
             roots,
             slots: Arc::default(),
+            rooms: Rooms::default(),
             cgroups: None,
             saved: Mutex::new(Instant::now()),
             system: "x86_64-linux".into(),

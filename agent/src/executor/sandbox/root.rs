@@ -1,18 +1,19 @@
 //! What a builder sees as `/`.
 //!
 //! Most of it is in memory. What the builder writes to, the store's folder with its outputs and the private `/tmp`, is on
-//! the store's disk, in a folder that is removed after the build, so that outputs move into place without being copied and
-//! nothing stays in the machine's own /tmp.
+//! the store's disk, in the build's [`Room`], so that outputs move into place without being copied and nothing comes into
+//! the machine's own /tmp.
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use drover_os::sandbox::{Bind, Ids, Made};
 use drover_store::STORE_DIR;
 use drover_store::path::StorePath;
 
+use super::room::{self, Room};
 use crate::store::Store;
 
 /// The user and the group of builders, as they see themselves.
@@ -27,24 +28,13 @@ const TMP: &str = "/tmp";
 /// A root that is ready.
 #[derive(Debug)]
 pub(super) struct Root {
-    /// What is `/gnu/store` inside.
-    store: PathBuf,
-    /// What is `/tmp` inside.
-    tmp: PathBuf,
-    /// The name of the build folder, which is in there.
+    /// With what is `/gnu/store` and `/tmp` inside.
+    room: Room,
+    /// The name of the build folder, which is in `/tmp`.
     build_folder: String,
     ids: Ids,
     pub(super) made: Vec<Made>,
     pub(super) binds: Vec<Bind>,
-}
-
-/// Whose a folder in the root is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Whose {
-    /// The machine's, and the builder's group.
-    Group,
-    /// The builder's.
-    Builder,
 }
 
 /// The builder's user and group: with root's rights one of a build's own, by its number; else ourselves.
@@ -58,11 +48,10 @@ pub(super) fn user(slot: u32) -> u32 {
 }
 
 impl Root {
-    /// Makes one in the folder `making`, which is empty, for the derivation of this path.
-    pub(super) fn make(making: &Path, derivation: &StorePath, ids: Ids) -> io::Result<Self> {
+    /// Makes one in this room, for the derivation of this path.
+    pub(super) fn make(room: Room, derivation: &StorePath, ids: Ids) -> io::Result<Self> {
         // Outside of sandboxes the last number tells builds of one name apart; here there is never another one.
         let build_folder = format!("guix-build-{}-0", derivation.name());
-        let (store, tmp) = (making.join("store"), making.join("tmp"));
         let (user, group) = ids.inside;
         let passwd = format!(
             "nixbld:x:{user}:{group}:Nix build user:/:/noshell\nnobody:x:65534:65534:Nobody:/:/noshell\n"
@@ -74,30 +63,26 @@ impl Root {
             Made::File("/etc/hosts".into(), HOSTS.into()),
         ]);
         let own = |from: &Path, to: &str| Bind { from: from.into(), to: to.into(), write: true };
-        let binds = vec![own(&store, STORE_DIR), own(&tmp, TMP)];
-        let root = Self { store, tmp, build_folder, ids, made, binds };
-        root.folder(&root.store, 0o1775, Some(Whose::Group))?;
-        root.folder(&root.tmp, 0o1777, None)?;
-        root.folder(&root.tmp.join(&root.build_folder), 0o700, Some(Whose::Builder))?;
+        let binds = vec![own(&room.store(), STORE_DIR), own(&room.tmp(), TMP)];
+        let root = Self { room, build_folder, ids, made, binds };
+        let (user, group) = ids.outside.unzip();
+        room::folder(&root.build_folder(), 0o700, user, group)?;
         Ok(root)
     }
 
     /// Has the builder see these items of the store, which it cannot change.
     pub(super) fn add_inputs(&mut self, store: &Store, inputs: &[StorePath]) -> io::Result<()> {
+        self.room.keep_points(inputs)?;
         self.binds.reserve(inputs.len());
         for input in inputs {
-            let (from, to) = (store.on_disk(input), self.store.join(input.base_name()));
+            let from = store.on_disk(input);
             let kind = fs::symlink_metadata(&from)?.file_type();
             if kind.is_symlink() {
                 // It is all in its target; mounted it would be what it points to.
-                symlink(fs::read_link(&from)?, &to)?;
+                symlink(fs::read_link(&from)?, self.room.store().join(input.base_name()))?;
                 continue;
             }
-            if kind.is_dir() {
-                fs::create_dir(&to)?
-            } else {
-                write_file(&to, b"")?
-            }
+            self.room.point(input, kind.is_dir())?;
             self.binds.push(Bind { from, to: input.as_str().into(), write: false });
         }
         Ok(())
@@ -121,9 +106,10 @@ impl Root {
     ///
     /// # Errors
     /// When the folder cannot be opened to us again.
-    pub(super) fn outputs(&self) -> io::Result<&Path> {
-        self.reopen(&self.store)?;
-        Ok(&self.store)
+    pub(super) fn outputs(&self) -> io::Result<PathBuf> {
+        let store = self.room.store();
+        self.reopen(&store)?;
+        Ok(store)
     }
 
     /// Where the build folder is on the machine, and open to us again. The builder is dead. It may have put a link there,
@@ -134,7 +120,7 @@ impl Root {
     pub(super) fn build_folder_again(&self) -> Result<PathBuf, String> {
         let inside = self.build_folder_inside();
         let closed = |error| format!("the builder has closed {inside}: {error}");
-        self.reopen(&self.tmp).map_err(closed)?;
+        self.reopen(&self.room.tmp()).map_err(closed)?;
         let folder = self.build_folder();
         if !fs::symlink_metadata(&folder).is_ok_and(|metadata| metadata.is_dir()) {
             return Err(format!("the builder has put something else in the place of {inside}"));
@@ -153,7 +139,7 @@ impl Root {
 
     /// A place beside it on the machine, where no builder comes.
     pub(super) fn beside(&self, name: &str) -> PathBuf {
-        self.store.with_file_name(name)
+        self.room.beside(name)
     }
 
     /// Who the builder is.
@@ -168,23 +154,12 @@ impl Root {
 
     /// Where the build folder is on the machine, until the builder has it.
     pub(super) fn build_folder(&self) -> PathBuf {
-        self.tmp.join(&self.build_folder)
+        self.room.tmp().join(&self.build_folder)
     }
 
-    fn folder(&self, path: &Path, mode: u32, whose: Option<Whose>) -> io::Result<()> {
-        fs::create_dir(path)?;
-        if let Some(whose) = whose {
-            self.give(path, whose)?;
-        }
-        // Afterwards: a change of owner may cost bits, and so does our umask.
-        fs::set_permissions(path, Permissions::from_mode(mode))
-    }
-
-    /// Changes the owner, where there is another one.
-    fn give(&self, path: &Path, whose: Whose) -> io::Result<()> {
-        let Some((user, group)) = self.ids.outside else { return Ok(()) };
-        let user = if whose == Whose::Builder { Some(user) } else { None };
-        chown(path, user, Some(group))
+    /// Its room, after the build.
+    pub(super) fn into_room(self) -> Room {
+        self.room
     }
 }
 
