@@ -71,7 +71,7 @@ pub use error::Error;
 pub use lease::{Lease, LogLength};
 use live::Live;
 pub use log::LogPlace;
-pub use outputs::{Held, NarPlace};
+pub use outputs::{Held, KeptNar, NarPlace};
 pub use places::PlaceError;
 pub use publish::Publication;
 use secrets::Secrets;

@@ -41,6 +41,17 @@ pub enum Held {
     Otherwise(NarFile),
 }
 
+/// The nar of an item as it is kept.
+#[derive(Debug, Clone)]
+pub struct KeptNar {
+    /// The item.
+    pub path: StorePath,
+    /// How it is compressed there.
+    pub compression: Compression,
+    /// Where it is.
+    pub place: NarPlace,
+}
+
 impl Farm {
     /// What is known of an item; with the signature that guix-daemon's import wants, if it is for an agent.
     ///
@@ -69,6 +80,30 @@ impl Farm {
             }
             let other = files::of(sql, id)?.into_iter().next();
             other.map(Held::Otherwise).ok_or_else(|| not_held(&path))
+        });
+        looked_up.await
+    }
+
+    /// Where the nar of a fixed output is that is one file with this SHA-256, published or not.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn file(self: &Arc<Self>, hash: Sha256Hash) -> Result<KeptNar, Error> {
+        let looked_up = self.database.read(move |sql| {
+            let select = "SELECT path FROM fixed_outputs \
+                          WHERE hash = ?1 AND algorithm = 'sha256' AND recursive = 0";
+            let ids: Vec<i64> = sql
+                .prepare_cached(select)?
+                .query_map([hash.as_bytes()], |row| row.get(0))?
+                .collect::<rusqlite::Result<_>>()?;
+            for id in ids {
+                for compression in Compression::ALL.into_iter().rev() {
+                    if let Some(place) = Self::nar_place(sql, id, compression)? {
+                        return Ok(KeptNar { path: paths::path(sql, id)?, compression, place });
+                    }
+                }
+            }
+            Err(Error::NotFound { what: "file with the SHA-256", name: hash.base32() })
         });
         looked_up.await
     }

@@ -13,6 +13,8 @@ use super::error::Error;
 const UNPACKED: usize = 16;
 /// How many nars are packed anew for agents at once, each as the above.
 const REPACKED: usize = 32;
+/// How many files are unpacked for agents at once, each as the above.
+const FILES: usize = 32;
 /// How many parts of files in buckets the public reads at once: each takes at most 3 MiB.
 const FROM_BUCKETS: usize = 128;
 /// How many logs the public reads at once: each takes the window of its compression, 4 MiB, and half a MiB.
@@ -27,6 +29,8 @@ pub struct Turns {
     pub unpack: Turn,
     /// To pack a nar anew for an agent.
     pub repack: Turn,
+    /// To unpack a file for an agent.
+    pub unpack_file: Turn,
     /// To read from a bucket for the public.
     pub read_bucket: Turn,
     /// To read a log for the public.
@@ -52,6 +56,7 @@ impl Default for Turns {
         Self {
             unpack: turn(UNPACKED, "nars that are unpacked on their way out"),
             repack: turn(REPACKED, "nars that are compressed anew on their way out"),
+            unpack_file: turn(FILES, "files that are unpacked on their way to agents"),
             read_bucket: turn(FROM_BUCKETS, "nars that are read from buckets"),
             read_log: turn(LOGS, "logs that are not asked for in compressed form"),
         }

@@ -9,7 +9,7 @@ use axum::response::IntoResponse;
 use drover_wire::agent::{Heartbeat, Hello, Poll};
 use drover_wire::route::Route;
 use drover_wire::route::agents::{
-    BUNDLE, CLOSURE, DECLARE, HEARTBEAT, HELLO, KEY, LOG, NAR, POLL, REPORT, UPLOAD,
+    BUNDLE, CLOSURE, DECLARE, FILE, HEARTBEAT, HELLO, KEY, LOG, NAR, POLL, REPORT, UPLOAD,
 };
 use drover_wire::{LOG_CHUNK_LIMIT, LeaseId};
 use serde::Deserialize;
@@ -17,7 +17,7 @@ use serde::Deserialize;
 use super::body::{MESSAGE_LIMIT, SMALL_MESSAGE_LIMIT};
 use super::call::{Answer, Call, json, to_its_end};
 use super::router::{Mounted, at};
-use super::{bundle, nar};
+use super::{bundle, contents, nar};
 use crate::farm::Farm;
 use crate::farm::change::AgentRow;
 
@@ -30,6 +30,7 @@ pub(super) fn handler(route: &Route) -> Option<Mounted> {
         CLOSURE => at(route, closure),
         BUNDLE => at(route, bundle::download),
         NAR => at(route, nar::download),
+        FILE => at(route, contents::download),
         LOG => at(route, log),
         DECLARE => at(route, declare),
         UPLOAD => at(route, upload),

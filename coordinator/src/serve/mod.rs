@@ -11,6 +11,7 @@ mod bundle;
 mod call;
 mod clients;
 mod content;
+mod contents;
 mod file;
 mod hooks;
 mod imports;

@@ -1,11 +1,12 @@
 //! Nars, whole and in part.
 
-use drover_wire::route::{agents, clients};
+use drover_store::{Sha256Hash, base32};
+use drover_wire::route::{agents, clients, public};
 use drover_wire::{Code, NAR_TYPE};
 use ureq::SendBody;
 
 use crate::agent::Agent;
-use crate::graph::{derivation, noise, output};
+use crate::graph::{derivation, derivation_with, noise, output};
 use crate::house::House;
 use crate::peer::{Answer, Peer};
 
@@ -98,5 +99,43 @@ fn a_nar_that_is_not_held_is_not_found() {
         let answer = peer.get(&clients::NAR.path(&[&made.out.base_name()]));
         answer.refused(Code::NotFound);
         assert_eq!(answer.header("cache-control"), "no-store", "it may come at any moment");
+    }
+}
+
+#[test]
+fn agents_have_fixed_outputs_by_their_hash_published_or_not_and_nobody_else_has() {
+    for size in [0, 100, 3 << 20] {
+        let house = House::start();
+        let made = derivation_with("source?1.tar", &[], &[("allowSubstitutes", "0")]);
+        house.client().submit(&[&made]);
+        let agent = house.agent("one");
+        let contents = noise(size);
+        let (kept, bytes) = output(&made.out, &contents, &[]);
+        agent.succeed(agent.allocation().lease, &kept, &bytes);
+        let hash = Sha256Hash::of(&contents);
+        let path = agents::FILE.path(&[&made.out.name(), &hash.base32()]);
+        agent.0.get(&path).refused(Code::NotFound);
+        // One of a nar is none of a file.
+        for recursive in [true, false] {
+            let note =
+                "INSERT OR REPLACE INTO fixed_outputs SELECT id, 'sha256', ?2, ?3 FROM paths WHERE base = ?1";
+            let noted =
+                house.database().execute(note, (made.out.base_name(), recursive, hash.as_bytes())).unwrap();
+            assert_eq!(noted, 1);
+            let answer = agent.0.get(&path);
+            if recursive {
+                answer.refused(Code::NotFound);
+                continue;
+            }
+            assert_eq!((answer.status, answer.header("content-length")), (200, &*size.to_string()));
+            assert!(answer.body == contents);
+        }
+        assert_eq!(house.stranger().get(&public::FILE.path(&[&made.out.name(), &hash.base32()])).status, 404);
+        Peer::new(agent.0.address, "").get(&path).refused(Code::Unauthorized);
+        Peer::new(agent.0.address, &house.client().0.authorization).get(&path).refused(Code::Unauthorized);
+        house.client().0.get(&path).refused(Code::NotFound);
+        let none = base32::encode(&[7; 32]);
+        agent.0.get(&agents::FILE.path(&[&made.out.name(), &none])).refused(Code::NotFound);
+        agent.0.get(&agents::FILE.path(&[&made.out.name(), &"no-hash"])).refused(Code::BadRequest);
     }
 }

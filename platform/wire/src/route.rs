@@ -38,8 +38,8 @@ pub struct Route {
 }
 
 impl Route {
-    /// The address with its variable parts filled in, in their order. Parts are identifiers and base names of store
-    /// paths, which need no escaping.
+    /// The address with its variable parts filled in, in their order. Parts are identifiers, hashes, and names of store
+    /// items, of whose characters only the question mark means something in an address.
     #[must_use]
     pub fn path(&self, parts: &[&dyn Display]) -> String {
         let mut parts = parts.iter();
@@ -47,7 +47,7 @@ impl Route {
         for segment in self.pattern.split('/').skip(1) {
             path.push('/');
             match parts.next_if_variable(segment) {
-                Some(part) => path.push_str(&part.to_string()),
+                Some(part) => path.push_str(&part.to_string().replace('?', "%3F")),
                 None => path.push_str(segment),
             }
         }
@@ -91,6 +91,7 @@ pub mod agents {
         CLOSURE Get "/v1/leases/{lease}/closure" "→ `Closure`";
         BUNDLE Post "/v1/bundle" "`BundleRequest` → a bundle of derivations and sources";
         NAR Get "/v1/nars/{item}" "→ the zstd-compressed nar of a store item, named by its base name; ranges";
+        FILE Get "/v1/file/{name}/sha256/{hash}" "→ the contents of a fixed output that is one file, published or not, by their SHA-256 in base32";
         LOG Patch "/v1/leases/{lease}/log" "bytes at `?offset=` → `Received`";
         DECLARE Post "/v1/leases/{lease}/outputs" "`Output` → `Received`: where to go on";
         UPLOAD Patch "/v1/leases/{lease}/outputs/{item}" "bytes of the zstd-compressed nar at `?offset=`, to its end → `Received`";
@@ -170,6 +171,7 @@ mod tests {
     fn variable_parts_are_filled_in_their_order() {
         assert_eq!(agents::UPLOAD.path(&[&7, &"abc-hello"]), "/v1/leases/7/outputs/abc-hello");
         assert_eq!(agents::HELLO.path(&[]), "/v1/hello");
+        assert_eq!(agents::FILE.path(&[&"a?b=c", &"0"]), "/v1/file/a%3Fb=c/sha256/0");
     }
 
     #[test]
