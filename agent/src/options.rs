@@ -89,7 +89,7 @@ pub(crate) static OPTIONS: &[Definition] = &[
     sandbox("store-root", "FOLDER", "/", "its store is gnu/store in it", Draft::store_root),
     sandbox("store-budget", "SIZE", "none", "clean the store above it", Draft::store_budget),
     sandbox("authorized-keys", "FILE", "/etc/guix/acl", "whose items it takes", Draft::authorized_keys),
-    sandbox("content-addressed-mirrors", "URLS", "", "where downloads are by hash", Draft::mirrors),
+    sandbox("content-addressed-mirrors", "URLS", "", "where else downloads are by hash", Draft::mirrors),
     sandbox("build-cores", "N", "0, all", "what builders are told to use", Draft::build_cores),
     sandbox("keep-failed", "FOLDER", "", "keep folders of failed builds here", Draft::keep_failed),
     sandbox("log-limit", "SIZE", "1G", "end builds that print more", Draft::log_limit),

@@ -21,7 +21,8 @@ pub fn sandbox(folder: &Path) -> Result<SandboxExecutor> {
     for folder in [&store_root, &roots] {
         std::fs::create_dir_all(folder)?;
     }
-    Ok(SandboxExecutor::new(SandboxSettings { store_root, ..SandboxSettings::default() }, &roots)?)
+    let settings = SandboxSettings { store_root, ..SandboxSettings::default() };
+    Ok(SandboxExecutor::new(settings, &roots, None)?)
 }
 
 /// Puts the shell of a graph into the executor's store.

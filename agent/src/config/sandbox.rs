@@ -24,8 +24,8 @@ pub struct SandboxSettings {
     pub build_cores: u32,
     /// The folder into which the build folders of failed builds go; absolute. None: they are removed.
     pub keep_failed: Option<PathBuf>,
-    /// What the addresses of content-addressed downloads begin with, in the order in which to ask; without a slash at
-    /// the end.
+    /// What the addresses of content-addressed downloads begin with, in the order in which to ask, after the farm and the
+    /// addresses of a derivation; without a slash at the end.
     pub mirrors: Vec<String>,
     /// The most bytes that a build may print.
     pub log_limit: Option<u64>,

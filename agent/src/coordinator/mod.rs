@@ -5,6 +5,8 @@
 
 mod call;
 mod error;
+#[cfg(target_os = "linux")]
+mod files;
 
 use std::io::Read;
 use std::time::Duration;
@@ -21,6 +23,8 @@ use crate::http::{Client, Patience};
 use call::Caller;
 pub use call::Download;
 pub use error::Error;
+#[cfg(target_os = "linux")]
+pub use files::FarmFiles;
 
 /// The most bytes of an answer that holds little.
 const SMALL: u64 = 1 << 20;

@@ -8,9 +8,12 @@ pub mod daemon;
 #[cfg(target_os = "linux")]
 pub mod sandbox;
 
+use std::fmt;
 use std::io::{self, Read};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
+use drover_store::Sha256Hash;
 use drover_store::path::StorePath;
 use drover_wire::ItemInfo;
 use drover_wire::agent::{Output, TimeLimit};
@@ -173,6 +176,16 @@ pub trait Nars: Sync {
     /// # Errors
     /// When it cannot be had; other troubles show in reading.
     fn open<'a>(&'a self, item: &'a ItemInfo) -> io::Result<Box<dyn Read + Send + 'a>>;
+}
+
+/// Where files are had by their hash before anybody else is asked. Several may be read at a time.
+pub trait Files: fmt::Debug + Send + Sync {
+    /// The contents of the fixed output of this name and SHA-256, as they come, which may turn out to be others, or longer;
+    /// none if there is no such file. Whatever this waits for ends when `stop` becomes readable.
+    ///
+    /// # Errors
+    /// When it cannot be had now; other troubles show in reading.
+    fn open(&self, name: &str, hash: &Sha256Hash, stop: BorrowedFd<'_>) -> io::Result<Option<Box<dyn Read>>>;
 }
 
 /// Ends something, from any thread, any number of times.

@@ -15,3 +15,5 @@ pub use client::{Client, Patience, SendError};
 // For the sandbox, which is there on Linux only.
 #[cfg(target_os = "linux")]
 pub(crate) use remote::Remote;
+#[cfg(target_os = "linux")]
+pub(crate) use stop::Wanted;

@@ -1,8 +1,9 @@
 //! The end of a client's requests by somebody else's word.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use drover_os::Deadline;
@@ -19,22 +20,26 @@ impl Client {
     /// Does `work`, during which this client's requests end, the later ones too, once `stop` is readable. Clones of the
     /// client that are used elsewhere suffer the same.
     pub(crate) fn while_wanted<T>(&self, stop: BorrowedFd<'_>, work: impl FnOnce() -> T) -> T {
-        let Ok((done, waits)) = UnixStream::pair() else {
-            tracing::warn!("no descriptor is left for the end of downloads: a stop waits for them");
-            return work();
-        };
-        thread::scope(|scope| {
-            let watch = || self.watch(stop, waits.as_fd());
+        let _wanted = self.wanted_until(stop);
+        work()
+    }
+
+    /// As [`Client::while_wanted`], for as long as what this gives is there.
+    pub(crate) fn wanted_until(&self, stop: BorrowedFd<'_>) -> Wanted {
+        let watch = || {
+            let (done, waits) = UnixStream::pair()?;
+            let (client, stop) = (self.clone(), stop.try_clone_to_owned()?);
             let thread = thread::Builder::new().name("http-stop".into()).stack_size(STACK);
-            if let Err(error) = thread.spawn_scoped(scope, watch) {
-                tracing::warn!(
-                    "start a thread for the end of downloads, for which a stop waits now: {error}"
-                );
+            let thread = thread.spawn(move || client.watch(stop.as_fd(), waits.as_fd()))?;
+            Ok::<_, io::Error>((done, thread))
+        };
+        match watch() {
+            Ok((done, thread)) => Wanted { done: Some(done), thread: Some(thread) },
+            Err(error) => {
+                tracing::warn!("watch for the end of downloads, for which a stop waits now: {error}");
+                Wanted { done: None, thread: None }
             }
-            let result = work();
-            drop(done);
-            result
-        })
+        }
     }
 
     fn watch(&self, stop: BorrowedFd<'_>, done: BorrowedFd<'_>) {
@@ -51,13 +56,27 @@ impl Client {
     }
 }
 
+/// That the requests of a client end with somebody's word.
+pub(crate) struct Wanted {
+    done: Option<UnixStream>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        drop(self.done.take());
+        // It does not panic.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::http::testing::Server;
     use crate::http::{Patience, Remote};
     use drover_tls::Trust;
-    use std::io::{self, Read};
+    use std::io::Read;
     use std::sync::{Mutex, mpsc};
 
     #[test]

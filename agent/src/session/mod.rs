@@ -27,7 +27,7 @@ use drover_wire::{LeaseId, PROTOCOL, Phase};
 use crate::build::control::{Control, Order};
 use crate::build::journal::{Finished, Journal, JournalError};
 use crate::config::{Config, ExecutorKind};
-use crate::coordinator::{self, Coordinator};
+use crate::coordinator::{self, Coordinator, FarmFiles};
 use crate::executor::daemon::DaemonExecutor;
 use crate::executor::sandbox::SandboxExecutor;
 use crate::executor::{self, Executor};
@@ -125,7 +125,9 @@ fn executor(config: &Config, roots: &Path) -> Result<Box<dyn Executor>, SessionE
             if settings.keys.keys().is_empty() {
                 tracing::warn!("no key is authorized: only sources can be had; see --authorized-keys");
             }
-            Ok(Box::new(SandboxExecutor::new(settings, roots).map_err(SessionError::Executor)?))
+            let files = Box::new(FarmFiles::new(config));
+            let executor = SandboxExecutor::new(settings, roots, Some(files));
+            Ok(Box::new(executor.map_err(SessionError::Executor)?))
         }
     }
 }

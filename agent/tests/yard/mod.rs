@@ -132,7 +132,7 @@ pub fn yard_with(change: impl FnOnce(&mut SandboxSettings)) -> Option<Yard> {
         store_budget: None,
     };
     change(&mut settings);
-    let executor = SandboxExecutor::new(settings, &roots).unwrap();
+    let executor = SandboxExecutor::new(settings, &roots, None).unwrap();
     let link = |name: &str| (name.as_bytes().to_vec(), Node::Symlink(b"busybox".to_vec()));
     let mut bin: BTreeMap<_, _> = APPLETS.into_iter().map(link).collect();
     bin.insert(b"busybox".to_vec(), Node::program(fs::read(busybox).unwrap()));

@@ -2,6 +2,7 @@
 //! out of it, whatever it tries.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod downloads;
 mod endings;
 mod escapes;
 mod same;

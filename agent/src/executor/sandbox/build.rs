@@ -246,7 +246,7 @@ impl Ground {
         fs::create_dir(&folder).map_err(|e| failed("make a folder for a download", e))?;
         sink.started();
         let mut limits = Limits::new(job, self.settings.log_limit, sink);
-        let done = fetch::run(&self.store, plan, &self.settings, &folder, &mut limits, stop)?;
+        let done = fetch::run(self, plan, &folder, &mut limits, stop)?;
         match done {
             Some(ended) => Ok(ended),
             None => self.place(plan, &[], &folder, None),

@@ -1,13 +1,14 @@
 //! `builtin:download`: what guix-daemon does by itself for derivations of downloads, done here in the agent's own process.
 //!
 //! The content-addressed mirrors of a derivation are Scheme code, which is not run: a list of the configuration is in
-//! their place. Disarchive, the Internet Archive, FTP and proxies are left to agents with a daemon.
+//! their place, and the farm itself is asked before anybody else. Disarchive, the Internet Archive, FTP and proxies are left to agents with a daemon.
 
 mod datum;
 mod request;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -22,6 +23,7 @@ use drover_store::{Sha256Hash, nar};
 use drover_tls::Trust;
 
 use super::Stopping;
+use crate::executor::Files;
 use crate::http::{Client, Patience, Remote};
 use crate::retry::{Backoff, Pauses};
 pub(super) use request::Request;
@@ -81,7 +83,22 @@ pub(super) enum DownloadError {
     },
 }
 
-/// Why one address is no use.
+/// Who may have a file.
+enum Source<'a> {
+    Farm(&'a dyn Files),
+    Address(String),
+}
+
+impl fmt::Display for Source<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Farm(_) => f.write_str("the farm"),
+            Self::Address(address) => f.write_str(address),
+        }
+    }
+}
+
+/// Why one of them is no use.
 enum Miss {
     /// The next one may be.
     Next(String),
@@ -96,35 +113,40 @@ impl From<DownloadError> for Miss {
     }
 }
 
-/// Makes the file at `dest`, which must not be there, from the first address that has it.
+/// Makes the file at `dest`, which must not be there, from the first address that has it; the farm is asked before all
+/// of them.
 ///
 /// # Errors
 /// [`DownloadError`]; nothing is left at `dest` then.
 pub(super) fn download(
     request: &Request,
+    farm: Option<&dyn Files>,
     dest: &Path,
     log: &mut Log<'_>,
     stop: &Stopping,
 ) -> Result<(), DownloadError> {
-    download_by(&Client::new(&Trust::System, PATIENCE), request, dest, log, stop)
+    download_by(&Client::new(&Trust::System, PATIENCE), request, farm, dest, log, stop)
 }
 
 fn download_by(
     client: &Client,
     request: &Request,
+    farm: Option<&dyn Files>,
     dest: &Path,
     log: &mut Log<'_>,
     stop: &Stopping,
 ) -> Result<(), DownloadError> {
-    let mut addresses = request.addresses();
-    let asked = addresses.len();
+    let farm = farm.filter(|_| request.is_by_hash()).map(Source::Farm);
+    let mut sources: Vec<_> =
+        farm.into_iter().chain(request.addresses().into_iter().map(Source::Address)).collect();
+    let asked = sources.len();
     let mut backoff = Backoff::new(PAUSES);
     client.while_wanted(stop.as_fd(), || {
         for round in 1..=ROUNDS {
             let mut again = Vec::new();
-            for address in addresses {
-                say(log, &format!("downloading {} from {address}", request.name))?;
-                let error = match one(client, request, &address, dest, log, stop) {
+            for source in sources {
+                say(log, &format!("downloading {} from {source}", request.name))?;
+                let error = match one(client, request, &source, dest, log, stop) {
                     Ok(()) => return Ok(()),
                     Err(error) => error,
                 };
@@ -135,13 +157,13 @@ fn download_by(
                     Miss::Next(why) => say(log, &format!("  not from there: {why}"))?,
                     Miss::Busy(why) => {
                         say(log, &format!("  not from there now: {why}"))?;
-                        again.push(address);
+                        again.push(source);
                     }
                     Miss::Final(error) => return Err(error),
                 }
             }
-            addresses = again;
-            if addresses.is_empty() || round == ROUNDS {
+            sources = again;
+            if sources.is_empty() || round == ROUNDS {
                 break;
             }
             let pause = Deadline::after(backoff.next_pause());
@@ -156,11 +178,23 @@ fn download_by(
 fn one(
     client: &Client,
     request: &Request,
-    address: &str,
+    source: &Source<'_>,
     dest: &Path,
     log: &mut Log<'_>,
     stop: &Stopping,
 ) -> Result<(), Miss> {
+    let address = match source {
+        Source::Address(address) => address,
+        Source::Farm(files) => {
+            let opened = files.open(&request.name, &request.hash, stop.as_fd());
+            let Some(mut file) = opened.map_err(|error| Miss::Busy(error.to_string()))? else {
+                return Err(Miss::Next("it has no such file".to_owned()));
+            };
+            // It begins anew in the next round: nobody but the farm may have it any more.
+            let broken = |error: io::Error| Miss::Busy(format!("it broke off: {error}"));
+            return keep(request, &mut file, None, broken, dest, log);
+        }
+    };
     if address.starts_with("mirror:") {
         return Err(Miss::Next("the derivation's table has no mirrors of that name".to_owned()));
     }
@@ -170,13 +204,25 @@ fn one(
     let next = |error: &dyn std::fmt::Display| Miss::Next(error.to_string());
     let mut remote = Remote::open(client, address, stop.as_fd())
         .map_err(|error| if error.is_temporary() { Miss::Busy(error.to_string()) } else { next(&error) })?;
-    if remote.address() != address {
+    if remote.address() != *address {
         say(log, &format!("  which leads to {}", remote.address()))?;
     }
     let size = remote.size();
     if size.is_some_and(|size| size > request.size_max) {
         return Err(too_large(request));
     }
+    keep(request, &mut remote, size, |error| next(&error), dest, log)
+}
+
+/// Makes the file of what comes, if that is what is wanted.
+fn keep(
+    request: &Request,
+    from: &mut dyn Read,
+    size: Option<u64>,
+    broken: impl Fn(io::Error) -> Miss,
+    dest: &Path,
+    log: &mut Log<'_>,
+) -> Result<(), Miss> {
     let disk = |source| Miss::Final(DownloadError::Disk { path: dest.display().to_string(), source });
     let mode = if request.executable { 0o755 } else { 0o644 };
     let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(dest).map_err(disk)?;
@@ -184,7 +230,10 @@ fn one(
     let mut buffer = vec![0; BUFFER];
     let mut said = Instant::now();
     loop {
-        let read = remote.read(&mut buffer).map_err(|error| next(&error))?;
+        let read = match from.read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read.map_err(&broken)?,
+        };
         let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else { break };
         file.write_all(bytes).map_err(disk)?;
         if file.count() > request.size_max {

@@ -8,13 +8,12 @@ use std::thread;
 
 use drover_os::poll::{self, Entry, Interest};
 
+use super::Ground;
 use super::download::{self, DownloadError, Request};
 use super::limits::{Clock, Limit, Limits};
 use super::plan::Plan;
 use super::stopping::Stopping;
-use crate::config::SandboxSettings;
 use crate::executor::{Ended, Error};
-use crate::store::Store;
 
 /// The stack of a thread that only waits.
 const SMALL_STACK: usize = 64 * 1024;
@@ -26,9 +25,8 @@ const SMALL_STACK: usize = 64 * 1024;
 /// [`Error::Away`] when it was stopped, [`Error::Stream`] when the log cannot be kept,
 /// [`Error::Refused`] when the download cannot.
 pub(super) fn run(
-    store: &Store,
+    ground: &Ground,
     plan: &Plan,
-    settings: &SandboxSettings,
     folder: &Path,
     limits: &mut Limits<'_>,
     stop: &Stopping,
@@ -36,14 +34,16 @@ pub(super) fn run(
     let Some((output, _)) = plan.derivation.fixed() else {
         return Ok(Some(Ended::Failed("builtin:download is for fixed outputs only".to_owned())));
     };
-    let read = |path: &_| store.read_file(path, download::TABLE_MAX);
-    let request = match Request::of(&plan.derivation, &settings.mirrors, read) {
-        Ok(request) => Request { size_max: settings.max_output_size, ..request },
+    let read = |path: &_| ground.store.read_file(path, download::TABLE_MAX);
+    let request = match Request::of(&plan.derivation, &ground.settings.mirrors, read) {
+        Ok(request) => Request { size_max: ground.settings.max_output_size, ..request },
         Err(error) => return Ok(Some(Ended::Failed(error.to_string()))),
     };
     let dest = folder.join(output.path.base_name());
     let own = Stopping::new()?;
-    let (result, limit) = within(limits, stop, &own, |log| download::download(&request, &dest, log, &own))?;
+    let farm = ground.files.as_deref();
+    let (result, limit) =
+        within(limits, stop, &own, |log| download::download(&request, farm, &dest, log, &own))?;
     stop.check()?;
     match (result, limit) {
         (_, Some(limit)) => Ok(Some(limit.ended(&plan.path))),

@@ -38,7 +38,7 @@ use drover_os::{machine, sandbox, user};
 use drover_store::nar::Packer;
 use drover_wire::agent::Output;
 
-use super::{Error, Executor, Workplace};
+use super::{Error, Executor, Files, Workplace};
 use crate::config::SandboxSettings;
 use crate::store::{Hold, Store, StoreError};
 use room::Rooms;
@@ -67,6 +67,8 @@ pub struct SandboxExecutor(Arc<Ground>);
 struct Ground {
     settings: SandboxSettings,
     store: Arc<Store>,
+    /// Asked first for what is to be downloaded.
+    files: Option<Box<dyn Files>>,
     /// Links in here keep items.
     roots: PathBuf,
     slots: Arc<Slots>,
@@ -82,11 +84,16 @@ struct Ground {
 }
 
 impl SandboxExecutor {
-    /// Tries whether there can be sandboxes, and opens the store. Symbolic links in `roots` keep items of the store.
+    /// Tries whether there can be sandboxes, and opens the store. Symbolic links in `roots` keep items of the store;
+    /// `files` are asked first for what is to be downloaded.
     ///
     /// # Errors
     /// When one of the two cannot be; in words that say what to do about it.
-    pub fn new(settings: SandboxSettings, roots: &Path) -> Result<Self, Error> {
+    pub fn new(
+        settings: SandboxSettings,
+        roots: &Path,
+        files: Option<Box<dyn Files>>,
+    ) -> Result<Self, Error> {
         sandbox::available().map_err(|error| Error::Refused(error.to_string()))?;
         let system = machine::system()
             .ok_or_else(|| Error::Refused("Guix has no name for this machine's processor".to_owned()))?;
@@ -100,6 +107,7 @@ impl SandboxExecutor {
         Ok(Self(Arc::new(Ground {
             settings,
             store,
+            files,
             roots: roots.to_owned(),
             slots: Arc::new(if is_root { Slots::of_machine() } else { Slots::default() }),
             rooms: Rooms::default(),
@@ -249,6 +257,7 @@ mod tests {
         let executor = SandboxExecutor(Arc::new(Ground {
             settings,
             store: Arc::clone(&store),
+            files: None,
             roots,
             slots: Arc::default(),
             rooms: Rooms::default(),

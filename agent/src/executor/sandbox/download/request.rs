@@ -62,11 +62,13 @@ pub(crate) enum RequestError {
 /// What is to be downloaded: one file, whose content is known by its hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Request {
-    /// Where it may be, in the order in which to ask.
+    /// Where it may be, in the order in which to ask, after the farm itself.
     pub(crate) urls: Vec<String>,
     /// Where to ask for it by its hash after that: what addresses begin with. One whose last part is `file` is asked as
     /// `…/file/NAME/sha256/HASH`, as farms and `guix publish` want it, others as `…/sha256/HASH`.
     pub(crate) mirrors: Vec<String>,
+    /// Whether the derivation lets it be had by its hash, from whomever.
+    pub(crate) by_hash: bool,
     /// The name of the output, without the hash of its path.
     pub(crate) name: String,
     /// The hash of the output.
@@ -102,16 +104,18 @@ impl Request {
         let is_mirror = |url: &String| url.starts_with(MIRROR);
         let table = if urls.iter().any(is_mirror) { table_of(derivation, read)? } else { Table::new() };
         urls = expand_all(urls, &table)?;
-        let mut mirrors = mirrors.to_vec();
+        let (mut mirrors, mut by_hash) = (mirrors.to_vec(), true);
         if let Some(methods) = derivation.env(b"download-methods") {
             let methods = words("download-methods", methods)?;
             let enabled = |method: &str| methods.iter().any(|word| word == method);
             urls.retain(|_| enabled("upstream"));
-            mirrors.retain(|_| enabled("content-addressed-mirrors"));
+            by_hash = enabled("content-addressed-mirrors");
+            mirrors.retain(|_| by_hash);
         }
         Ok(Self {
             urls,
             mirrors,
+            by_hash,
             name: output.path.name().to_owned(),
             hash,
             recursive: fixed.recursive,
@@ -120,11 +124,15 @@ impl Request {
         })
     }
 
+    /// Whether there is a hash to ask for it by: of a nar's hash nobody knows the file.
+    pub(super) fn is_by_hash(&self) -> bool {
+        self.by_hash && !self.recursive
+    }
+
     /// All addresses, in the order in which to ask.
     pub(super) fn addresses(&self) -> Vec<String> {
         let mut addresses = self.urls.clone();
-        if !self.recursive {
-            // Of a nar's hash nobody knows the file.
+        if self.is_by_hash() {
             addresses.extend(self.mirrors.iter().map(|mirror| self.at_mirror(mirror)));
         }
         addresses

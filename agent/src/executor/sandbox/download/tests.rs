@@ -1,5 +1,7 @@
 //! Downloads from real servers, and what real derivations want to have downloaded.
 
+mod farm;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -26,6 +28,7 @@ fn wanted(content: &[u8], urls: &[String]) -> Request {
     Request {
         urls: urls.to_vec(),
         mirrors: Vec::new(),
+        by_hash: true,
         name: "hello-2.12.tar.gz".to_owned(),
         hash: Sha256Hash::of(content),
         recursive: false,
@@ -36,6 +39,14 @@ fn wanted(content: &[u8], urls: &[String]) -> Request {
 
 /// What is downloaded, with its mode, or the error; and the log.
 fn fetched(request: &Request) -> (Result<(Vec<u8>, u32), DownloadError>, String) {
+    fetched_by(None, request)
+}
+
+/// The same, of an agent of such a farm.
+fn fetched_by(
+    farm: Option<&dyn Files>,
+    request: &Request,
+) -> (Result<(Vec<u8>, u32), DownloadError>, String) {
     let folder = tempfile::tempdir().unwrap();
     let dest = folder.path().join("out");
     let mut log = Vec::new();
@@ -43,7 +54,7 @@ fn fetched(request: &Request) -> (Result<(Vec<u8>, u32), DownloadError>, String)
         log.extend_from_slice(bytes);
         Ok(())
     };
-    let result = download(request, &dest, &mut keep, &stop());
+    let result = download(request, farm, &dest, &mut keep, &stop());
     let result = result.map(|()| {
         let mode = fs::metadata(&dest).unwrap().permissions().mode() & 0o7777;
         (fs::read(&dest).unwrap(), mode)
@@ -211,7 +222,7 @@ fn a_stop_ends_a_download_that_stands_still() {
             coming.recv().unwrap();
             word.stop();
         });
-        let result = download(&request, &dest, &mut |_| Ok(()), &stop);
+        let result = download(&request, None, &dest, &mut |_| Ok(()), &stop);
         assert!(matches!(result, Err(DownloadError::Stopped)), "{result:?}");
     });
     assert!(!dest.exists());
@@ -224,9 +235,9 @@ fn a_log_or_a_disk_that_takes_nothing_ends_it() {
     let folder = tempfile::tempdir().unwrap();
     let request = wanted(b"hello", &[server.url().to_owned()]);
     let dest = folder.path().join("out");
-    let result = download(&request, &dest, &mut |_| Err(io::Error::other("full")), &stop());
+    let result = download(&request, None, &dest, &mut |_| Err(io::Error::other("full")), &stop());
     assert!(matches!(result, Err(DownloadError::Log(_))), "{result:?}");
-    let result = download(&request, &folder.path().join("no/folder"), &mut |_| Ok(()), &stop());
+    let result = download(&request, None, &folder.path().join("no/folder"), &mut |_| Ok(()), &stop());
     assert!(matches!(result, Err(DownloadError::Disk { .. })), "{result:?}");
 }
 
@@ -284,12 +295,12 @@ fn a_derivation_may_leave_ways_of_downloading_out() {
     let of = |methods| {
         let request =
             request(&derivation(&[("url", "\"http://a/\""), ("download-methods", methods)])).unwrap();
-        (request.urls.len(), request.mirrors.len())
+        (request.urls.len(), request.mirrors.len(), request.is_by_hash())
     };
-    assert_eq!(of("(upstream content-addressed-mirrors)"), (1, 1));
-    assert_eq!(of("(content-addressed-mirrors)"), (0, 1));
-    assert_eq!(of("(upstream)"), (1, 0));
-    assert_eq!(of("()"), (0, 0));
+    assert_eq!(of("(upstream content-addressed-mirrors)"), (1, 1, true));
+    assert_eq!(of("(content-addressed-mirrors)"), (0, 1, true));
+    assert_eq!(of("(upstream)"), (1, 0, false));
+    assert_eq!(of("()"), (0, 0, false));
 }
 
 /// The files of an archive of store items, by base name.
