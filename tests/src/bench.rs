@@ -117,8 +117,8 @@ pub struct Side<'a> {
     pub run: &'a mut dyn FnMut() -> Result<Duration>,
 }
 
-/// Runs both sides by turns, first once each without counting (caches are warm after that), then `runs` times.
-/// Prints every time and answers the ratio of the medians, `ours` over `theirs`.
+/// Runs both sides by turns, first once each without counting (caches are warm after that), then `runs` times, each time
+/// in the other order. Prints every time and answers the ratio of the medians, `ours` over `theirs`.
 ///
 /// # Errors
 /// When a run fails.
@@ -127,7 +127,14 @@ pub fn ratio(runs: usize, theirs: Side<'_>, ours: Side<'_>) -> Result<f64> {
     (ours.run)()?;
     let (mut of_theirs, mut of_ours) = (Vec::new(), Vec::new());
     for n in 1..=runs {
-        let (a, b) = ((theirs.run)()?.as_secs_f64(), (ours.run)()?.as_secs_f64());
+        let (a, b) = if n % 2 == 1 {
+            let a = (theirs.run)()?;
+            (a, (ours.run)()?)
+        } else {
+            let b = (ours.run)()?;
+            ((theirs.run)()?, b)
+        };
+        let (a, b) = (a.as_secs_f64(), b.as_secs_f64());
         println!("run {n}: {} {a:.3} s, {} {b:.3} s", theirs.name, ours.name);
         of_theirs.push(a);
         of_ours.push(b);
