@@ -32,6 +32,8 @@ const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
 pub struct Download {
     body: BodyReader<'static>,
     size: Option<u64>,
+    /// How many of these are still to come.
+    left: Option<u64>,
 }
 
 impl Download {
@@ -43,7 +45,16 @@ impl Download {
 
 impl Read for Download {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.body.read(buffer)
+        let read = self.body.read(buffer)?;
+        if let Some(left) = &mut self.left {
+            *left = left.saturating_sub(read as u64);
+            if *left == 0 && read > 0 {
+                // Who knows the size does not look for the end, before which the connection is not used again. Nothing
+                // is waited for, and what is said now is nobody's concern.
+                let _ = self.body.read(&mut [0]);
+            }
+        }
+        Ok(read)
     }
 }
 
@@ -289,7 +300,8 @@ impl Call<'_> {
         }
         let length = answer.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
         let size = length.and_then(|text| text.parse().ok());
-        Ok(Download { body: answer.into_body().into_with_config().limit(u64::MAX).reader(), size })
+        let body = answer.into_body().into_with_config().limit(u64::MAX).reader();
+        Ok(Download { body, size, left: size })
     }
 
     fn unreachable(&self, reason: String) -> Error {

@@ -173,6 +173,22 @@ fn log_reports_and_declarations_go_to_their_lease() {
 }
 
 #[test]
+fn a_connection_is_used_again_after_a_nar_of_which_nothing_but_its_bytes_was_read() {
+    let (saw, connections) = mpsc::channel();
+    let server = Server::start(move |exchange| {
+        saw.send(thread::current().id()).unwrap();
+        exchange.respond(200, "", b"nar");
+    });
+    let coordinator = coordinator(&server);
+    for _ in 0..3 {
+        let mut download = coordinator.nar(&item(), 0).unwrap();
+        download.read_exact(&mut [0; 3]).unwrap();
+    }
+    let connections: Vec<_> = connections.try_iter().collect();
+    assert_eq!(connections, [connections[0]; 3]);
+}
+
+#[test]
 fn a_nar_is_read_from_an_offset_to_its_end() {
     let server = Server::start(|exchange| match exchange.header("range") {
         "" => exchange.respond(200, "", b"whole"),
