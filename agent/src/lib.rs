@@ -4,6 +4,7 @@ pub mod build;
 pub mod config;
 pub mod coordinator;
 pub mod daemon;
+mod decompress;
 pub mod executor;
 pub mod http;
 pub mod logging;

@@ -11,6 +11,7 @@ use super::halt::Halt;
 use super::host::{Host, Patience};
 use super::texts::WINDOW_LOG_LIMIT;
 use crate::coordinator::Download;
+use crate::decompress::Decompressors;
 use crate::executor::{Nars, Workplace};
 use crate::retry::Temporary;
 
@@ -40,7 +41,8 @@ pub(super) fn add(
     let held: Vec<&ItemInfo> =
         inputs.iter().filter_map(|i| i.held.as_ref()).filter(|i| is_missing(&i.path)).collect();
     if !held.is_empty() {
-        place.import(&held, &FromCoordinator { host, control }).map_err(executor)?;
+        let decompressors = Decompressors::new(WINDOW_LOG_LIMIT);
+        place.import(&held, &FromCoordinator { host, control, decompressors }).map_err(executor)?;
     }
     let missing = place.missing(&paths).map_err(executor)?;
     if missing.is_empty() { Ok(()) } else { Err(Halt::Report(Report::MissingInputs { paths: missing })) }
@@ -50,6 +52,7 @@ pub(super) fn add(
 struct FromCoordinator<'a> {
     host: &'a dyn Host,
     control: &'a Control,
+    decompressors: Decompressors,
 }
 
 impl Nars for FromCoordinator<'_> {
@@ -64,9 +67,7 @@ impl Nars for FromCoordinator<'_> {
             download: None,
             patience: Patience::new(),
         };
-        let mut nar = zstd::stream::read::Decoder::new(compressed)?;
-        nar.window_log_max(WINDOW_LOG_LIMIT)?;
-        Ok(Box::new(nar))
+        Ok(Box::new(self.decompressors.read(compressed)?))
     }
 }
 

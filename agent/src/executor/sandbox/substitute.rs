@@ -21,6 +21,7 @@ use drover_tls::Trust;
 use super::Stopping;
 use super::import::arrivals::{Miss, Wanted, bring_in};
 use super::import::nar::{Failure, unpack};
+use crate::decompress::Decompressors;
 use crate::executor::Error;
 use crate::http::{Client, Patience, Remote};
 use crate::store::{Hold, Item, Store};
@@ -54,9 +55,10 @@ pub(super) fn substitute(
             servers.iter().map(|url| Server::new(&client, url, keys, stop)).collect();
         let offers = search(store, hold, &servers, paths, stop)?;
         let items: Vec<Item> = offers.iter().map(|offer| offer.item.clone()).collect();
+        let decompressors = Decompressors::new(WINDOW_LOG_LIMIT);
         let obtain = |number: usize, dest: &Path, wanted: Wanted<'_>| match offers.get(number) {
             Some(offer) => {
-                let place = Place { client: &client, dest, stop, wanted };
+                let place = Place { client: &client, decompressors: &decompressors, dest, stop, wanted };
                 place.obtain(&servers, offer)
             }
             None => Ok(()),
@@ -68,6 +70,7 @@ pub(super) fn substitute(
 /// Where the tree of an item is to be.
 struct Place<'a> {
     client: &'a Client,
+    decompressors: &'a Decompressors,
     dest: &'a Path,
     stop: &'a Stopping,
     wanted: Wanted<'a>,
@@ -111,11 +114,7 @@ impl Place<'_> {
         let remote = Remote::open_with_patience(self.client, &source.url, self.stop.as_fd());
         let remote = remote.map_err(|error| failed(io::Error::other(error)))?;
         let nar: Box<dyn Read + '_> = match source.compression {
-            Compression::Zstd => {
-                let mut decoder = zstd::stream::read::Decoder::new(remote).map_err(failed)?;
-                decoder.window_log_max(WINDOW_LOG_LIMIT).map_err(failed)?;
-                Box::new(decoder)
-            }
+            Compression::Zstd => Box::new(self.decompressors.read(remote).map_err(failed)?),
             _ => Box::new(remote),
         };
         unpack(item, nar, self.dest, self.wanted).map(drop)
