@@ -14,6 +14,6 @@ pub(crate) use client::reason;
 pub use client::{Client, Patience, SendError};
 // For the sandbox, which is there on Linux only.
 #[cfg(target_os = "linux")]
-pub(crate) use remote::Remote;
+pub(crate) use remote::{Remote, RemoteError};
 #[cfg(target_os = "linux")]
 pub(crate) use stop::Wanted;

@@ -24,7 +24,7 @@ use drover_tls::Trust;
 
 use super::Stopping;
 use crate::executor::Files;
-use crate::http::{Client, Patience, Remote};
+use crate::http::{Client, Patience, Remote, RemoteError};
 use crate::retry::{Backoff, Pauses};
 pub(super) use request::Request;
 
@@ -67,6 +67,17 @@ pub(super) enum DownloadError {
         /// How many were asked.
         asked: usize,
     },
+    /// Nobody who could be asked has it, which may be this machine's fault.
+    #[error(
+        "download {name}: nobody who could be asked has it, and {away}; see whether this machine's network and its name \
+         server work"
+    )]
+    Away {
+        /// The name of the output.
+        name: String,
+        /// Who could not be asked, and why.
+        away: String,
+    },
     /// It was stopped.
     #[error("the download was stopped")]
     Stopped,
@@ -100,10 +111,14 @@ impl fmt::Display for Source<'_> {
 
 /// Why one of them is no use.
 enum Miss {
-    /// The next one may be.
+    /// Nobody is asked: it is not an address for us.
+    Unusable(String),
+    /// It answers, and has not what is wanted.
     Next(String),
-    /// The next one may be, and this one a moment later.
+    /// It answers that it may have it a moment later.
     Busy(String),
+    /// It does not answer, or not to the end: it is away, or this machine is.
+    Away(String),
     Final(DownloadError),
 }
 
@@ -141,6 +156,7 @@ fn download_by(
         farm.into_iter().chain(request.addresses().into_iter().map(Source::Address)).collect();
     let asked = sources.len();
     let mut backoff = Backoff::new(PAUSES);
+    let mut answers = Answers::default();
     client.while_wanted(stop.as_fd(), || {
         for round in 1..=ROUNDS {
             let mut again = Vec::new();
@@ -152,10 +168,13 @@ fn download_by(
                 };
                 // There may be nothing, and the next attempt shows whether it went.
                 let _ = fs::remove_file(dest);
+                if stop.is_stopped() {
+                    return Err(DownloadError::Stopped);
+                }
+                answers.note(&source, &error);
                 match error {
-                    _ if stop.is_stopped() => return Err(DownloadError::Stopped),
-                    Miss::Next(why) => say(log, &format!("  not from there: {why}"))?,
-                    Miss::Busy(why) => {
+                    Miss::Unusable(why) | Miss::Next(why) => say(log, &format!("  not from there: {why}"))?,
+                    Miss::Busy(why) | Miss::Away(why) => {
                         say(log, &format!("  not from there now: {why}"))?;
                         again.push(source);
                     }
@@ -171,8 +190,42 @@ fn download_by(
                 return Err(DownloadError::Stopped);
             }
         }
-        Err(DownloadError::Nowhere { name: request.name.clone(), asked })
+        let name = request.name.clone();
+        Err(match answers.who_is_away() {
+            Some(away) => DownloadError::Away { name, away },
+            None => DownloadError::Nowhere { name, asked },
+        })
     })
+}
+
+/// Whom the lack of a file is to be laid to.
+#[derive(Default)]
+struct Answers {
+    /// An address has answered, so that this machine has a network.
+    any: bool,
+    /// The last one that did not.
+    address: Option<String>,
+    /// The farm did not, at last; it may be the only one that has the file.
+    farm: Option<String>,
+}
+
+impl Answers {
+    fn note(&mut self, source: &Source<'_>, miss: &Miss) {
+        let away = match miss {
+            Miss::Away(why) => Some(format!("{source} is away: {why}")),
+            _ => None,
+        };
+        match (source, miss) {
+            (Source::Farm(_), _) => self.farm = away,
+            (Source::Address(_), Miss::Next(_) | Miss::Busy(_)) => self.any = true,
+            (Source::Address(_), _) => self.address = away.or(self.address.take()),
+        }
+    }
+
+    /// Who may have the file for all that is known.
+    fn who_is_away(self) -> Option<String> {
+        self.farm.or(self.address.filter(|_| !self.any))
+    }
 }
 
 fn one(
@@ -187,23 +240,24 @@ fn one(
         Source::Address(address) => address,
         Source::Farm(files) => {
             let opened = files.open(&request.name, &request.hash, stop.as_fd());
-            let Some(mut file) = opened.map_err(|error| Miss::Busy(error.to_string()))? else {
+            let Some(mut file) = opened.map_err(|error| Miss::Away(error.to_string()))? else {
                 return Err(Miss::Next("it has no such file".to_owned()));
             };
-            // It begins anew in the next round: nobody but the farm may have it any more.
-            let broken = |error: io::Error| Miss::Busy(format!("it broke off: {error}"));
-            return keep(request, &mut file, None, broken, dest, log);
+            return keep(request, &mut file, None, dest, log);
         }
     };
     if address.starts_with("mirror:") {
-        return Err(Miss::Next("the derivation's table has no mirrors of that name".to_owned()));
+        return Err(Miss::Unusable("the derivation's table has no mirrors of that name".to_owned()));
     }
     if !address.starts_with("http://") && !address.starts_with("https://") {
-        return Err(Miss::Next("this agent's sandbox knows HTTP and HTTPS only".to_owned()));
+        return Err(Miss::Unusable("this agent's sandbox knows HTTP and HTTPS only".to_owned()));
     }
-    let next = |error: &dyn std::fmt::Display| Miss::Next(error.to_string());
-    let mut remote = Remote::open(client, address, stop.as_fd())
-        .map_err(|error| if error.is_temporary() { Miss::Busy(error.to_string()) } else { next(&error) })?;
+    let mut remote = Remote::open(client, address, stop.as_fd()).map_err(|error| match &error {
+        RemoteError::Address(_) => Miss::Unusable(error.to_string()),
+        RemoteError::Unreachable(_) => Miss::Away(error.to_string()),
+        RemoteError::Status(_) if error.is_temporary() => Miss::Busy(error.to_string()),
+        RemoteError::Status(_) => Miss::Next(error.to_string()),
+    })?;
     if remote.address() != *address {
         say(log, &format!("  which leads to {}", remote.address()))?;
     }
@@ -211,7 +265,7 @@ fn one(
     if size.is_some_and(|size| size > request.size_max) {
         return Err(too_large(request));
     }
-    keep(request, &mut remote, size, |error| next(&error), dest, log)
+    keep(request, &mut remote, size, dest, log)
 }
 
 /// Makes the file of what comes, if that is what is wanted.
@@ -219,7 +273,6 @@ fn keep(
     request: &Request,
     from: &mut dyn Read,
     size: Option<u64>,
-    broken: impl Fn(io::Error) -> Miss,
     dest: &Path,
     log: &mut Log<'_>,
 ) -> Result<(), Miss> {
@@ -232,7 +285,8 @@ fn keep(
     loop {
         let read = match from.read(&mut buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            read => read.map_err(&broken)?,
+            // It begins anew in the next round: nobody else may have it any more.
+            read => read.map_err(|error| Miss::Away(format!("it broke off: {error}")))?,
         };
         let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else { break };
         file.write_all(bytes).map_err(disk)?;

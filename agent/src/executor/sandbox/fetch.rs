@@ -1,5 +1,6 @@
 //! `builtin:download` as a build: within its limits, and ended with it.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -14,6 +15,7 @@ use super::limits::{Clock, Limit, Limits};
 use super::plan::Plan;
 use super::stopping::Stopping;
 use crate::executor::{Ended, Error};
+use crate::store::StoreError;
 
 /// The stack of a thread that only waits.
 const SMALL_STACK: usize = 64 * 1024;
@@ -23,7 +25,7 @@ const SMALL_STACK: usize = 64 * 1024;
 ///
 /// # Errors
 /// [`Error::Away`] when it was stopped, [`Error::Stream`] when the log cannot be kept,
-/// [`Error::Refused`] when the download cannot.
+/// [`Error::Refused`] when this machine's disk or network is in the way.
 pub(super) fn run(
     ground: &Ground,
     plan: &Plan,
@@ -34,9 +36,14 @@ pub(super) fn run(
     let Some((output, _)) = plan.derivation.fixed() else {
         return Ok(Some(Ended::Failed("builtin:download is for fixed outputs only".to_owned())));
     };
-    let read = |path: &_| ground.store.read_file(path, download::TABLE_MAX);
+    let broken = Cell::new(false);
+    let read = |path: &_| {
+        let file = ground.store.read_file(path, download::TABLE_MAX);
+        file.inspect_err(|error| broken.set(is_of_the_machine(error)))
+    };
     let request = match Request::of(&plan.derivation, &ground.settings.mirrors, read) {
         Ok(request) => Request { size_max: ground.settings.max_output_size, ..request },
+        Err(error) if broken.get() => return Err(Error::Refused(error.to_string())),
         Err(error) => return Ok(Some(Ended::Failed(error.to_string()))),
     };
     let dest = folder.join(output.path.base_name());
@@ -55,8 +62,16 @@ pub(super) fn run(
         (Err(DownloadError::Disk { path, source }), None) => {
             Err(Error::Refused(format!("write a download to {path}: {source}")))
         }
+        // Another machine may reach them, or this one later.
+        (Err(error @ DownloadError::Away { .. }), None) => Err(Error::Refused(error.to_string())),
         (Err(error @ DownloadError::Nowhere { .. }), None) => Ok(Some(Ended::Failed(error.to_string()))),
     }
+}
+
+/// Whether an item that is there cannot be read for a reason that is not in the item.
+fn is_of_the_machine(error: &StoreError) -> bool {
+    use io::ErrorKind::{FileTooLarge, InvalidData};
+    !matches!(error, StoreError::Io { source, .. } if matches!(source.kind(), FileTooLarge | InvalidData))
 }
 
 /// Does something that logs and can be stopped by `own`, which is said when `stop` is or a limit is reached.
@@ -112,5 +127,30 @@ fn watch(clock: &dyn Fn() -> Clock, stop: &Stopping, own: &Stopping, done: &Stop
                 return None;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+    use drover_store::nar::{Limits, Node};
+    use drover_store::{Sha256Hash, path};
+
+    #[test]
+    fn a_table_that_this_machine_cannot_read_is_told_from_one_that_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let roots = folder.path().join("roots");
+        std::fs::create_dir(&roots).unwrap();
+        let store = Store::open(&folder.path().join("root"), &roots).unwrap();
+        let nar = Node::Directory([(b"a".to_vec(), Node::file("x"))].into()).to_nar();
+        let tree = path::source("tree", &Sha256Hash::of(&nar)).unwrap();
+        store.add_file(&tree, true, &mut &nar[..], Limits::default()).unwrap();
+        let text = path::text("text", b"many", &[]).unwrap();
+        store.add_text(&text, b"many", &[]).unwrap();
+        let error = |path, most| store.read_file(path, most).unwrap_err();
+        assert!(!is_of_the_machine(&error(&tree, 9)) && !is_of_the_machine(&error(&text, 3)));
+        drover_os::tree::remove(&store.on_disk(&text)).unwrap();
+        assert!(is_of_the_machine(&error(&text, 9)));
     }
 }

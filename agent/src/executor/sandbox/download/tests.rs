@@ -186,6 +186,32 @@ fn who_is_busy_is_asked_again_after_all_the_others() {
 }
 
 #[test]
+fn where_no_address_answers_it_is_for_want_of_a_network_and_one_that_does_shows_that_there_is_one() {
+    let server = serve(|target, mut exchange| match target {
+        "/torn" => exchange.raw(b"HTTP/1.1 200 X\r\ncontent-length: 5\r\n\r\nhel"),
+        "/busy" => exchange.respond(503, "", b"later"),
+        "/wrong" => exchange.respond(200, "", b"wrong"),
+        _ => exchange.respond(404, "", b"no"),
+    });
+    let at = |path: &str| format!("{}/{path}", server.url());
+    let [ftp, gone] = ["ftp://127.0.0.1/", "http://127.0.0.1:1/"].map(str::to_owned);
+    let of = |urls: &[&String]| {
+        let urls: Vec<_> = urls.iter().map(|url| (*url).clone()).collect();
+        let (result, log) = fetched(&wanted(b"hello", &urls));
+        (result.unwrap_err(), log)
+    };
+    for urls in [&[&gone][..], &[&ftp, &gone], &[&at("torn"), &gone]] {
+        let (error, log) = of(urls);
+        assert!(matches!(error, DownloadError::Away { .. }), "{error}: {log}");
+        assert!(error.to_string().contains("network"), "{error}");
+    }
+    for urls in [&[&gone, &at("absent")][..], &[&at("busy"), &gone], &[&gone, &at("wrong")], &[&ftp], &[]] {
+        let (error, log) = of(urls);
+        assert!(matches!(error, DownloadError::Nowhere { .. }), "{error}: {log}");
+    }
+}
+
+#[test]
 fn addresses_do_not_multiply_without_bound() {
     let table = |bases: usize| format!("((gnu {}))", "\"http://a/\" ".repeat(bases));
     let of = |urls: usize, length: usize, bases: usize| {

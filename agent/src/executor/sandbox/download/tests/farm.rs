@@ -130,6 +130,20 @@ fn a_farm_that_breaks_off_is_asked_again_when_nobody_else_has_the_file() {
 }
 
 #[test]
+fn a_farm_that_cannot_be_asked_may_have_what_nobody_else_has() {
+    for (is_there, is_away) in [(false, true), (true, false)] {
+        let coordinator = serve(|_, exchange| {
+            let absent = Problem::new(Code::NotFound, "that is how it is");
+            exchange.respond(404, "", &serde_json::to_vec(&absent).unwrap());
+        });
+        let origin = serve(|_, exchange| exchange.respond(404, "", b"no"));
+        let farm = farm(if is_there { coordinator.url() } else { "http://127.0.0.1:1" });
+        let (result, log) = fetched_by(Some(&farm), &wanted(b"hello", &[origin.url().to_owned()]));
+        assert_eq!(matches!(result, Err(DownloadError::Away { .. })), is_away, "{log}");
+    }
+}
+
+#[test]
 fn the_farm_is_not_asked_for_what_has_the_hash_of_a_nar_or_is_not_to_be_had_by_its_hash() {
     let nar = Node::file("hello").to_nar();
     for (recursive, by_hash, content) in [(true, true, &nar[..]), (false, false, b"hello")] {
