@@ -36,6 +36,18 @@ pub(crate) struct Authority {
 impl Authority {
     /// An authority with a certificate for `localhost`, signed by it.
     pub(crate) fn new() -> Self {
+        Self::of(rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap())
+    }
+
+    /// An authority whose certificate for a server has ended, and was for another name.
+    pub(crate) fn ended() -> Self {
+        let mut server = rcgen::CertificateParams::new(vec!["elsewhere.example".into()]).unwrap();
+        (server.not_before, server.not_after) =
+            (rcgen::date_time_ymd(2001, 1, 1), rcgen::date_time_ymd(2002, 1, 1));
+        Self::of(server)
+    }
+
+    fn of(server: rcgen::CertificateParams) -> Self {
         let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
         parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let key = rcgen::KeyPair::generate().unwrap();
@@ -44,7 +56,6 @@ impl Authority {
         let issuer = rcgen::Issuer::new(parameters, key);
 
         let server_key = rcgen::KeyPair::generate().unwrap();
-        let server = rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap();
         let server = server.signed_by(&server_key, &issuer).unwrap();
         let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(server_key.serialize_der()));
         let provider = Arc::new(rustls::crypto::ring::default_provider());

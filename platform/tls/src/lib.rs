@@ -1,5 +1,5 @@
-//! Whom connections with TLS trust: the system's authorities, those of a file, or pinned keys; and what is wrong with a
-//! certificate, in one sentence that says what to do.
+//! Whom connections with TLS trust: the system's authorities, those of a file, pinned keys, or anybody where the contents
+//! are checked; and what is wrong with a certificate, in one sentence that says what to do.
 //!
 //! Both programs are clients of a coordinator, so that this is here. Of HTTP it has nothing but the place in ureq's chain
 //! of transports ([`TlsConnector`]).

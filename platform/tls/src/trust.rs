@@ -21,6 +21,11 @@ pub enum Trust {
     Authorities(Authorities),
     /// Whoever has one of these keys, and nobody else: authorities, names and dates do not count.
     Keys(Vec<Pin>),
+    /// Whoever answers. Only for what is held, byte by byte, against a hash or a signature that came another way, over
+    /// connections that carry no credentials: then it does not matter who sends it, and neither a wrong clock nor a
+    /// certificate that has ended keeps it away. Somebody in between sees what is asked for, and can refuse it, as with
+    /// http://. It is wrong wherever the answer itself is believed.
+    AnybodyForCheckedContents,
 }
 
 /// The authorities of a file.
@@ -46,6 +51,7 @@ impl Trust {
             Self::System => Self::by(Arc::new(Roots::of_system()?))?,
             Self::Authorities(Authorities(roots)) => Self::by(Arc::clone(roots))?,
             Self::Keys(pins) => Check::Keys(pins.clone()),
+            Self::AnybodyForCheckedContents => Check::Nothing,
         };
         let verifier = Verifier { check, algorithms: provider.signature_verification_algorithms };
         let config = ClientConfig::builder_with_provider(provider)

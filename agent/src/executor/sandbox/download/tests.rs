@@ -15,7 +15,7 @@ use drover_store::{Derivation, StorePath, path};
 
 use super::request::RequestError;
 use super::*;
-use crate::http::testing::{Exchange, Server};
+use crate::http::testing::{Authority, Exchange, Server};
 
 const MIRRORS: &str = "qw8jnq1mlk8f8y6nnyk5p0h5m49dyymf-mirrors";
 
@@ -149,6 +149,17 @@ fn executable_files_have_the_hash_of_their_nar_and_no_mirror_is_asked_for_it() {
     assert_eq!(fetched(&request).0.unwrap(), (b"#!/bin/sh\n".to_vec(), 0o755));
     let (result, log) = fetched(&Request { executable: false, ..request });
     assert!(matches!(result, Err(DownloadError::Nowhere { asked: 1, .. })), "{log}");
+}
+
+#[test]
+fn a_certificate_that_nobody_vouches_for_does_not_keep_away_what_has_the_right_hash() {
+    for authority in [Authority::new(), Authority::ended()] {
+        let server = Server::start_tls(&authority, |exchange| exchange.respond(200, "", b"hello"));
+        let (result, log) = fetched(&wanted(b"hello", &[server.url().to_owned()]));
+        assert_eq!(result.unwrap().0, b"hello", "{log}");
+        let (result, log) = fetched(&wanted(b"another", &[server.url().to_owned()]));
+        assert!(matches!(result, Err(DownloadError::Nowhere { .. })), "{log}");
+    }
 }
 
 #[test]

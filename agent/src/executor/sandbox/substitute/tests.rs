@@ -12,7 +12,7 @@ use drover_store::path;
 use tempfile::TempDir;
 
 use super::*;
-use crate::http::testing::Server as HttpServer;
+use crate::http::testing::{Authority, Exchange, Server as HttpServer};
 
 /// A store, and a key that is trusted.
 struct Ground {
@@ -86,11 +86,15 @@ impl Files {
         self
     }
 
-    fn serve(self) -> HttpServer {
-        HttpServer::start(move |exchange| match self.0.get(exchange.target.trim_start_matches("GET ")) {
+    fn answer(&self, exchange: Exchange<'_>) {
+        match self.0.get(exchange.target.trim_start_matches("GET ")) {
             Some(file) => exchange.respond(200, "", file),
             None => exchange.respond(404, "", b"no"),
-        })
+        }
+    }
+
+    fn serve(self) -> HttpServer {
+        HttpServer::start(move |exchange| self.answer(exchange))
     }
 }
 
@@ -156,6 +160,16 @@ fn what_is_no_use_is_left_out_and_the_rest_comes() {
     let mut expected = [false; 12];
     expected[0] = true;
     assert_eq!(ground.present(names), expected);
+}
+
+#[test]
+fn a_signature_is_enough_where_nobody_vouches_for_the_certificate() {
+    let (ground, stranger) = (Ground::new(), SecretKey::generate().unwrap());
+    let mut files = Files::default();
+    files.add(&ground.key, "a", &[], "zstd").add(&stranger, "strange", &[], "zstd");
+    let server = HttpServer::start_tls(&Authority::ended(), move |exchange| files.answer(exchange));
+    ground.substitute(&[server.url()], &["a", "strange"]).unwrap();
+    assert_eq!(ground.present(["a", "strange"]), [true, false]);
 }
 
 #[test]
