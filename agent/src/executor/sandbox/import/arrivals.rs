@@ -1,7 +1,8 @@
 //! Items that arrive several at a time, and are each put into the store after what they refer to.
 //!
-//! Whoever is free takes what can be placed, else the next item that has not come; so the store is closed under
-//! references at any moment, and yet nothing waits for the order in which things come.
+//! Whoever is free takes what can be placed, else an item that can be placed once it is here, else the next one; so the
+//! store is closed under references at any moment, and yet nothing waits for the order in which things come. What is
+//! referred to is begun with first: little that has come is lost when something else cannot be had, or the agent ends.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -72,7 +73,7 @@ pub(in crate::executor::sandbox) fn bring_in(
 ) -> Result<(), Error> {
     // Before anybody looks whether it is there: what is there then stays.
     hold.add(items.iter().flat_map(|item| item.others().chain([&item.path])).cloned());
-    let mut state = State { entries: entries(store, items), busy: 0, failure: None };
+    let mut state = State::new(entries(store, items));
     state.leave_out(items);
     let is_over = AtomicBool::new(false);
     let (state, changed) = (Mutex::new(state), Condvar::new());
@@ -145,8 +146,28 @@ fn entries(store: &Store, items: &[Item]) -> Vec<Entry> {
     items.iter().map(entry).collect()
 }
 
+/// The numbers of the entries, each after those that it needs, except in a circle.
+fn needed_first(entries: &[Entry]) -> Vec<usize> {
+    let (mut order, mut seen, mut stack) = (Vec::new(), HashSet::new(), Vec::new());
+    for start in 0..entries.len() {
+        stack.push((start, false));
+        while let Some((number, is_next)) = stack.pop() {
+            if is_next {
+                order.push(number);
+            } else if seen.insert(number) {
+                stack.push((number, true));
+                let needs = entries.get(number).into_iter().flat_map(|entry| &entry.needs);
+                stack.extend(needs.rev().map(|need| (*need, false)));
+            }
+        }
+    }
+    order
+}
+
 struct State {
     entries: Vec<Entry>,
+    /// The order in which to begin with them.
+    order: Vec<usize>,
     /// Threads that do something.
     busy: usize,
     failure: Option<Error>,
@@ -158,18 +179,27 @@ enum Work {
 }
 
 impl State {
+    fn new(entries: Vec<Entry>) -> Self {
+        Self { order: needed_first(&entries), entries, busy: 0, failure: None }
+    }
+
     fn is(&self, number: &usize, is: impl Fn(&Stage) -> bool) -> bool {
         self.entries.get(*number).is_some_and(|entry| is(&entry.stage))
+    }
+
+    /// The numbers of those at such a stage, in the order in which to begin with them.
+    fn at(&self, is: fn(&Stage) -> bool) -> impl Iterator<Item = usize> {
+        self.order.iter().copied().filter(move |number| self.is(number, is))
     }
 
     /// Something that can be done now, which is taken.
     fn take(&mut self) -> Option<(usize, Work)> {
         let is_placed = |number: &usize| self.is(number, |stage| matches!(stage, Stage::Placed));
         let is_ready =
-            |entry: &Entry| matches!(entry.stage, Stage::Here(_)) && entry.needs.iter().all(is_placed);
-        let ready = self.entries.iter().position(is_ready);
-        let is_absent = |entry: &Entry| matches!(entry.stage, Stage::Absent);
-        let number = ready.or_else(|| self.entries.iter().position(is_absent))?;
+            |number: &usize| self.entries.get(*number).is_some_and(|entry| entry.needs.iter().all(is_placed));
+        let absent = || self.at(|stage| matches!(stage, Stage::Absent));
+        let ready = self.at(|stage| matches!(stage, Stage::Here(_))).find(is_ready);
+        let number = ready.or_else(|| absent().find(is_ready)).or_else(|| absent().next())?;
         match std::mem::replace(&mut self.entries.get_mut(number)?.stage, Stage::InWork) {
             Stage::Here(tree) => Some((number, Work::Place(tree))),
             _ => Some((number, Work::Obtain)),
@@ -240,10 +270,11 @@ impl Hall<'_> {
                         tracing::warn!("{} is left out: {why}", item.path);
                     }
                     state.set(number, Stage::Out);
-                    state.leave_out(self.items);
                 }
                 Err(Miss::Fatal(error)) => state.fail(error, self.wanted),
             }
+            // What it needs may have been left out while this one was on its way.
+            state.leave_out(self.items);
             self.changed.notify_all();
         }
     }
@@ -282,5 +313,37 @@ impl Hall<'_> {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Entries that need those of these numbers.
+    fn state(needs: &[&[usize]]) -> State {
+        let entry = |needs: &&[usize]| Entry { stage: Stage::Absent, needs: needs.to_vec(), lacks: None };
+        State::new(needs.iter().map(entry).collect())
+    }
+
+    fn taken(state: &mut State) -> Option<usize> {
+        state.take().map(|(number, _)| number)
+    }
+
+    #[test]
+    fn what_is_needed_is_begun_with_first_and_what_must_wait_last() {
+        let mut state = state(&[&[1, 3], &[2], &[], &[]]);
+        let order: Vec<_> = std::iter::from_fn(|| taken(&mut state)).collect();
+        assert_eq!(order, [2, 3, 1, 0]);
+        // A circle has no such order, and all of it is there.
+        assert_eq!(needed_first(&self::state(&[&[1], &[2], &[0], &[1]]).entries), [2, 1, 0, 3]);
+    }
+
+    #[test]
+    fn what_can_be_placed_at_once_comes_before_what_would_wait() {
+        let mut state = state(&[&[], &[0], &[1], &[4], &[]]);
+        assert_eq!((taken(&mut state), taken(&mut state)), (Some(0), Some(4)));
+        state.set(4, Stage::Placed);
+        assert_eq!((taken(&mut state), taken(&mut state)), (Some(3), Some(1)));
     }
 }

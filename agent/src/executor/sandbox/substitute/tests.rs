@@ -1,6 +1,7 @@
 //! Substitutes from real servers, some of which are no use.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
@@ -184,6 +185,35 @@ fn another_server_helps_where_the_first_has_only_the_narinfo_or_is_away() {
     let (one, two) = (one.serve(), two.serve());
     ground.substitute(&["http://127.0.0.1:1", one.url(), two.url()], &["a"]).unwrap();
     assert_eq!(ground.present(["a", "b"]), [true; 2]);
+}
+
+#[test]
+fn what_could_be_placed_is_not_fetched_again_once_the_rest_can_be_had() {
+    let ground = Ground::new();
+    let mut files = Files::default();
+    files.add(&ground.key, "a", &["b", "d"], "none").add(&ground.key, "b", &["c"], "none");
+    files.add(&ground.key, "c", &["e"], "none").add(&ground.key, "d", &[], "none");
+    files.add(&ground.key, "e", &[], "none");
+    let fetched = Arc::new(Mutex::new(Vec::new()));
+    let (note, is_there) = (fetched.clone(), Arc::new(AtomicBool::new(false)));
+    let there = is_there.clone();
+    let server = HttpServer::start(move |exchange| {
+        if let Some((_, name)) = exchange.target.split_once("/nar/") {
+            note.lock().unwrap().push(name.to_owned());
+            if name == "c" && !there.load(Ordering::SeqCst) {
+                return exchange.respond(404, "", b"no");
+            }
+        }
+        files.answer(exchange);
+    });
+    ground.substitute(&[server.url()], &["a"]).unwrap();
+    assert_eq!(ground.present(["a", "b", "c", "d", "e"]), [false, false, false, true, true]);
+    fetched.lock().unwrap().clear();
+    is_there.store(true, Ordering::SeqCst);
+    ground.substitute(&[server.url()], &["a"]).unwrap();
+    assert_eq!(ground.present(["a", "b", "c", "d", "e"]), [true; 5]);
+    fetched.lock().unwrap().sort();
+    assert_eq!(*fetched.lock().unwrap(), ["a", "b", "c"]);
 }
 
 #[test]
