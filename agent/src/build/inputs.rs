@@ -27,19 +27,20 @@ pub(super) fn add(
     let executor = |error| Halt::of(STEP, control, error);
     let paths: Vec<StorePath> = inputs.iter().map(|input| input.path.clone()).collect();
     place.protect(&mut paths.iter()).map_err(executor)?;
-    let missing = place.missing(&paths).map_err(executor)?;
+    let mut missing = place.missing(&paths).map_err(executor)?;
     if missing.is_empty() {
         return Ok(());
     }
-    let is_missing = |path: &StorePath| missing.contains(path);
-    let elsewhere: Vec<_> = inputs.iter().filter(|i| i.held.is_none() && is_missing(&i.path)).collect();
+    let elsewhere: Vec<_> = inputs.iter().filter(|i| i.held.is_none() && missing.contains(&i.path)).collect();
     let servers = &host.config().non_derivation_substitute_urls;
     if !elsewhere.is_empty() && !servers.is_empty() {
         let paths: Vec<_> = elsewhere.iter().map(|input| input.path.clone()).collect();
         place.substitute(servers, &paths).map_err(executor)?;
+        // With what they refer to, which may be among what the coordinator holds.
+        missing = place.missing(&missing).map_err(executor)?;
     }
     let held: Vec<&ItemInfo> =
-        inputs.iter().filter_map(|i| i.held.as_ref()).filter(|i| is_missing(&i.path)).collect();
+        inputs.iter().filter_map(|i| i.held.as_ref()).filter(|i| missing.contains(&i.path)).collect();
     if !held.is_empty() {
         let decompressors = Decompressors::new(WINDOW_LOG_LIMIT);
         place.import(&held, &FromCoordinator { host, control, decompressors }).map_err(executor)?;

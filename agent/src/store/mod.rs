@@ -20,6 +20,7 @@
 
 mod canonical;
 mod clean;
+mod coming;
 mod error;
 mod graph;
 mod hold;
@@ -42,6 +43,7 @@ use drover_store::path::StorePath;
 
 pub use canonical::{CanonicalError, OutputLimits, canonicalize};
 pub use clean::Cleaned;
+pub use coming::Coming;
 pub use error::{StoreError, Use};
 pub use hold::Hold;
 pub use item::Item;
@@ -71,6 +73,7 @@ struct Inner {
     state: Mutex<State>,
     /// Held by who removes items: one at a time.
     removing: Mutex<()>,
+    arrivals: coming::Arrivals,
     /// The next name in `making`.
     number: AtomicU64,
     _lock: Lock,

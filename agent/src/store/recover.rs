@@ -14,6 +14,7 @@ use drover_store::hash::HashingWriter;
 use drover_store::nar;
 use drover_store::path::StorePath;
 
+use super::coming::Arrivals;
 use super::graph::is_lasting;
 use super::hold::State;
 use super::{Inner, Item, Store, StoreError};
@@ -77,6 +78,7 @@ pub(super) fn open(root: &Path, roots: &Path) -> Result<Inner, StoreError> {
         is_root: user::is_root(),
         state: Mutex::new(state),
         removing: Mutex::new(()),
+        arrivals: Arrivals::default(),
         number: AtomicU64::new(0),
         _lock: lock,
     };

@@ -3,19 +3,20 @@
 //! Whoever is free takes what can be placed, else an item that can be placed once it is here, else the next one; so the
 //! store is closed under references at any moment, and yet nothing waits for the order in which things come. What is
 //! referred to is begun with first: little that has come is lost when something else cannot be had, or the agent ends.
+//! What another build brings is not brought again, but waited for, when there is nothing else to do.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use drover_store::path::StorePath;
 
 use crate::executor::Error;
 use crate::executor::sandbox::Stopping;
-use crate::store::{Hold, Item, Making, Store, StoreError};
+use crate::store::{Coming, Hold, Item, Making, Store, StoreError};
 
 /// How many come at a time.
 pub(in crate::executor::sandbox) const AT_A_TIME: usize = 4;
@@ -23,6 +24,8 @@ pub(in crate::executor::sandbox) const AT_A_TIME: usize = 4;
 pub(in crate::executor::sandbox) const STACK: usize = 256 * 1024;
 /// How often who waits for others looks whether to stop.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long what others bring is waited for, before it is brought here as well.
+const PATIENCE: Duration = Duration::from_secs(10 * 60);
 /// The name of a tree in its folder.
 const TREE: &str = "tree";
 
@@ -109,7 +112,7 @@ enum Stage {
     /// On its way, or being placed.
     InWork,
     /// Here, and not placed.
-    Here(Making),
+    Here(Making, Option<Coming>),
     /// In the store.
     Placed,
     /// Left out.
@@ -170,17 +173,22 @@ struct State {
     order: Vec<usize>,
     /// Threads that do something.
     busy: usize,
+    /// Since when there is nothing to do but to wait for others.
+    idle: Option<Instant>,
     failure: Option<Error>,
 }
 
 enum Work {
-    Obtain,
-    Place(Making),
+    /// With the word to others, if they are to wait.
+    Obtain(Option<Coming>),
+    Place(Making, Option<Coming>),
+    /// Somebody else brings it.
+    Wait,
 }
 
 impl State {
     fn new(entries: Vec<Entry>) -> Self {
-        Self { order: needed_first(&entries), entries, busy: 0, failure: None }
+        Self { order: needed_first(&entries), entries, busy: 0, idle: None, failure: None }
     }
 
     fn is(&self, number: &usize, is: impl Fn(&Stage) -> bool) -> bool {
@@ -192,18 +200,35 @@ impl State {
         self.order.iter().copied().filter(move |number| self.is(number, is))
     }
 
-    /// Something that can be done now, which is taken.
-    fn take(&mut self) -> Option<(usize, Work)> {
+    /// Something that can be done now, which is taken. `bring` takes it on to bring one, unless somebody else does.
+    fn take(&mut self, bring: impl Fn(usize) -> Option<Coming>) -> Option<(usize, Work)> {
         let is_placed = |number: &usize| self.is(number, |stage| matches!(stage, Stage::Placed));
         let is_ready =
             |number: &usize| self.entries.get(*number).is_some_and(|entry| entry.needs.iter().all(is_placed));
-        let absent = || self.at(|stage| matches!(stage, Stage::Absent));
-        let ready = self.at(|stage| matches!(stage, Stage::Here(_))).find(is_ready);
-        let number = ready.or_else(|| absent().find(is_ready)).or_else(|| absent().next())?;
-        match std::mem::replace(&mut self.entries.get_mut(number)?.stage, Stage::InWork) {
-            Stage::Here(tree) => Some((number, Work::Place(tree))),
-            _ => Some((number, Work::Obtain)),
+        let ready = self.at(|stage| matches!(stage, Stage::Here(..))).find(is_ready);
+        if let Some(number) = ready {
+            let Stage::Here(tree, coming) = self.begin(number)? else { return None };
+            return Some((number, Work::Place(tree, coming)));
         }
+        let (ready, others): (Vec<_>, Vec<_>) =
+            self.at(|stage| matches!(stage, Stage::Absent)).partition(is_ready);
+        let absent = || ready.iter().chain(&others).copied();
+        let first = absent().next()?;
+        let (number, coming) = match absent().find_map(|number| Some((number, bring(number)?))) {
+            Some((number, coming)) => (number, Some(coming)),
+            None if self.idle.get_or_insert_with(Instant::now).elapsed() < PATIENCE => {
+                return Some((first, Work::Wait));
+            }
+            None => (first, None),
+        };
+        self.begin(number)?;
+        Some((number, Work::Obtain(coming)))
+    }
+
+    /// Puts one in work, and gives the stage that it was at.
+    fn begin(&mut self, number: usize) -> Option<Stage> {
+        self.idle = None;
+        Some(std::mem::replace(&mut self.entries.get_mut(number)?.stage, Stage::InWork))
     }
 
     /// Leaves out what cannot be placed, for want of what it refers to.
@@ -215,7 +240,7 @@ impl State {
                 let lacking = lacking.and_then(|number| items.get(number)).map(|item| item.path.clone());
                 entry.lacks.clone().or(lacking)
             };
-            let is_open = |entry: &Entry| matches!(entry.stage, Stage::Absent | Stage::Here(_));
+            let is_open = |entry: &Entry| matches!(entry.stage, Stage::Absent | Stage::Here(..));
             let mut open = self.entries.iter().enumerate().filter(|(_, entry)| is_open(entry));
             let Some((number, lacking)) = open.find_map(|(number, entry)| Some((number, lacks(entry)?)))
             else {
@@ -257,9 +282,13 @@ impl Hall<'_> {
     fn work(&self) {
         while let Some((number, work)) = self.next() {
             let done = match (self.items.get(number), work) {
-                (Some(item), Work::Place(tree)) => self.place(item, &tree),
-                (_, Work::Obtain) => self.obtain(number),
-                (None, Work::Place(_)) => Ok(Stage::Out),
+                (Some(item), Work::Place(tree, _coming)) => self.place(item, &tree),
+                (Some(item), Work::Obtain(coming)) => self.obtain(number, item, coming),
+                (Some(item), Work::Wait) => {
+                    self.store.wait_for(&item.path, LOOK);
+                    continue;
+                }
+                (None, _) => Ok(Stage::Out),
             };
             let mut state = self.lock();
             state.busy -= 1;
@@ -289,9 +318,11 @@ impl Hall<'_> {
             if state.failure.is_some() {
                 return None;
             }
-            if let Some(work) = state.take() {
-                state.busy += 1;
-                return Some(work);
+            let bring = |number: usize| self.store.bring(&self.items.get(number)?.path);
+            if let Some((number, work)) = state.take(bring) {
+                // Who waits for others does nothing.
+                state.busy += usize::from(!matches!(work, Work::Wait));
+                return Some((number, work));
             }
             if state.busy == 0 {
                 return None;
@@ -300,10 +331,14 @@ impl Hall<'_> {
         }
     }
 
-    fn obtain(&self, number: usize) -> Result<Stage, Miss> {
+    fn obtain(&self, number: usize, item: &Item, coming: Option<Coming>) -> Result<Stage, Miss> {
+        if self.store.has(&item.path) {
+            // Another build has brought it meanwhile.
+            return Ok(Stage::Placed);
+        }
         let making = self.store.making()?;
         (self.obtain)(number, &making.path().join(TREE), self.wanted)?;
-        Ok(Stage::Here(making))
+        Ok(Stage::Here(making, coming))
     }
 
     fn place(&self, item: &Item, making: &Making) -> Result<Stage, Miss> {
@@ -319,6 +354,21 @@ impl Hall<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use drover_store::{Sha256Hash, path};
+    use std::sync::mpsc;
+    use tempfile::TempDir;
+
+    fn store() -> (TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let roots = folder.path().join("roots");
+        std::fs::create_dir(&roots).unwrap();
+        let store = Store::open(&folder.path().join("root"), &roots).unwrap();
+        (folder, store)
+    }
+
+    fn path(name: impl ToString) -> StorePath {
+        path::text(&name.to_string(), b"", &[]).unwrap()
+    }
 
     /// Entries that need those of these numbers.
     fn state(needs: &[&[usize]]) -> State {
@@ -326,14 +376,14 @@ mod tests {
         State::new(needs.iter().map(entry).collect())
     }
 
-    fn taken(state: &mut State) -> Option<usize> {
-        state.take().map(|(number, _)| number)
+    fn taken(state: &mut State, store: &Store) -> Option<usize> {
+        state.take(|number| store.bring(&path(number))).map(|(number, _)| number)
     }
 
     #[test]
     fn what_is_needed_is_begun_with_first_and_what_must_wait_last() {
-        let mut state = state(&[&[1, 3], &[2], &[], &[]]);
-        let order: Vec<_> = std::iter::from_fn(|| taken(&mut state)).collect();
+        let ((_folder, store), mut state) = (store(), state(&[&[1, 3], &[2], &[], &[]]));
+        let order: Vec<_> = std::iter::from_fn(|| taken(&mut state, &store)).collect();
         assert_eq!(order, [2, 3, 1, 0]);
         // A circle has no such order, and all of it is there.
         assert_eq!(needed_first(&self::state(&[&[1], &[2], &[0], &[1]]).entries), [2, 1, 0, 3]);
@@ -341,9 +391,95 @@ mod tests {
 
     #[test]
     fn what_can_be_placed_at_once_comes_before_what_would_wait() {
-        let mut state = state(&[&[], &[0], &[1], &[4], &[]]);
-        assert_eq!((taken(&mut state), taken(&mut state)), (Some(0), Some(4)));
+        let ((_folder, store), mut state) = (store(), state(&[&[], &[0], &[1], &[4], &[]]));
+        assert_eq!((taken(&mut state, &store), taken(&mut state, &store)), (Some(0), Some(4)));
         state.set(4, Stage::Placed);
-        assert_eq!((taken(&mut state), taken(&mut state)), (Some(3), Some(1)));
+        assert_eq!((taken(&mut state, &store), taken(&mut state, &store)), (Some(3), Some(1)));
+    }
+
+    #[test]
+    fn what_others_bring_is_waited_for_and_not_for_ever() {
+        let ((_folder, store), mut state) = (store(), state(&[&[], &[]]));
+        let coming = store.bring(&path(0)).unwrap();
+        let work = |state: &mut State| state.take(|number| store.bring(&path(number)));
+        assert!(matches!(work(&mut state), Some((1, Work::Obtain(Some(_))))));
+        assert!(matches!(work(&mut state), Some((0, Work::Wait))));
+        state.idle = Instant::now().checked_sub(PATIENCE);
+        assert!(matches!(work(&mut state), Some((0, Work::Obtain(None)))));
+        assert!(state.idle.is_none() && work(&mut state).is_none());
+        drop(coming);
+        assert!(store.bring(&path(0)).is_some());
+    }
+
+    /// Two builds that want an item `shared`; the second one wants `own`, too, and asks for it while the first one is
+    /// fetching. How often each of the two was asked for `shared`, where the first one gets it or does not.
+    fn asked_for_by_two(first_gets_it: bool) -> [usize; 2] {
+        let ((_folder, store), stop) = (store(), Stopping::new().unwrap());
+        let nar = drover_store::nar::Node::file("x").to_nar();
+        let item = |name| Item {
+            path: path(name),
+            nar_hash: Sha256Hash::of(&nar),
+            nar_size: nar.len() as u64,
+            references: Vec::new(),
+            deriver: None,
+        };
+        let ((begun, first_begins), (asked, second_asks)) = (mpsc::channel(), mpsc::channel::<()>());
+        let (counts, gate) = ([0, 0].map(Mutex::new), Mutex::new(second_asks));
+        let make = |dest: &Path| std::fs::write(dest, "x").unwrap();
+        let count = |who: usize| *counts[who].lock().unwrap() += 1;
+        let first = |_: usize, dest: &Path, _: Wanted<'_>| {
+            count(0);
+            begun.send(()).unwrap();
+            gate.lock().unwrap().recv().unwrap();
+            make(dest);
+            if first_gets_it { Ok(()) } else { Err(Miss::LeftOut("it is torn".to_owned())) }
+        };
+        let second = |number: usize, dest: &Path, _: Wanted<'_>| {
+            if number == 0 {
+                count(1);
+            } else {
+                asked.send(()).unwrap();
+            }
+            make(dest);
+            Ok(())
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut hold = store.hold([]);
+                bring_in(&store, &mut hold, &[item("shared")], &first, &stop).unwrap();
+            });
+            first_begins.recv().unwrap();
+            let mut hold = store.hold([]);
+            bring_in(&store, &mut hold, &[item("shared"), item("own")], &second, &stop).unwrap();
+        });
+        assert!(store.has(&path("shared")) && store.has(&path("own")));
+        counts.map(|count| count.into_inner().unwrap())
+    }
+
+    #[test]
+    fn builds_that_want_the_same_fetch_it_once() {
+        assert_eq!(asked_for_by_two(true), [1, 0]);
+    }
+
+    #[test]
+    fn what_one_build_could_not_get_another_asks_for_itself() {
+        assert_eq!(asked_for_by_two(false), [1, 1]);
+    }
+
+    #[test]
+    fn a_stop_ends_a_wait_for_another_build() {
+        let ((_folder, store), stop) = (store(), Stopping::new().unwrap());
+        let _coming = store.bring(&path("shared")).unwrap();
+        stop.stop();
+        let item = Item {
+            path: path("shared"),
+            nar_hash: Sha256Hash::of(b""),
+            nar_size: 0,
+            references: Vec::new(),
+            deriver: None,
+        };
+        let obtain = |_: usize, _: &Path, _: Wanted<'_>| Ok(());
+        let result = bring_in(&store, &mut store.hold([]), &[item], &obtain, &stop);
+        assert!(matches!(result, Err(Error::Away(_))), "{result:?}");
     }
 }
