@@ -3,6 +3,8 @@
 mod client;
 mod eager;
 #[cfg(target_os = "linux")]
+mod pace;
+#[cfg(target_os = "linux")]
 mod remote;
 #[cfg(target_os = "linux")]
 mod stop;

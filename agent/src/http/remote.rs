@@ -14,6 +14,7 @@ use ureq::{Body, BodyReader, ResponseExt};
 
 use super::Client;
 use super::client::reason;
+use super::pace::{FLOOR, Pace};
 use crate::retry::{Backoff, Pauses};
 
 /// Tries in a row that bring no byte.
@@ -87,6 +88,7 @@ pub(crate) struct Remote<'a> {
     /// Tries since the last byte, and all of them.
     tries: (u32, u32),
     backoff: Backoff,
+    pace: Pace,
 }
 
 impl<'a> Remote<'a> {
@@ -111,6 +113,7 @@ impl<'a> Remote<'a> {
             ended: false,
             tries: (0, 0),
             backoff: Backoff::new(PAUSES),
+            pace: Pace::new(FLOOR),
         };
         let answer = remote.ask_for_the_first_time()?;
         if answer.status() != StatusCode::OK {
@@ -229,6 +232,12 @@ impl<'a> Remote<'a> {
         Ok(())
     }
 
+    /// Gives up who is too slow.
+    fn keep_pace(&mut self, bytes: usize, begin: Instant) -> io::Result<()> {
+        let noted = self.pace.note(bytes, begin.elapsed());
+        noted.map_err(|slow| io::Error::other(format!("at byte {}: {slow}", self.at)))
+    }
+
     /// Waits before the next try, or gives up.
     fn broke(&mut self, why: &str) -> io::Result<()> {
         self.body = None;
@@ -248,11 +257,15 @@ impl Read for Remote<'_> {
             if wait_one(self.stop, Interest::Readable, Deadline::after(Duration::ZERO))? {
                 return Err(io::Error::other("it is not wanted any more"));
             }
+            let begin = Instant::now();
             let Some(body) = &mut self.body else {
                 self.resume()?;
+                self.keep_pace(0, begin)?;
                 continue;
             };
-            match body.read(buffer) {
+            let read = body.read(buffer);
+            self.keep_pace(*read.as_ref().unwrap_or(&0), begin)?;
+            match read {
                 Ok(0) if self.again == 0 && self.size.is_none_or(|size| self.at >= size) => self.ended = true,
                 Ok(0) => self.broke("the connection ended")?,
                 Ok(n) => {
@@ -309,6 +322,7 @@ fn version(headers: &HeaderMap) -> Option<HeaderValue> {
 mod tests {
     use super::*;
     use crate::http::Patience;
+    use crate::http::pace::Floor;
     use crate::http::testing::{Exchange, Server};
     use drover_tls::Trust;
     use std::os::fd::AsFd;
@@ -448,6 +462,15 @@ mod tests {
             }
         });
         assert!(read(server.url()).unwrap_err().to_string().contains("broke off at byte 4"));
+    }
+
+    #[test]
+    fn a_server_that_brings_next_to_nothing_is_given_up() {
+        let server = Server::start(|exchange| exchange.respond(200, "", b"file"));
+        let (client, never) = (client(), never());
+        let mut remote = Remote::open(&client, server.url(), never.0.as_fd()).unwrap();
+        remote.pace = Pace::new(Floor { bytes: 5, time: Duration::ZERO });
+        assert!(remote.read(&mut [0; 10]).unwrap_err().to_string().contains("too slow"));
     }
 
     #[test]

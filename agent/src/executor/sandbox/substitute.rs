@@ -8,9 +8,11 @@ mod server;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use drover_store::compression::Compression;
@@ -23,10 +25,10 @@ use super::import::arrivals::{Miss, Wanted, bring_in};
 use super::import::nar::{Failure, unpack};
 use crate::decompress::Decompressors;
 use crate::executor::Error;
-use crate::http::{Client, Patience, Remote};
+use crate::http::{Client, Patience, Remote, RemoteError};
 use crate::store::{Hold, Item, Store};
 use search::{Offer, search};
-use server::{Server, Source};
+use server::{Server, Source, origin};
 
 /// The largest window of a zstd-compressed nar, as a power of two: what `zstd --long=27` makes and can be read by default.
 const WINDOW_LOG_LIMIT: u32 = 27;
@@ -57,9 +59,11 @@ pub(super) fn substitute(
         let offers = search(store, hold, &servers, paths, stop)?;
         let items: Vec<Item> = offers.iter().map(|offer| offer.item.clone()).collect();
         let decompressors = Decompressors::new(WINDOW_LOG_LIMIT);
+        let away = Away::default();
         let obtain = |number: usize, dest: &Path, wanted: Wanted<'_>| match offers.get(number) {
             Some(offer) => {
-                let place = Place { client: &client, decompressors: &decompressors, dest, stop, wanted };
+                let (client, decompressors, away) = (&client, &decompressors, &away);
+                let place = Place { client, decompressors, away, dest, stop, wanted };
                 place.obtain(&servers, offer)
             }
             None => Ok(()),
@@ -68,10 +72,33 @@ pub(super) fn substitute(
     })
 }
 
+/// The hosts of nars that did not answer, several times in a row, and are not asked again: each time would be a long
+/// wait. Nars need not be where their narinfos are.
+#[derive(Default)]
+struct Away(Mutex<BTreeSet<String>>);
+
+impl Away {
+    fn hosts(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has(&self, url: &str) -> bool {
+        self.hosts().contains(origin(url))
+    }
+
+    fn note(&self, url: &str, error: &RemoteError) {
+        let host = origin(url);
+        if matches!(error, RemoteError::Unreachable(_)) && self.hosts().insert(host.to_owned()) {
+            tracing::warn!("no more nars are fetched from {host} for this build: {error}");
+        }
+    }
+}
+
 /// Where the tree of an item is to be.
 struct Place<'a> {
     client: &'a Client,
     decompressors: &'a Decompressors,
+    away: &'a Away,
     dest: &'a Path,
     stop: &'a Stopping,
     wanted: Wanted<'a>,
@@ -112,8 +139,16 @@ impl Place<'_> {
         tracing::info!("fetching {} from {}", item.path, source.url);
         let attempted = || format!("fetch the nar of {}", item.path);
         let failed = |source| Failure::Nar(Error::Stream { attempted: attempted(), source });
+        if self.away.has(&source.url) {
+            return Err(failed(io::Error::other("its host did not answer before")));
+        }
         let remote = Remote::open_with_patience(self.client, &source.url, self.stop.as_fd());
-        let remote = remote.map_err(|error| failed(io::Error::other(error)))?;
+        let remote = remote.map_err(|error| {
+            if !self.stop.is_stopped() {
+                self.away.note(&source.url, &error);
+            }
+            failed(io::Error::other(error))
+        })?;
         let nar: Box<dyn Read + '_> = match source.compression {
             Compression::Zstd => Box::new(self.decompressors.read(remote).map_err(failed)?),
             _ => Box::new(remote),

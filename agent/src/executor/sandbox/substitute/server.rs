@@ -128,7 +128,7 @@ impl<'a> Server<'a> {
 }
 
 /// Scheme, host and port of an address.
-fn origin(url: &str) -> &str {
+pub(super) fn origin(url: &str) -> &str {
     let host = url.find("://").map_or(0, |place| place + "://".len());
     let end = url.get(host..).and_then(|rest| rest.find('/')).map_or(url.len(), |place| host + place);
     url.get(..end).unwrap_or(url)

@@ -1,6 +1,6 @@
 //! Substitutes from real servers, some of which are no use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
@@ -13,6 +13,7 @@ use drover_store::path;
 use tempfile::TempDir;
 
 use super::*;
+use crate::executor::sandbox::import::arrivals::AT_A_TIME;
 use crate::http::testing::{Authority, Exchange, Server as HttpServer};
 
 /// A store, and a key that is trusted.
@@ -63,8 +64,21 @@ struct Files(BTreeMap<String, Vec<u8>>);
 impl Files {
     /// Adds an item, with its nar in that form; of lzip only the word.
     fn add(&mut self, key: &SecretKey, name: &str, references: &[&str], compression: &str) -> &mut Self {
+        self.add_at("", key, name, references, compression)
+    }
+
+    /// The same, its nar being below this address.
+    fn add_at(
+        &mut self,
+        host: &str,
+        key: &SecretKey,
+        name: &str,
+        references: &[&str],
+        compression: &str,
+    ) -> &mut Self {
         let nar = nar(name);
-        let url = Url { url: format!("nar/{name}"), compression: compression.to_owned(), file_size: None };
+        let url =
+            Url { url: format!("{host}nar/{name}"), compression: compression.to_owned(), file_size: None };
         let mut info = NarInfo {
             store_path: path(name),
             urls: vec![url],
@@ -185,6 +199,29 @@ fn another_server_helps_where_the_first_has_only_the_narinfo_or_is_away() {
     let (one, two) = (one.serve(), two.serve());
     ground.substitute(&["http://127.0.0.1:1", one.url(), two.url()], &["a"]).unwrap();
     assert_eq!(ground.present(["a", "b"]), [true; 2]);
+}
+
+#[test]
+fn a_host_of_nars_that_does_not_answer_is_not_asked_for_each_of_them() {
+    let ground = Ground::new();
+    let asked = Arc::new(Mutex::new(BTreeSet::new()));
+    let note = asked.clone();
+    // Not to answer closes the connection.
+    let silent = HttpServer::start(move |exchange| {
+        note.lock().unwrap().insert(exchange.target.clone());
+    });
+    let (mut one, mut two) = (Files::default(), Files::default());
+    let names: Vec<_> = (0..12).map(|n| format!("item-{n}")).collect();
+    for name in &names {
+        one.add_at(&format!("{}/", silent.url()), &ground.key, name, &[], "none");
+        two.add(&ground.key, name, &[], "none");
+    }
+    let (one, two) = (one.serve(), two.serve());
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    ground.substitute(&[one.url(), two.url()], &names).unwrap();
+    assert_eq!(ground.present::<12>(names.try_into().unwrap()), [true; 12]);
+    let asked = asked.lock().unwrap();
+    assert!((1..=AT_A_TIME).contains(&asked.len()), "{asked:?}");
 }
 
 #[test]
