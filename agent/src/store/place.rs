@@ -19,13 +19,14 @@ use super::{Inner, Item, Making, OutputLimits, Store, StoreError, canonicalize, 
 pub struct Received {
     tree: Making,
     item: Item,
+    after_nar: Sha256,
 }
 
 impl Received {
-    /// What it is.
+    /// The state of the hash after the nar, for what is signed together with it.
     #[must_use]
-    pub fn item(&self) -> &Item {
-        &self.item
+    pub fn after_nar(&self) -> &Sha256 {
+        &self.after_nar
     }
 }
 
@@ -40,7 +41,7 @@ impl Store {
         self.inner.place(tree, item).map(drop)
     }
 
-    /// Takes the nar of an item from a stream that ends with it. The item may come before what it refers to, for it does
+    /// Takes the nar of an item from a stream that ends with it, and of which no more is read. The item may come before what it refers to, for it does
     /// not count before [`Store::settle`].
     ///
     /// # Errors
@@ -48,7 +49,10 @@ impl Store {
     /// it is another one.
     pub fn receive(&self, item: &Item, nar: &mut dyn Read, limits: Limits) -> Result<Received, StoreError> {
         let limits = Limits { contents: limits.contents.min(item.nar_size), ..limits };
-        let (tree, found, found_size) = self.unpack(&item.path, nar, limits)?;
+        // One byte more than promised is enough to see that it is another nar.
+        let mut nar = nar.take(item.nar_size.saturating_add(1));
+        let (tree, after_nar, found_size) = self.unpack(&item.path, &mut nar, limits)?;
+        let found = after_nar.clone().finish();
         if (found, found_size) != (item.nar_hash, item.nar_size) {
             return Err(StoreError::Hash {
                 item: item.path.clone(),
@@ -58,7 +62,7 @@ impl Store {
                 expected_size: item.nar_size,
             });
         }
-        Ok(Received { tree, item: item.clone() })
+        Ok(Received { tree, item: item.clone(), after_nar })
     }
 
     /// Puts what was received in its place.
@@ -67,14 +71,6 @@ impl Store {
     /// As [`Store::place`].
     pub fn settle(&self, received: &Received) -> Result<(), StoreError> {
         self.place(received.tree.path(), &received.item)
-    }
-
-    /// Takes the nar of an item, and puts it in its place.
-    ///
-    /// # Errors
-    /// As [`Store::receive`] and [`Store::place`].
-    pub fn add_nar(&self, item: &Item, nar: &mut dyn Read, limits: Limits) -> Result<(), StoreError> {
-        self.settle(&self.receive(item, nar, limits)?)
     }
 
     /// Adds a text, such as a derivation, with what it refers to, in ascending order.
@@ -116,7 +112,8 @@ impl Store {
         nar: &mut dyn Read,
         limits: Limits,
     ) -> Result<(), StoreError> {
-        let (tree, nar_hash, nar_size) = self.unpack(path, nar, limits)?;
+        let (tree, after_nar, nar_size) = self.unpack(path, nar, limits)?;
+        let nar_hash = after_nar.finish();
         let made = if recursive {
             path::source(path.name(), &nar_hash)
         } else {
@@ -133,20 +130,19 @@ impl Store {
         self.place(tree.path(), &item)
     }
 
-    /// Unpacks a nar in canonical form: the tree, its hash and its size.
+    /// Unpacks a nar in canonical form: the tree, the state of the nar's hash, and its size.
     fn unpack(
         &self,
         path: &StorePath,
         nar: &mut dyn Read,
         limits: Limits,
-    ) -> Result<(Making, Sha256Hash, u64), StoreError> {
+    ) -> Result<(Making, Sha256, u64), StoreError> {
         let tree = Making { path: self.inner.new_name() };
         let mut nar = HashingReader::new(nar);
         // It reads the stream to its end, and nothing may follow the nar.
         nar::unpack_for_store(&mut nar, tree.path(), limits).map_err(|source| nar_error(path, source))?;
         canonical(path, tree.path())?;
-        let (_, hash, size) = nar.finish();
-        Ok((tree, hash, size))
+        Ok((tree, nar.state().clone(), nar.count()))
     }
 }
 

@@ -1,11 +1,9 @@
-//! The coordinator's items into the store: straight from the stream into a tree on disk, checked on the way.
+//! The coordinator's items into the store: straight from the stream onto the disk, checked on the way.
 
 pub(super) mod arrivals;
 pub(super) mod nar;
 #[cfg(test)]
 mod tests;
-
-use std::path::Path;
 
 use drover_store::export::export_hash;
 use drover_store::key::{Acl, PublicKey, Signature};
@@ -13,7 +11,7 @@ use drover_wire::ItemInfo;
 
 use super::Stopping;
 use crate::executor::{Error, Nars};
-use crate::store::{Hold, Item, Store};
+use crate::store::{Hold, Item, Received, Store};
 use arrivals::{Miss, Wanted, bring_in};
 
 /// Brings the coordinator's items into the store, several at a time. One that refers to something that is neither among
@@ -32,13 +30,13 @@ pub(super) fn import(
 ) -> Result<(), Error> {
     let signatures = items.iter().map(|info| signature(info, keys)).collect::<Result<Vec<_>, _>>()?;
     let wanted: Vec<Item> = items.iter().map(|info| item(info)).collect();
-    let obtain = |number: usize, dest: &Path, still: Wanted<'_>| {
+    let obtain = |number: usize, still: Wanted<'_>| {
         let (Some(info), Some(item), Some(signature)) =
             (items.get(number), wanted.get(number), signatures.get(number))
         else {
-            return Ok(());
+            return Err(Miss::LeftOut("nobody knows of it".to_owned()));
         };
-        receive(info, item, signature, from, dest, still).map_err(Miss::Fatal)
+        receive(store, info, item, signature, from, still).map_err(Miss::Fatal)
     };
     bring_in(store, hold, &wanted, &obtain, stop)
 }
@@ -78,22 +76,23 @@ fn unknown_key(info: &ItemInfo, key: &PublicKey) -> String {
 }
 
 fn receive(
+    store: &Store,
     info: &ItemInfo,
     item: &Item,
     signature: &Signature,
     from: &dyn Nars,
-    dest: &Path,
     wanted: Wanted<'_>,
-) -> Result<(), Error> {
+) -> Result<Received, Error> {
     let stream = from
         .open(info)
         .map_err(|source| Error::Stream { attempted: format!("fetch the nar of {}", info.path), source })?;
-    let after_nar = nar::unpack(item, stream, dest, wanted)?;
-    let hash = export_hash(after_nar, &info.path, &info.references, info.deriver.as_ref());
+    let received = nar::receive(store, item, stream, wanted)?;
+    let hash = export_hash(received.after_nar().clone(), &info.path, &info.references, info.deriver.as_ref());
     signature.verify(&hash).map_err(|error| {
         let path = &info.path;
         Error::Untrusted(format!(
             "import {path}: its signature does not hold: {error}; the coordinator may be broken"
         ))
-    })
+    })?;
+    Ok(received)
 }

@@ -11,7 +11,6 @@ mod tests;
 use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,11 +21,11 @@ use drover_tls::Trust;
 
 use super::Stopping;
 use super::import::arrivals::{Miss, Wanted, bring_in};
-use super::import::nar::{Failure, unpack};
+use super::import::nar::{Failure, receive};
 use crate::decompress::Decompressors;
 use crate::executor::Error;
 use crate::http::{Client, Patience, Remote, RemoteError};
-use crate::store::{Hold, Item, Store};
+use crate::store::{Hold, Item, Received, Store};
 use search::{Offer, search};
 use server::{Server, Source, origin};
 
@@ -60,13 +59,13 @@ pub(super) fn substitute(
         let items: Vec<Item> = offers.iter().map(|offer| offer.item.clone()).collect();
         let decompressors = Decompressors::new(WINDOW_LOG_LIMIT);
         let away = Away::default();
-        let obtain = |number: usize, dest: &Path, wanted: Wanted<'_>| match offers.get(number) {
+        let obtain = |number: usize, wanted: Wanted<'_>| match offers.get(number) {
             Some(offer) => {
                 let (client, decompressors, away) = (&client, &decompressors, &away);
-                let place = Place { client, decompressors, away, dest, stop, wanted };
-                place.obtain(&servers, offer)
+                let fetch = Fetch { store, client, decompressors, away, stop, wanted };
+                fetch.obtain(&servers, offer)
             }
-            None => Ok(()),
+            None => Err(Miss::LeftOut("nobody offers it".to_owned())),
         };
         bring_in(store, hold, &items, &obtain, stop)
     })
@@ -94,19 +93,19 @@ impl Away {
     }
 }
 
-/// Where the tree of an item is to be.
-struct Place<'a> {
+/// What it takes to have an item.
+struct Fetch<'a> {
+    store: &'a Store,
     client: &'a Client,
     decompressors: &'a Decompressors,
     away: &'a Away,
-    dest: &'a Path,
     stop: &'a Stopping,
     wanted: Wanted<'a>,
 }
 
-impl Place<'_> {
-    /// Makes it from the first server that has the nar that was offered.
-    fn obtain(&self, servers: &[Server<'_>], offer: &Offer) -> Result<(), Miss> {
+impl Fetch<'_> {
+    /// Takes it from the first server that has the nar that was offered.
+    fn obtain(&self, servers: &[Server<'_>], offer: &Offer) -> Result<Received, Miss> {
         let item = &offer.item;
         let mut misses = Vec::new();
         for (number, server) in servers.iter().enumerate().skip(offer.server) {
@@ -125,7 +124,7 @@ impl Place<'_> {
             };
             for source in &sources {
                 match self.fetch(item, source) {
-                    Ok(()) => return Ok(()),
+                    Ok(received) => return Ok(received),
                     Err(Failure::Disk(error)) => return Err(Miss::Fatal(error)),
                     Err(Failure::Nar(error)) if !self.wanted.holds() => return Err(Miss::Fatal(error)),
                     Err(Failure::Nar(error)) => misses.push(format!("{}: {error}", source.url)),
@@ -135,7 +134,7 @@ impl Place<'_> {
         Err(Miss::LeftOut(misses.join("; ")))
     }
 
-    fn fetch(&self, item: &Item, source: &Source) -> Result<(), Failure> {
+    fn fetch(&self, item: &Item, source: &Source) -> Result<Received, Failure> {
         tracing::info!("fetching {} from {}", item.path, source.url);
         let attempted = || format!("fetch the nar of {}", item.path);
         let failed = |source| Failure::Nar(Error::Stream { attempted: attempted(), source });
@@ -153,6 +152,6 @@ impl Place<'_> {
             Compression::Zstd => Box::new(self.decompressors.read(remote).map_err(failed)?),
             _ => Box::new(remote),
         };
-        unpack(item, nar, self.dest, self.wanted).map(drop)
+        receive(self.store, item, nar, self.wanted)
     }
 }

@@ -69,6 +69,13 @@ fn item(name: &str, node: &Node, references: &[&StorePath]) -> (Item, Vec<u8>) {
     (Item { path: path_of(name), nar_hash, nar_size, references, deriver: None }, nar)
 }
 
+impl Store {
+    /// Takes the nar of an item, and puts it in its place, as inputs come.
+    pub(crate) fn add_nar(&self, item: &Item, nar: &mut dyn Read, limits: Limits) -> Result<(), StoreError> {
+        self.settle(&self.receive(item, nar, limits)?)
+    }
+}
+
 fn add(store: &Store, name: &str, references: &[&StorePath]) -> StorePath {
     let (item, nar) = item(name, &tree(name), references);
     store.add_nar(&item, &mut &nar[..], Limits::default()).unwrap();

@@ -6,7 +6,6 @@
 //! What another build brings is not brought again, but waited for, when there is nothing else to do.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -16,7 +15,7 @@ use drover_store::path::StorePath;
 
 use crate::executor::Error;
 use crate::executor::sandbox::Stopping;
-use crate::store::{Coming, Hold, Item, Making, Store, StoreError};
+use crate::store::{Coming, Hold, Item, Received, Store, StoreError};
 
 /// How many come at a time.
 pub(in crate::executor::sandbox) const AT_A_TIME: usize = 4;
@@ -26,8 +25,6 @@ pub(in crate::executor::sandbox) const STACK: usize = 256 * 1024;
 const LOOK: Duration = Duration::from_millis(500);
 /// How long what others bring is waited for, before it is brought here as well.
 const PATIENCE: Duration = Duration::from_secs(10 * 60);
-/// The name of a tree in its folder.
-const TREE: &str = "tree";
 
 /// Why an item did not come.
 pub(in crate::executor::sandbox) enum Miss {
@@ -57,11 +54,11 @@ impl Wanted<'_> {
     }
 }
 
-/// Makes the tree of an item at a path that does not exist, after checking all that is to be checked about it.
+/// Takes an item from wherever it is, after checking all that is to be checked about it.
 pub(in crate::executor::sandbox) type Obtain<'a> =
-    dyn Fn(usize, &Path, Wanted<'_>) -> Result<(), Miss> + Sync + 'a;
+    dyn Fn(usize, Wanted<'_>) -> Result<Received, Miss> + Sync + 'a;
 
-/// Brings items into the store; `obtain` makes the tree of the one of that number. What is left out is said in the log,
+/// Brings items into the store; `obtain` takes the one of that number. What is left out is said in the log,
 /// also what refers to something that is neither among them nor in the store. They and what they refer to are held from
 /// the beginning on.
 ///
@@ -112,7 +109,7 @@ enum Stage {
     /// On its way, or being placed.
     InWork,
     /// Here, and not placed.
-    Here(Making, Option<Coming>),
+    Here(Box<Received>, Option<Coming>),
     /// In the store.
     Placed,
     /// Left out.
@@ -181,7 +178,7 @@ struct State {
 enum Work {
     /// With the word to others, if they are to wait.
     Obtain(Option<Coming>),
-    Place(Making, Option<Coming>),
+    Place(Box<Received>, Option<Coming>),
     /// Somebody else brings it.
     Wait,
 }
@@ -207,8 +204,8 @@ impl State {
             |number: &usize| self.entries.get(*number).is_some_and(|entry| entry.needs.iter().all(is_placed));
         let ready = self.at(|stage| matches!(stage, Stage::Here(..))).find(is_ready);
         if let Some(number) = ready {
-            let Stage::Here(tree, coming) = self.begin(number)? else { return None };
-            return Some((number, Work::Place(tree, coming)));
+            let Stage::Here(received, coming) = self.begin(number)? else { return None };
+            return Some((number, Work::Place(received, coming)));
         }
         let (ready, others): (Vec<_>, Vec<_>) =
             self.at(|stage| matches!(stage, Stage::Absent)).partition(is_ready);
@@ -282,7 +279,7 @@ impl Hall<'_> {
     fn work(&self) {
         while let Some((number, work)) = self.next() {
             let done = match (self.items.get(number), work) {
-                (Some(item), Work::Place(tree, _coming)) => self.place(item, &tree),
+                (_, Work::Place(received, _coming)) => self.place(&received),
                 (Some(item), Work::Obtain(coming)) => self.obtain(number, item, coming),
                 (Some(item), Work::Wait) => {
                     self.store.wait_for(&item.path, LOOK);
@@ -336,13 +333,12 @@ impl Hall<'_> {
             // Another build has brought it meanwhile.
             return Ok(Stage::Placed);
         }
-        let making = self.store.making()?;
-        (self.obtain)(number, &making.path().join(TREE), self.wanted)?;
-        Ok(Stage::Here(making, coming))
+        let received = (self.obtain)(number, self.wanted)?;
+        Ok(Stage::Here(Box::new(received), coming))
     }
 
-    fn place(&self, item: &Item, making: &Making) -> Result<Stage, Miss> {
-        self.store.place(&making.path().join(TREE), item)?;
+    fn place(&self, received: &Received) -> Result<Stage, Miss> {
+        self.store.settle(received)?;
         Ok(Stage::Placed)
     }
 
@@ -354,6 +350,7 @@ impl Hall<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use drover_store::nar::Limits;
     use drover_store::{Sha256Hash, path};
     use std::sync::mpsc;
     use tempfile::TempDir;
@@ -425,32 +422,31 @@ mod tests {
         };
         let ((begun, first_begins), (asked, second_asks)) = (mpsc::channel(), mpsc::channel::<()>());
         let (counts, gate) = ([0, 0].map(Mutex::new), Mutex::new(second_asks));
-        let make = |dest: &Path| std::fs::write(dest, "x").unwrap();
+        let take = |item: &Item| Ok(store.receive(item, &mut &nar[..], Limits::default()).unwrap());
         let count = |who: usize| *counts[who].lock().unwrap() += 1;
-        let first = |_: usize, dest: &Path, _: Wanted<'_>| {
+        let items = [item("shared"), item("own")];
+        let first = |number: usize, _: Wanted<'_>| {
             count(0);
             begun.send(()).unwrap();
             gate.lock().unwrap().recv().unwrap();
-            make(dest);
-            if first_gets_it { Ok(()) } else { Err(Miss::LeftOut("it is torn".to_owned())) }
+            if first_gets_it { take(&items[number]) } else { Err(Miss::LeftOut("it is torn".to_owned())) }
         };
-        let second = |number: usize, dest: &Path, _: Wanted<'_>| {
+        let second = |number: usize, _: Wanted<'_>| {
             if number == 0 {
                 count(1);
             } else {
                 asked.send(()).unwrap();
             }
-            make(dest);
-            Ok(())
+            take(&items[number])
         };
         thread::scope(|scope| {
             scope.spawn(|| {
                 let mut hold = store.hold([]);
-                bring_in(&store, &mut hold, &[item("shared")], &first, &stop).unwrap();
+                bring_in(&store, &mut hold, &items[..1], &first, &stop).unwrap();
             });
             first_begins.recv().unwrap();
             let mut hold = store.hold([]);
-            bring_in(&store, &mut hold, &[item("shared"), item("own")], &second, &stop).unwrap();
+            bring_in(&store, &mut hold, &items, &second, &stop).unwrap();
         });
         assert!(store.has(&path("shared")) && store.has(&path("own")));
         counts.map(|count| count.into_inner().unwrap())
@@ -478,7 +474,7 @@ mod tests {
             references: Vec::new(),
             deriver: None,
         };
-        let obtain = |_: usize, _: &Path, _: Wanted<'_>| Ok(());
+        let obtain = |_: usize, _: Wanted<'_>| panic!("another build brings it");
         let result = bring_in(&store, &mut store.hold([]), &[item], &obtain, &stop);
         assert!(matches!(result, Err(Error::Away(_))), "{result:?}");
     }

@@ -297,27 +297,17 @@ fn a_server_that_is_busy_for_a_moment_is_asked_again() {
 #[test]
 fn a_disk_that_refuses_ends_it_and_is_no_server_s_fault() {
     let ground = Ground::new();
-    let item = Item {
-        path: path("a"),
-        nar_hash: Sha256Hash::of(&nar("a")),
-        nar_size: nar("a").len() as u64,
-        references: Vec::new(),
-        deriver: None,
-    };
-    let obtain = |_: usize, dest: &Path, wanted: Wanted<'_>| match unpack(
-        &item,
-        &nar("a")[..],
-        &dest.join("no/such"),
-        wanted,
-    ) {
-        Err(Failure::Disk(error)) => Err(Miss::Fatal(error)),
-        Err(Failure::Nar(error)) => Err(Miss::LeftOut(error.to_string())),
-        Ok(_) => Ok(()),
-    };
-    let mut hold = ground.store.hold([]);
-    let items = std::slice::from_ref(&item);
-    let error = bring_in(&ground.store, &mut hold, items, &obtain, &ground.stop).unwrap_err();
-    assert!(error.to_string().contains("no/such"), "{error}");
+    let (mut files, asked) = (Files::default(), Arc::new(Mutex::new(0)));
+    files.add(&ground.key, "a", &[], "none");
+    let count = asked.clone();
+    let server = HttpServer::start(move |exchange| {
+        *count.lock().unwrap() += usize::from(exchange.target.contains("/nar/"));
+        files.answer(exchange);
+    });
+    std::fs::remove_dir(ground.folder.path().join("root/gnu/store/.drover/making")).unwrap();
+    let error = ground.substitute(&[server.url(), server.url()], &["a"]).unwrap_err();
+    assert!(error.to_string().contains(".drover/making"), "{error}");
+    assert_eq!(*asked.lock().unwrap(), 1);
 }
 
 #[test]
