@@ -14,6 +14,7 @@ use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use drover_os::machine::{self, Memory};
 use drover_store::compression::Compression;
 use drover_store::key::Acl;
 use drover_store::path::StorePath;
@@ -31,6 +32,11 @@ use server::{Server, Source, origin};
 
 /// The largest window of a zstd-compressed nar, as a power of two: what `zstd --long=27` makes and can be read by default.
 const WINDOW_LOG_LIMIT: u32 = 27;
+/// The same where memory is short: several come at a time, and who sends them is not known. More than the usual levels of
+/// zstd make, those up to 19.
+const SMALL_WINDOW_LOG_LIMIT: u32 = 25;
+/// Bytes of memory below which it is short.
+const ENOUGH_MEMORY: u64 = 2 << 30;
 const PATIENCE: Patience = Patience {
     resolve: Duration::from_secs(10),
     connect: Duration::from_secs(15),
@@ -57,7 +63,7 @@ pub(super) fn substitute(
             servers.iter().map(|url| Server::new(&client, url, keys, stop)).collect();
         let offers = search(store, hold, &servers, paths, stop)?;
         let items: Vec<Item> = offers.iter().map(|offer| offer.item.clone()).collect();
-        let decompressors = Decompressors::new(WINDOW_LOG_LIMIT);
+        let decompressors = Decompressors::new(window_log_limit(machine::memory()));
         let away = Away::default();
         let obtain = |number: usize, wanted: Wanted<'_>| match offers.get(number) {
             Some(offer) => {
@@ -69,6 +75,11 @@ pub(super) fn substitute(
         };
         bring_in(store, hold, &items, &obtain, stop)
     })
+}
+
+fn window_log_limit(memory: Option<Memory>) -> u32 {
+    let is_short = memory.is_some_and(|memory| memory.total < ENOUGH_MEMORY);
+    if is_short { SMALL_WINDOW_LOG_LIMIT } else { WINDOW_LOG_LIMIT }
 }
 
 /// The hosts of nars that did not answer, several times in a row, and are not asked again: each time would be a long

@@ -337,6 +337,22 @@ fn a_nar_that_breaks_off_is_resumed() {
 }
 
 #[test]
+fn a_machine_of_little_memory_reads_no_nar_that_takes_much_of_it() {
+    let of = |gib: u64| window_log_limit(Some(Memory { total: gib << 30, available: 0 }));
+    assert_eq!((of(1), of(2), window_log_limit(None)), (25, 27, 27));
+    let mut zstd = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+    zstd.window_log(26).unwrap();
+    std::io::Write::write_all(&mut zstd, b"nar").unwrap();
+    let compressed = zstd.finish().unwrap();
+    for (gib, reads) in [(1, false), (2, true)] {
+        let decompressors = Decompressors::new(of(gib));
+        let mut nar = Vec::new();
+        let read = decompressors.read(&compressed[..]).unwrap().read_to_end(&mut nar);
+        assert_eq!(read.is_ok(), reads, "{read:?}");
+    }
+}
+
+#[test]
 fn a_stop_ends_it_while_a_server_is_silent() {
     let ground = Ground::new();
     let (came, coming) = mpsc::channel();
