@@ -172,6 +172,8 @@ struct State {
     busy: usize,
     /// Since when there is nothing to do but to wait for others.
     idle: Option<Instant>,
+    /// Whether any was left out.
+    is_partial: bool,
     failure: Option<Error>,
 }
 
@@ -185,7 +187,7 @@ enum Work {
 
 impl State {
     fn new(entries: Vec<Entry>) -> Self {
-        Self { order: needed_first(&entries), entries, busy: 0, idle: None, failure: None }
+        Self { order: needed_first(&entries), entries, busy: 0, idle: None, is_partial: false, failure: None }
     }
 
     fn is(&self, number: &usize, is: impl Fn(&Stage) -> bool) -> bool {
@@ -207,11 +209,10 @@ impl State {
             let Stage::Here(received, coming) = self.begin(number)? else { return None };
             return Some((number, Work::Place(received, coming)));
         }
-        let (ready, others): (Vec<_>, Vec<_>) =
-            self.at(|stage| matches!(stage, Stage::Absent)).partition(is_ready);
-        let absent = || ready.iter().chain(&others).copied();
+        let absent = || self.at(|stage| matches!(stage, Stage::Absent));
         let first = absent().next()?;
-        let (number, coming) = match absent().find_map(|number| Some((number, bring(number)?))) {
+        let free = absent().filter(is_ready).chain(absent()).find_map(|n| Some((n, bring(n)?)));
+        let (number, coming) = match free {
             Some((number, coming)) => (number, Some(coming)),
             None if self.idle.get_or_insert_with(Instant::now).elapsed() < PATIENCE => {
                 return Some((first, Work::Wait));
@@ -251,6 +252,7 @@ impl State {
     }
 
     fn set(&mut self, number: usize, stage: Stage) {
+        self.is_partial |= matches!(stage, Stage::Out);
         if let Some(entry) = self.entries.get_mut(number) {
             entry.stage = stage;
         }
@@ -300,7 +302,9 @@ impl Hall<'_> {
                 Err(Miss::Fatal(error)) => state.fail(error, self.wanted),
             }
             // What it needs may have been left out while this one was on its way.
-            state.leave_out(self.items);
+            if state.is_partial {
+                state.leave_out(self.items);
+            }
             self.changed.notify_all();
         }
     }
