@@ -13,6 +13,8 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
 
+use drover_agent::config::SandboxSettings;
+use drover_agent::executor::sandbox::SandboxExecutor;
 use drover_agent::executor::{Ended, Error, Job, Sink};
 use drover_os::user::is_root;
 use drover_wire::agent::TimeLimit;
@@ -273,20 +275,44 @@ fn a_link_in_the_place_of_the_store_leads_nowhere() {
     assert_eq!(fs::metadata(&stolen).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
+/// Whether the test of this name is to go on, with a disk of its own for temporary files that is mounted so; else it was run
+/// so, in another process.
+fn is_on_a_disk(test: &str, options: &str) -> bool {
+    const INSIDE: &str = "DROVER_TEST_ON_A_DISK";
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    if !Command::new("unshare").args(["--mount", "true"]).status().is_ok_and(|status| status.success()) {
+        ground::skipped("to mount a disk, as root");
+        return false;
+    }
+    let disk = tempfile::tempdir().unwrap();
+    let script = format!("mount -t tmpfs -o {options} none \"$TMPDIR\" && exec \"$@\"");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &script, "sh"]).arg(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture"]);
+    let status = command.env("TMPDIR", disk.path()).env(INSIDE, "1").status().unwrap();
+    assert!(status.success(), "{status}");
+    false
+}
+
+#[test]
+fn a_store_from_which_no_programs_run_is_refused_at_the_start() {
+    if !is_on_a_disk("a_store_from_which_no_programs_run_is_refused_at_the_start", "size=80m,noexec") {
+        return;
+    }
+    if let Err(error) = drover_os::sandbox::available() {
+        return ground::skipped(&format!("a sandbox: {error}"));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let settings = SandboxSettings { store_root: folder.path().join("root"), ..SandboxSettings::default() };
+    let refused = SandboxExecutor::new(settings, &folder.path().join("roots"), None).unwrap_err();
+    assert_says(&refused.to_string(), &["root/gnu/store", "noexec", "--store-root"]);
+}
+
 #[test]
 fn a_builder_that_fails_on_a_full_disk_has_not_failed() {
-    const INSIDE: &str = "DROVER_TEST_SMALL_DISK";
-    if std::env::var_os(INSIDE).is_none() {
-        if !Command::new("unshare").args(["--mount", "true"]).status().is_ok_and(|status| status.success()) {
-            return ground::skipped("to mount a small disk, as root");
-        }
-        let disk = tempfile::tempdir().unwrap();
-        let script = "mount -t tmpfs -o size=80m none \"$TMPDIR\" && exec \"$@\"";
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-c", script, "sh"]).arg(std::env::current_exe().unwrap());
-        command.args(["--exact", "a_builder_that_fails_on_a_full_disk_has_not_failed", "--nocapture"]);
-        let status = command.env("TMPDIR", disk.path()).env(INSIDE, "1").status().unwrap();
-        assert!(status.success(), "{status}");
+    if !is_on_a_disk("a_builder_that_fails_on_a_full_disk_has_not_failed", "size=80m") {
         return;
     }
     let Some(yard) = yard() else { return };

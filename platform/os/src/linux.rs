@@ -15,6 +15,12 @@ pub(crate) use kin::{ask_for_senders, be_known, end_with_parent, is_told, sender
 #[path = "linux/kin.rs"]
 mod kin;
 
+/// Whether no program runs from the file system that holds `path`, as it is mounted there.
+pub(crate) fn is_noexec(path: &Path) -> Option<bool> {
+    use nix::sys::statvfs::{FsFlags, statvfs};
+    Some(statvfs(path).ok()?.flags().contains(FsFlags::ST_NOEXEC))
+}
+
 /// An unconnected Unix stream socket: non-blocking, closed on exec.
 pub(crate) fn unix_socket() -> io::Result<OwnedFd> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};

@@ -98,6 +98,11 @@ pub fn disk(path: &Path) -> Option<Disk> {
     Some(Disk { total: blocks.checked_mul(unit)?, free: free.checked_mul(unit)? })
 }
 
+/// Whether the file system that holds `path` is mounted so that nobody runs programs from it (`noexec`).
+pub fn is_noexec(path: &Path) -> Option<bool> {
+    sys::is_noexec(path)
+}
+
 /// The machine's own name, as far as it is text.
 pub fn host_name() -> Option<String> {
     let mut name = [0_u8; 256];
@@ -175,5 +180,11 @@ mod tests {
         let disk = disk(Path::new("/")).unwrap();
         assert!(disk.free <= disk.total && disk.total > 0);
         assert!(super::disk(Path::new("/no/such/folder")).is_none());
+    }
+
+    #[test]
+    fn programs_run_where_this_one_does_and_of_no_path_it_is_unknown() {
+        assert_eq!(is_noexec(&std::env::current_exe().unwrap()), Some(false));
+        assert_eq!(is_noexec(Path::new("/no/such/folder")), None);
     }
 }

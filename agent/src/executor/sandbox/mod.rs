@@ -99,6 +99,14 @@ impl SandboxExecutor {
             .ok_or_else(|| Error::Refused("Guix has no name for this machine's processor".to_owned()))?;
         let cgroups = cgroups(&settings);
         let store = Arc::new(Store::open(&settings.store_root, roots)?);
+        // Every builder would be refused with the words for a file that is none, and that would be taken for its own fault.
+        if machine::is_noexec(store.folder()) == Some(true) {
+            return Err(Error::Refused(format!(
+                "the store {} is on a file system from which no programs run: mount it without noexec, or choose \
+                 another --store-root",
+                store.folder().display()
+            )));
+        }
         let cores = match settings.build_cores {
             0 => machine::processors().unwrap_or(1),
             cores => cores,
