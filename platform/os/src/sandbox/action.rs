@@ -8,6 +8,9 @@ use super::Step;
 /// A step into a sandbox.
 #[derive(Debug)]
 pub(super) enum Action {
+    /// Has the kernel end this process, and those that it starts, before any of the machine's own when memory runs out.
+    /// Where that cannot be it is left out.
+    Expendable,
     /// Goes into a control group by the file that lists its processes.
     Join(OwnedFd),
     /// Leaves these namespaces for fresh ones.
@@ -84,7 +87,8 @@ impl Action {
             | Self::Root(_)
             | Self::Go(_) => Step::Mounts,
             Self::Name(_) | Self::Loopback => Step::Network,
-            Self::Bounds
+            Self::Expendable
+            | Self::Bounds
             | Self::Identity { .. }
             | Self::Powerless
             | Self::Limit { .. }
@@ -100,6 +104,7 @@ impl Action {
     pub(super) fn words(&self) -> String {
         let lossy = |text: &CStr| text.to_string_lossy().into_owned();
         match self {
+            Self::Expendable => "be the first to end when memory runs out".to_owned(),
             Self::Join(_) => "go into its control group".to_owned(),
             Self::Unshare(flags) => format!("make {}", namespaces(*flags)),
             Self::Write { file, text } => {

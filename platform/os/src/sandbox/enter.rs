@@ -33,6 +33,10 @@ fn perform(action: &Action, helper: RawFd) -> io::Result<()> {
     // stack, the kernel keeps none of them, and what is changed is this process alone, which is one thread.
     unsafe {
         match action {
+            Action::Expendable => {
+                let _ = write_file(c"/proc/self/oom_score_adj", b"1000");
+                Ok(())
+            }
             // The kernel takes 0 for whoever writes.
             Action::Join(processes) => write(processes.as_raw_fd(), b"0"),
             Action::Unshare(flags) => done(libc::unshare(*flags)),

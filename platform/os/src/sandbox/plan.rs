@@ -53,7 +53,9 @@ impl Plan {
         };
         // The keeper is the first process of one pid namespace, in which it makes another, whose first one is the program.
         let middle = vec![Action::Unshare(libc::CLONE_NEWPID)];
-        let mut inner = vec![Action::Mask(0o022)];
+        // What it puts into file systems in memory counts for nobody, so the kernel would take the largest process that there
+        // is. As root this is done with root's rights, without which it is not taken back.
+        let mut inner = vec![Action::Expendable, Action::Mask(0o022)];
         if let Some(group) = &sandbox.cgroup {
             inner.push(Action::Join(OpenOptions::new().write(true).open(group.processes())?.into()));
         }

@@ -70,14 +70,44 @@ fn stat(process: u32) -> Option<(String, i32)> {
     Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
 }
 
-/// Kills it, and does nothing else, as if we were killed, too.
-fn kill_supervisor(tree: &Tree) {
+/// The keeper and the supervisor of a program.
+fn guards(tree: &Tree) -> [i32; 2] {
     let (_, keeper) = stat(tree.id()).unwrap();
     let (_, supervisor) = stat(keeper.try_into().unwrap()).unwrap();
     let (_, ourselves) = stat(supervisor.try_into().unwrap()).unwrap();
     assert_eq!(u32::try_from(ourselves).unwrap(), std::process::id());
+    [keeper, supervisor]
+}
+
+/// Kills it, and does nothing else, as if we were killed, too.
+fn kill_supervisor(tree: &Tree) {
+    let [_, supervisor] = guards(tree);
     // SAFETY: takes numbers; the process is a child of ours that nobody has waited for.
     assert_eq!(unsafe { libc::kill(supervisor, libc::SIGKILL) }, 0);
+}
+
+/// Whether we have CAP_SYS_RESOURCE, which in a container root may lack.
+fn may_use_more() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let rights = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    u64::from_str_radix(rights.trim(), 16).unwrap() >> 24 & 1 == 1
+}
+
+#[test]
+fn when_memory_runs_out_it_goes_before_those_who_look_after_it() {
+    both("life::when_memory_runs_out_it_goes_before_those_who_look_after_it", || {
+        let ground = Ground::new();
+        let mut tree = ground.start("(cat /proc/self/oom_score_adj); echo ready; while :; do sleep 1; done");
+        hears(&mut tree, "1000\nready");
+        let score = |process: &str| fs::read_to_string(format!("/proc/{process}/oom_score_adj")).unwrap();
+        for guard in guards(&tree) {
+            assert_eq!(score(&guard.to_string()), score("self"));
+        }
+        // It comes back to what we have at most, and not even there where we have the right to say so.
+        let back = if may_use_more() { "999" } else { "-1000" };
+        let (exit, said) = ground.run(&format!("echo {back} >/proc/self/oom_score_adj"));
+        assert!(!exit.is_success(), "{said}");
+    });
 }
 
 #[test]
