@@ -8,7 +8,9 @@
 //!
 //! With the machine's network come its abstract sockets, which are reached by name from whoever shares the network: session
 //! buses and X servers that trust a user's number, or an accomplice who is handed an open file and lives on after the build.
-//! So there `socket` makes none of that family, and `socketpair` only such as cannot be sent elsewhere: datagrams can.
+//! So there `socket` makes none of that family, and `socketpair` only such as cannot be sent elsewhere: datagrams can. And two
+//! families reach the machine whatever network a program has: to virtual machines or from one to its host (vsock), and to the
+//! other processors of a board (QRTR). They are not there in any sandbox.
 //!
 //! Two more keep to us what is ours. Subvolumes of btrfs, which look like folders that even root cannot empty, are not made. And control groups are not to be
 //! mounted anew, which wants a namespace of them: as a plain user, the files of a build's group are the builder's own. `clone3`,
@@ -36,8 +38,13 @@ enum Rule {
     Has(u32, u32, i32),
 }
 
-/// Makes a socket of a family: not one of the machine's own names.
-const FAMILY: Rule = Rule::Is(0, &[libc::AF_UNIX as u32], libc::EAFNOSUPPORT);
+/// Families that no namespace keeps apart: `AF_VSOCK` and `AF_QIPCRTR` (`linux/socket.h`).
+const VSOCK: u32 = 40;
+const QIPCRTR: u32 = 42;
+/// Makes a socket of a family: one that namespaces keep apart.
+const FAMILY: Rule = Rule::Is(0, &[VSOCK, QIPCRTR], libc::EAFNOSUPPORT);
+/// The same with the machine's network: not one of the machine's own names, either.
+const OPEN_FAMILY: Rule = Rule::Is(0, &[VSOCK, QIPCRTR, libc::AF_UNIX as u32], libc::EAFNOSUPPORT);
 /// Makes a pair of sockets, which are always of that family, of a type. What can be sent to any name (2, datagrams, and 3,
 /// which is made the same) has this bit, and what cannot (1, streams, and 5, packets) does not.
 const PAIR: Rule = Rule::Has(1, 2, libc::EAFNOSUPPORT);
@@ -52,8 +59,10 @@ struct Table {
     /// The kernel's number for it (`linux/audit.h`).
     architecture: u32,
     calls: &'static [(u32, Rule)],
-    /// Those that count where the network is the machine's.
-    sockets: &'static [(u32, Rule)],
+    /// The number of `socket`.
+    socket: u32,
+    /// The number of `socketpair`.
+    pair: u32,
     /// Those that hide from a filter what socket they make, so that all are refused where there is another call for it.
     hidden_sockets: &'static [(u32, Rule)],
     /// The number from which on calls are of another kind: x32 beside x86_64.
@@ -87,7 +96,8 @@ const X86_64: Table = Table {
         (437, Rule::Absent),     // openat2
         (452, Rule::Mode(2)),    // fchmodat2
     ],
-    sockets: &[(41, FAMILY), (53, PAIR)],
+    socket: 41,
+    pair: 53,
     hidden_sockets: &[],
     end: Some(0x4000_0000),
 };
@@ -115,7 +125,8 @@ const I386: Table = Table {
         (437, Rule::Absent),     // openat2
         (452, Rule::Mode(2)),    // fchmodat2
     ],
-    sockets: &[(359, FAMILY), (360, PAIR)],
+    socket: 359,
+    pair: 360,
     // socketcall, which has its arguments in memory: of it only that it makes a socket (1) or a pair of them (8) is seen.
     hidden_sockets: &[(102, Rule::Is(0, &[1, 8], libc::ENOSYS))],
     end: None,
@@ -140,14 +151,12 @@ const GENERIC: &[(u32, Rule)] = &[
     (452, Rule::Mode(2)),   // fchmodat2
 ];
 
-#[cfg(any(target_arch = "aarch64", target_arch = "riscv64", test))]
-const GENERIC_SOCKETS: &[(u32, Rule)] = &[(198, FAMILY), (199, PAIR)];
-
 #[cfg(any(target_arch = "aarch64", test))]
 const AARCH64: Table = Table {
     architecture: 0xC000_00B7,
     calls: GENERIC,
-    sockets: GENERIC_SOCKETS,
+    socket: 198,
+    pair: 199,
     hidden_sockets: &[],
     end: None,
 };
@@ -156,7 +165,8 @@ const AARCH64: Table = Table {
 const RISCV64: Table = Table {
     architecture: 0xC000_00F3,
     calls: GENERIC,
-    sockets: GENERIC_SOCKETS,
+    socket: 198,
+    pair: 199,
     hidden_sockets: &[],
     end: None,
 };
@@ -184,7 +194,8 @@ const ARM: Table = Table {
         (437, Rule::Absent),     // openat2
         (452, Rule::Mode(2)),    // fchmodat2
     ],
-    sockets: &[(281, FAMILY), (288, PAIR)],
+    socket: 281,
+    pair: 288,
     hidden_sockets: &[],
     end: None,
 };
@@ -214,17 +225,18 @@ pub(super) struct Kind {
     /// It has the machine's network.
     pub(super) network: bool,
     /// Its programs are of 32 bits. Those for i386 make all their sockets by a call that hides of which family they are (the
-    /// C library does unless it is built for Linux 4.3 or newer), so there the machine's abstract sockets stay in reach: it
-    /// is that, or no network.
+    /// C library does unless it is built for Linux 4.3 or newer), so there all of them stay in reach: it is that, or not even a
+    /// loopback.
     pub(super) bits32: bool,
 }
 
 impl Kind {
     /// What is judged in such a sandbox, by the numbers of an architecture.
-    fn calls(self, table: &Table) -> impl Iterator<Item = &'static (u32, Rule)> {
-        let sockets = if self.network { table.sockets } else { &[] };
-        let hidden = if self.network && !self.bits32 { table.hidden_sockets } else { &[] };
-        table.calls.iter().chain(sockets).chain(hidden)
+    fn calls(self, table: &Table) -> impl Iterator<Item = (u32, Rule)> {
+        let family = (table.socket, if self.network { OPEN_FAMILY } else { FAMILY });
+        let pair = self.network.then_some((table.pair, PAIR));
+        let hidden = if self.bits32 { &[] } else { table.hidden_sockets };
+        table.calls.iter().chain(hidden).copied().chain([family]).chain(pair)
     }
 }
 
@@ -304,17 +316,17 @@ fn block(table: &Table, kind: Kind) -> Vec<sock_filter> {
         block.extend([at_least(end, 0, 1), refuse(libc::ENOSYS)]);
     }
     for (number, rule) in kind.calls(table) {
-        match *rule {
-            Rule::Absent => block.extend([equal(*number, 0, 1), refuse(libc::ENOSYS)]),
+        match rule {
+            Rule::Absent => block.extend([equal(number, 0, 1), refuse(libc::ENOSYS)]),
             Rule::Mode(mode) => block.extend([
-                equal(*number, 0, 4),
+                equal(number, 0, 4),
                 load(argument(mode)),
                 has(SETUID_OR_SETGID, 0, 1),
                 refuse(libc::EPERM),
                 ALLOW,
             ]),
             Rule::Has(place, bits, errno) => block.extend([
-                equal(*number, 0, 4),
+                equal(number, 0, 4),
                 load(argument(place)),
                 has(bits, 0, 1),
                 refuse(errno),
@@ -323,14 +335,14 @@ fn block(table: &Table, kind: Kind) -> Vec<sock_filter> {
             Rule::Is(place, values, errno) => {
                 #[allow(clippy::cast_possible_truncation)] // a handful
                 let count = values.len() as u8;
-                block.extend([equal(*number, 0, 2 * count + 2), load(argument(place))]);
+                block.extend([equal(number, 0, 2 * count + 2), load(argument(place))]);
                 for value in values {
                     block.extend([equal(*value, 0, 1), refuse(errno)]);
                 }
                 block.push(ALLOW);
             }
             Rule::Open(flags, mode) => block.extend([
-                equal(*number, 0, 6),
+                equal(number, 0, 6),
                 load(argument(flags)),
                 has(MAKES_FILE, 0, 3),
                 load(argument(mode)),

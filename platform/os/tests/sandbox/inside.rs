@@ -211,6 +211,24 @@ fn the_machines_abstract_sockets_are_out_of_reach_where_its_network_is_not() {
 }
 
 #[test]
+fn sockets_to_virtual_machines_and_their_host_are_in_no_sandbox() {
+    both("inside::sockets_to_virtual_machines_and_their_host_are_in_no_sandbox", || {
+        let mut ground = Ground::new();
+        for network in [false, true] {
+            ground.sandbox.network = network;
+            assert_eq!(probe(&mut ground, "socket of a virtual machine", ""), "EAFNOSUPPORT");
+        }
+        ground.sandbox.network = false;
+        if cfg!(target_arch = "x86_64") {
+            assert_eq!(probe(&mut ground, "socket of 32 bits", ""), "ENOSYS");
+            ground.sandbox.bits32 = true;
+            // Its arguments are read where there are none.
+            assert_eq!(probe(&mut ground, "socket of 32 bits", ""), "EFAULT");
+        }
+    });
+}
+
+#[test]
 fn subvolumes_of_btrfs_are_not_made() {
     both("inside::subvolumes_of_btrfs_are_not_made", || {
         let mut ground = Ground::new();

@@ -45,6 +45,7 @@ fn answers_from_within_a_sandbox() {
             Some(libc::ENOSYS) => "ENOSYS".to_owned(),
             Some(libc::EAFNOSUPPORT) => "EAFNOSUPPORT".to_owned(),
             Some(libc::ENOTTY) => "ENOTTY".to_owned(),
+            Some(libc::EFAULT) => "EFAULT".to_owned(),
             Some(libc::EBADF) => "EBADF".to_owned(),
             _ => format!("{:?}", error.kind()),
         },
@@ -79,6 +80,9 @@ fn answer(what: &str, on: &str) -> io::Result<()> {
             "request_key" => libc::syscall(libc::SYS_request_key, c"user".as_ptr(), c"name".as_ptr(), 0, 0),
             "socket of the machine" => libc::c_long::from(libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)),
             "socket" => libc::c_long::from(libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0)),
+            "socket of a virtual machine" => {
+                libc::c_long::from(libc::socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0))
+            }
             "pair of streams" => pair(libc::SOCK_STREAM | libc::SOCK_CLOEXEC),
             "pair of datagrams" => pair(libc::SOCK_DGRAM | libc::SOCK_CLOEXEC),
             #[cfg(target_arch = "x86_64")]
