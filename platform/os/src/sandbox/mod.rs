@@ -53,7 +53,7 @@ pub struct Sandbox {
     pub host_name: String,
     /// The machine's own network; without it there is a loopback that is up, and nothing else.
     pub network: bool,
-    /// The processor claims to be one of 32 bits.
+    /// The processor claims to be one of 32 bits, as it does in any case if we are a program for one.
     pub bits32: bool,
     /// Where the program starts: an absolute path inside.
     pub folder: PathBuf,

@@ -76,9 +76,10 @@ impl Plan {
             Action::Powerless,
         ]);
         inner.extend(limits(sandbox.limits));
-        // Addresses are the same each time, as guix-daemon has it: some programs put them into what they build.
-        let kind = if sandbox.bits32 { PER_LINUX32 } else { 0 };
+        // We may be of 32 bits ourselves, and the kernel of 64.
         let bits32 = sandbox.bits32 || cfg!(target_pointer_width = "32");
+        // Addresses are the same each time, as guix-daemon has it: some programs put them into what they build.
+        let kind = if bits32 { PER_LINUX32 } else { 0 };
         let filter = seccomp::Kind { network: sandbox.network, bits32 };
         inner.extend([
             Action::Personality(kind | ADDR_NO_RANDOMIZE),

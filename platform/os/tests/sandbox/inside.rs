@@ -290,11 +290,12 @@ fn files_grow_no_larger_than_they_may() {
 }
 
 #[test]
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "x86"))]
 fn the_processor_claims_to_have_32_bits() {
     both("inside::the_processor_claims_to_have_32_bits", || {
         let mut ground = Ground::new();
-        assert_eq!(ground.says("uname -m"), "x86_64");
+        let own = if cfg!(target_arch = "x86") { "i686" } else { "x86_64" };
+        assert_eq!(ground.says("uname -m"), own);
         ground.sandbox.bits32 = true;
         assert_eq!(ground.says("uname -m"), "i686");
     });
