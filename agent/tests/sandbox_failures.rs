@@ -89,6 +89,32 @@ fn a_program_of_another_machine_is_not_supported_and_one_of_none_fails() {
 }
 
 #[test]
+#[cfg(target_pointer_width = "64")]
+fn a_program_whose_loader_is_none_fails() {
+    let Some(yard) = yard() else { return };
+    // Of the form of our own, it has a path behind its two headers, which say that this is its loader's.
+    let own = fs::read(std::env::current_exe().unwrap()).unwrap();
+    let mut program = own[..20].to_vec();
+    let length = "/gnu/store/00000000000000000000000000000000-loaded/loader".len() as u64 + 1;
+    let number = |n: u64, bytes: usize| n.to_le_bytes()[..bytes].to_vec();
+    let (half, word, long) = (|n| number(n, 2), |n| number(n, 4), |n| number(n, 8));
+    program.extend([word(1), long(0), long(64), long(0), word(0)].concat());
+    program.extend([half(64), half(56), half(1), half(0), half(0), half(0)].concat());
+    program.extend(
+        [word(3), word(4), long(120), long(0), long(0), long(length), long(length), long(1)].concat(),
+    );
+    let bytes: String = program.iter().map(|byte| format!("\\{byte:03o}")).collect();
+    let script = format!(
+        "mkdir $out; seq 100 >$out/loader; printf '{bytes}' >$out/run; printf \"$out/loader\\0\" >>$out/run; chmod +x $out/*"
+    );
+    let made = yard.made(&Recipe { name: "loaded", script, ..Recipe::default() });
+    assert_eq!(yard.build(&made).ended, Ended::Succeeded);
+    let builder = Some(format!("{}/run", made.out()));
+    let why = yard.failure(&Recipe { name: "user", builder, inputs: vec![made], ..Recipe::default() });
+    assert_says(&why, &["-loaded/run", "shared library"]);
+}
+
+#[test]
 fn outputs_of_the_wrong_kind_or_size_are_refused() {
     let Some(yard) = yard() else { return };
     assert_says(&yard.why("pipe", "mkfifo $out"), &["-pipe", "named pipe"]);

@@ -13,9 +13,10 @@ const MOST_LINKS: u32 = 40;
 /// What the system says of a program that is none of its own.
 const ENOEXEC: i32 = 8;
 /// What it says when the derivation is to blame, the same numbers everywhere on Linux: not permitted, not there, too many
-/// arguments, not to be run, a file instead of a folder, a folder instead of a file, too long a name, links in a circle.
+/// arguments, not to be run, a file instead of a folder, a folder instead of a file, several loaders, too long a name, links in a
+/// circle, a loader that is none, which is so on the machine that the builder is for, too.
 /// Whatever else it says is about the machine: no memory, too many files open, a disk that cannot be read.
-const ITS_OWN: [i32; 8] = [1, 2, 7, 13, 20, 21, 36, 40];
+const ITS_OWN: [i32; 10] = [1, 2, 7, 13, 20, 21, 22, 36, 40, 80];
 
 /// Why a builder is not run.
 #[derive(Debug, Clone, PartialEq, Eq)]
