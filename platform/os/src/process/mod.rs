@@ -27,6 +27,8 @@ use supervisor::{RECORD, Record};
 
 /// How long a dropped tree is given to die; SIGKILL needs no cooperation, but a busy machine needs a moment.
 const DROP_PATIENCE: Duration = Duration::from_secs(5);
+/// How long one that does not come to run is given to die before its supervisor is killed, too.
+const GIVE_UP_PATIENCE: Duration = Duration::from_secs(1);
 /// Between two looks at a tree that dies.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -172,6 +174,21 @@ impl Tree {
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(false),
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// Ends what does not come to run, and its supervisor, which may be what hangs; this error, in words of its own if it is
+    /// that it took too long.
+    fn give_up(&mut self, error: io::Error) -> io::Error {
+        if self.kill(Deadline::after(GIVE_UP_PATIENCE)).is_err() {
+            // It has no children then, or such as end with it as soon as they leave the kernel.
+            let _ = self.supervisor.kill();
+        }
+        match error.kind() {
+            kind @ io::ErrorKind::TimedOut => {
+                io::Error::new(kind, "it did not come to run in time: a disk or a mount may hang")
+            }
+            _ => error,
         }
     }
 

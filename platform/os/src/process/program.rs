@@ -8,12 +8,16 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::supervisor::{self, Record};
 use super::{Tree, next_record};
 use crate::sandbox::plan::Plan;
 use crate::sandbox::{Failure, Sandbox};
 use crate::{Deadline, sys};
+
+/// How long a program in a sandbox may take to come to run: longer than any disk that still answers has it wait.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What to run and how.
 #[derive(Debug)]
@@ -25,6 +29,7 @@ pub struct Program {
     own_variables: bool,
     one_output: bool,
     sandbox: Option<Plan>,
+    patience: Duration,
 }
 
 impl Program {
@@ -32,7 +37,14 @@ impl Program {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         let mut command = Command::new(program);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Self { command, name: None, own_variables: false, one_output: false, sandbox: None }
+        Self {
+            command,
+            name: None,
+            own_variables: false,
+            one_output: false,
+            sandbox: None,
+            patience: PATIENCE,
+        }
     }
 
     /// Adds arguments.
@@ -117,7 +129,8 @@ impl Program {
     ///
     /// # Errors
     /// When there is no such program, or the system has no more room; the message names the program. When it is a
-    /// sandbox that cannot be entered, there is a [`crate::sandbox::Failure`] in the error.
+    /// sandbox that cannot be entered, there is a [`crate::sandbox::Failure`] in the error; when the way there takes more than
+    /// some minutes, it is [`io::ErrorKind::TimedOut`], and what was begun is ended.
     pub fn spawn(mut self) -> io::Result<Tree> {
         let name = self.command.get_program().to_string_lossy().into_owned();
         let failed = |error: io::Error| io::Error::new(error.kind(), format!("start {name}: {error}"));
@@ -152,15 +165,17 @@ impl Program {
             gone: false,
             ends_all: sandbox.is_some(),
         };
+        let deadline = Deadline::after(self.patience);
         if let Some(sandbox) = sandbox {
-            if let Some(record) = next_record(&failures, Deadline::never()).map_err(failed)? {
+            let record = next_record(&failures, deadline).map_err(|error| failed(tree.give_up(error)))?;
+            if let Some(record) = record {
                 let (step, error) = supervisor::parse_failure(record);
                 let failure = sandbox.failure(&format!("start {name} in a sandbox"), step, &error);
                 return Err(failure.map_or_else(|| failed(error), Failure::into_error));
             }
         }
         // Sent before the program starts, so it is there already or on its way.
-        match tree.next_report(Deadline::never()).map_err(failed)? {
+        match tree.next_report(deadline).map_err(|error| failed(tree.give_up(error)))? {
             Some(Record::Started(pid)) => tree.pid = pid,
             _ => return Err(failed(io::Error::other("its supervisor ended at once"))),
         }
@@ -193,5 +208,50 @@ impl Program {
         }
         self.command.stdout(writer.try_clone()?).stderr(writer);
         Ok(Some(reader.into()))
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::fs::OpenOptions;
+    use std::io::Read;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use super::*;
+    use crate::sandbox::{Ids, Limits, available};
+
+    #[test]
+    fn what_hangs_on_its_way_into_a_sandbox_is_ended() {
+        if let Err(why) = available() {
+            eprintln!("SKIPPED: {why}");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let sandbox = Sandbox {
+            root: folder.path().to_owned(),
+            made: Vec::new(),
+            binds: Vec::new(),
+            ids: Ids { inside: (1, 1), outside: crate::user::is_root().then_some((1, 1)) },
+            host_name: "localhost".into(),
+            network: false,
+            bits32: false,
+            folder: "/".into(),
+            limits: Limits::default(),
+            cgroup: None,
+        };
+        for start in [Plan::hang_outside, Plan::hang_inside] {
+            let mut program = Program::new("/nothing").sandbox(&sandbox).unwrap();
+            start(program.sandbox.as_mut().unwrap(), &pipe);
+            program.patience = Duration::from_millis(200);
+            let error = program.spawn().unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+            assert!(error.to_string().starts_with("start /nothing: "), "{error}");
+            // Who waits for somebody to read from it counts as one who writes.
+            let mut reader =
+                OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&pipe).unwrap();
+            assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+        }
     }
 }

@@ -120,6 +120,18 @@ impl Plan {
         self.inner.push(Action::Leave);
     }
 
+    /// Has the supervisor wait until somebody reads from this pipe.
+    #[cfg(test)]
+    pub(crate) fn hang_outside(&mut self, pipe: &Path) {
+        self.outer.insert(0, Action::Write { file: text(pipe).unwrap(), text: Vec::new() });
+    }
+
+    /// Has the program's process wait until somebody reads from this pipe.
+    #[cfg(test)]
+    pub(crate) fn hang_inside(&mut self, pipe: &Path) {
+        self.inner.insert(0, Action::Write { file: text(pipe).unwrap(), text: Vec::new() });
+    }
+
     /// Gives the program what it writes to, so that it may open it anew by its name in /dev.
     ///
     /// # Errors
