@@ -41,8 +41,8 @@ pub(super) enum Action {
     Users,
     /// Gives up for ever what programs might be allowed to do beyond a user's rights.
     Bounds,
-    /// Becomes this user and group; with the groups that came with us unless they are to be forgotten.
-    Identity { user: u32, group: u32, forget: bool },
+    /// Becomes this user and group; with these further groups, or those that came with us.
+    Identity { user: u32, group: u32, groups: Option<Vec<libc::gid_t>> },
     /// Gives up every right beyond the user's.
     Powerless,
     /// Sets a limit: as it counts, and how far it may be raised, if that is to be set.

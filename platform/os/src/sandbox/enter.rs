@@ -79,9 +79,9 @@ fn perform(action: &Action, helper: RawFd) -> io::Result<()> {
                 ask(helper)
             }
             Action::Bounds => give_up_bounds(),
-            Action::Identity { user, group, forget } => {
-                if *forget {
-                    done(libc::setgroups(0, null()))?;
+            Action::Identity { user, group, groups } => {
+                if let Some(groups) = groups {
+                    done(libc::setgroups(groups.len(), groups.as_ptr()))?;
                 }
                 done(libc::setresgid(*group, *group, *group))?;
                 done(libc::setresuid(*user, *user, *user))

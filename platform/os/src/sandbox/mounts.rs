@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString, c_ulong};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::action::Action;
@@ -14,6 +15,8 @@ use super::{Bind, Made, Sandbox};
 const HARMLESS: c_ulong = libc::MS_NOSUID | libc::MS_NODEV;
 /// The devices that a program may use, where the machine has them.
 const DEVICES: [&str; 7] = ["full", "kvm", "null", "random", "tty", "urandom", "zero"];
+/// Those of them that only a group may use, on most machines.
+const GROUP_DEVICES: [&str; 1] = ["kvm"];
 /// Names in /dev for what is elsewhere.
 const LINKS: [(&CStr, &str); 5] = [
     (c"/proc/self/fd", "fd"),
@@ -109,6 +112,12 @@ fn devices(dev: &Path, actions: &mut Vec<Action>) -> io::Result<()> {
     actions.push(mount(c"tmpfs", &dev.join("shm"), HARMLESS, c"mode=1777")?);
     actions.push(Action::Restrict { to: text(dev)?, flags: quiet | libc::MS_RDONLY });
     Ok(())
+}
+
+/// The groups whose devices a program may use, by their numbers on the machine.
+pub(super) fn device_groups() -> impl Iterator<Item = u32> {
+    let devices = GROUP_DEVICES.iter().filter_map(|name| fs::metadata(Path::new("/dev").join(name)).ok());
+    devices.map(|device| device.gid())
 }
 
 fn mount(kind: &CStr, to: &Path, flags: c_ulong, data: &CStr) -> io::Result<Action> {

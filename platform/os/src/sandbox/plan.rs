@@ -13,6 +13,8 @@ use super::{Failure, Ids, Limits, Sandbox, enter, mounts, seccomp, users};
 /// Numbers of the kernel's (`linux/personality.h`).
 const PER_LINUX32: c_ulong = 0x0008;
 const ADDR_NO_RANDOMIZE: c_ulong = 0x0004_0000;
+/// The group that files have for us whose own is not in our user namespace.
+const NO_GROUP: u32 = 65534;
 
 /// A way into a sandbox.
 #[derive(Debug)]
@@ -40,15 +42,18 @@ impl Plan {
         if !sandbox.network {
             namespaces |= libc::CLONE_NEWNET;
         }
-        let maps = match sandbox.ids.outside {
+        let (maps, groups) = match sandbox.ids.outside {
             Some(outside) => {
                 outer.push(Action::Unshare(libc::CLONE_NEWPID));
-                Some(maps(sandbox.ids, outside)?)
+                let groups = mounts::device_groups();
+                let groups: Vec<_> = groups.filter(|group| !is_taken(*group, sandbox.ids, outside)).collect();
+                (Some(maps(sandbox.ids, outside, &groups)?), Some(groups))
             }
             None => {
                 outer.push(Action::Unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWPID));
                 outer.extend(own_maps(sandbox.ids));
-                None
+                // Without root nobody may forget groups: they could be what a file's permissions keep out.
+                (None, None)
             }
         };
         // The keeper is the first process of one pid namespace, in which it makes another, whose first one is the program.
@@ -69,12 +74,7 @@ impl Plan {
             inner.push(Action::Users);
         }
         let (user, group) = sandbox.ids.inside;
-        inner.extend([
-            Action::Bounds,
-            // Without root nobody may forget groups: they could be what a file's permissions keep out.
-            Action::Identity { user, group, forget: maps.is_some() },
-            Action::Powerless,
-        ]);
+        inner.extend([Action::Bounds, Action::Identity { user, group, groups }, Action::Powerless]);
         inner.extend(limits(sandbox.limits));
         // We may be of 32 bits ourselves, and the kernel of 64.
         let bits32 = sandbox.bits32 || cfg!(target_pointer_width = "32");
@@ -195,16 +195,26 @@ impl Plan {
     }
 }
 
-/// Who is whom, for one who is root and has root's files and the program's user seen; others do not exist.
-fn maps(ids: Ids, outside: (u32, u32)) -> io::Result<[Vec<u8>; 2]> {
+/// Who is whom, for one who is root and has root's files, the program's user and these further groups seen; others do not
+/// exist.
+fn maps(ids: Ids, outside: (u32, u32), groups: &[u32]) -> io::Result<[Vec<u8>; 2]> {
     let map = |inside: u32, outside: u32| {
         if outside == 0 {
             return Err(invalid("a program in a sandbox is not run as root of the machine"));
         }
         let root = if inside == 0 { "" } else { "0 0 1\n" };
-        Ok(format!("{root}{inside} {outside} 1\n").into_bytes())
+        Ok(format!("{root}{inside} {outside} 1\n"))
     };
-    Ok([map(ids.inside.0, outside.0)?, map(ids.inside.1, outside.1)?])
+    let further = groups.iter().map(|group| format!("{group} {group} 1\n"));
+    let users = map(ids.inside.0, outside.0)?;
+    let groups = map(ids.inside.1, outside.1)?.into_bytes().into_iter();
+    Ok([users.into_bytes(), groups.chain(further.flat_map(String::into_bytes)).collect()])
+}
+
+/// Whether a group of the machine cannot be one that the program has besides: it is root's, or its number is another's in there,
+/// or it stands for all that have none where we are.
+fn is_taken(group: u32, ids: Ids, outside: (u32, u32)) -> bool {
+    [0, ids.inside.1, outside.1, NO_GROUP].contains(&group)
 }
 
 /// The steps by which we become who we are in the user namespace that we just made.

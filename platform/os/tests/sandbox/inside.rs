@@ -3,8 +3,11 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
 
 use drover_os::process::Exit;
+use drover_os::sandbox::available;
 use drover_os::user;
 
 use crate::ground::{GROUP, Ground, USER, both, finish, mark, skipped, sleepers};
@@ -28,9 +31,41 @@ fn it_is_the_first_process_and_leads_a_session_without_rights() {
         }
         assert_eq!((value("NoNewPrivs:"), value("Seccomp:")), ("1", "2"));
         if user::is_root() {
-            assert_eq!(value("Groups:"), "");
+            assert_eq!(value("Groups:"), kvm_group().map_or(String::new(), |group| group.to_string()));
         }
     });
+}
+
+/// The group of /dev/kvm, if it is there and not root's.
+fn kvm_group() -> Option<u32> {
+    fs::metadata("/dev/kvm").ok().map(|device| device.gid()).filter(|group| *group != 0)
+}
+
+#[test]
+fn as_root_it_may_use_the_virtual_machines_that_a_group_may_use() {
+    const NAME: &str = "inside::as_root_it_may_use_the_virtual_machines_that_a_group_may_use";
+    const INSIDE: &str = "DROVER_TEST_KVM";
+    if std::env::var_os(INSIDE).is_some() {
+        assert_eq!(kvm_group(), Some(77));
+        let ground = Ground::new();
+        assert_eq!(ground.says("cat /dev/kvm; id -G"), format!("used\n{GROUP} 77"));
+        return;
+    }
+    if !user::is_root() || !Path::new("/dev/kvm").exists() || available().is_err() {
+        return skipped(NAME, "it wants root and a /dev/kvm");
+    }
+    // A file in its place, seen by nobody else.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("kvm");
+    fs::write(&file, "used\n").unwrap();
+    fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o660)).unwrap();
+    std::os::unix::fs::chown(&file, Some(0), Some(77)).unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c"]);
+    command.arg("mount --bind \"$1\" /dev/kvm && shift && exec \"$@\"").arg("sh").arg(&file);
+    command.arg(std::env::current_exe().unwrap()).args(["--exact", NAME, "--nocapture"]);
+    let status = command.env(INSIDE, "1").status().unwrap();
+    assert!(status.success(), "{status}");
 }
 
 #[test]
