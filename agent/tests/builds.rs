@@ -451,6 +451,19 @@ fn an_agent_that_is_told_to_stop_finishes_what_ends_in_time() {
 }
 
 #[test]
+fn a_builder_that_fails_as_its_agent_stops_is_not_told_to_have_failed() {
+    let Some(farm) = farm() else { return };
+    // As one does whose own processes were told to stop as well.
+    let made = farm.ground.derivation("killed", "echo up; sleep 1; exit 143", &[]);
+    let lease = farm.give(&made, vec![]);
+    let mut agent = farm.agent(&[]);
+    farm.stub.wait_for("the log", |told| told.logs.get(&lease).map(|_| ()));
+    agent.signal("-TERM");
+    assert!(matches!(farm.stub.wait_for_report(lease), Report::HandedBack { .. }));
+    assert_eq!(agent.wait(), Some(0));
+}
+
+#[test]
 fn an_agent_that_is_told_twice_hands_back_at_once() {
     let Some(farm) = farm() else { return };
     let made = farm.ground.derivation("long", "echo up; sleep 1000", &[]);

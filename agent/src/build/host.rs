@@ -30,6 +30,8 @@ pub trait Host: Send + Sync {
     fn begin_upload(&self, lease: LeaseId, control: &Control) -> Result<(), Order>;
     /// Lets the next upload run.
     fn end_upload(&self);
+    /// The order to a build that may have been spoilt by whoever asked this agent to stop; none while nobody did.
+    fn stopping(&self) -> Option<Order>;
     /// The executor did not answer: nothing new is taken until it does.
     fn executor_is_away(&self);
 }

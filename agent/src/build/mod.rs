@@ -194,7 +194,12 @@ fn put_together_and_build(
         timeout: allocation.timeout.or_else(|| seconds(host.config().timeout)),
         max_silent_time: allocation.max_silent_time.or_else(|| seconds(host.config().max_silent_time)),
     };
-    let ended = place.build(&job, &mut Watch { host, lease, spool }).map_err(|error| match error {
+    let ended = place.build(&job, &mut Watch { host, lease, spool });
+    // What stops this agent may have ended the builder first, or a part of it.
+    if let (Ok(Ended::Exited(_)) | Err(Error::Refused(_)), Some(order)) = (&ended, host.stopping()) {
+        return Err(Halt::Ordered(control.ordered(Heed::Any).unwrap_or(order)));
+    }
+    let ended = ended.map_err(|error| match error {
         Error::Stream { source, .. } => {
             Halt::Report(Report::HandedBack { message: format!("the build's log cannot be kept: {source}") })
         }
@@ -204,7 +209,7 @@ fn put_together_and_build(
         Ended::Succeeded => {
             Report::Succeeded { outputs: place.describe(&outputs).map_err(failed(SetupStep::Other))? }
         }
-        Ended::Failed(message) => match machine::disk(host.executor().store()) {
+        Ended::Exited(message) | Ended::Failed(message) => match machine::disk(host.executor().store()) {
             Some(disk) if disk.free < FULL || halt::is_full(&message) => Report::HandedBack {
                 message: format!(
                     "the disk of this machine's store is full ({} bytes free): {message}",

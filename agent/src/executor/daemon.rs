@@ -327,12 +327,20 @@ impl<'a> Seen<'a> {
             )),
             // A number, then the sentence.
             Some(reason) => {
-                Ended::Failed(reason.split_once(' ').map_or(said, |(_, words)| words.trim().to_owned()))
+                failed(reason.split_once(' ').map_or(said, |(_, words)| words.trim().to_owned()))
             }
-            None if self.started => Ended::Failed(said),
+            None if self.started => failed(said),
             None => Ended::NotBuiltHere(said),
         })
     }
+}
+
+/// By the daemon's words: whether the builder itself said so.
+fn failed(words: String) -> Ended {
+    if ["failed with exit code ", "failed due to signal "].iter().any(|how| words.contains(how)) {
+        return Ended::Exited(words);
+    }
+    Ended::Failed(words)
 }
 
 fn untrusted(error: &daemon::Error) -> String {
@@ -443,8 +451,10 @@ mod tests {
         assert_eq!(limit(&[STARTED, failed(b"timeout")]), TimeLimit::Timeout);
         assert_eq!(
             verdict(&[STARTED, failed(b"1 builder failed with exit code 3")], refused("build of x failed")),
-            Ended::Failed("builder failed with exit code 3".into())
+            Ended::Exited("builder failed with exit code 3".into())
         );
+        let mismatch = verdict(&[STARTED, failed(b"1 hash mismatch for store item x")], refused("no"));
+        assert_eq!(mismatch, Ended::Failed("hash mismatch for store item x".into()));
         assert!(matches!(verdict(&[failed(b"unsupported-platform")], refused("no")), Ended::Unsupported(_)));
         let line = [b"@ unsupported-platform ", OURS, b" i586-gnu\nand more\n"].concat();
         let ended = verdict(&[STARTED, Event::Output(&line), failed(b"1 builder failed")], refused("no"));
@@ -456,7 +466,7 @@ mod tests {
             failed(b"1 builder failed with exit code 1"),
         ];
         let ended = verdict(&later, refused("no"));
-        assert!(matches!(ended, Ended::Failed(_)));
+        assert!(matches!(ended, Ended::Exited(_)));
         assert!(matches!(verdict(&[failed(b"cached")], refused("no")), Ended::NotBuiltHere(_)));
         assert_eq!(verdict(&[], refused("no input")), Ended::NotBuiltHere("no input".into()));
     }

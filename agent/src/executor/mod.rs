@@ -219,7 +219,9 @@ pub struct Job {
 pub enum Ended {
     /// It was built, here and now.
     Succeeded,
-    /// The builder failed.
+    /// The builder ended, and said by its exit that it failed; whoever stops the machine may have made it end.
+    Exited(String),
+    /// What was built, or was to be, is not as it should be.
     Failed(String),
     /// It was ended for its time.
     TimedOut(TimeLimit, String),

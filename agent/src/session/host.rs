@@ -6,6 +6,7 @@ use std::time::Duration;
 use drover_wire::{LeaseId, Phase};
 
 use super::Session;
+use super::drain::hand_back;
 use crate::build::Host;
 use crate::build::control::{Control, Heed, Order};
 use crate::build::journal::Journal;
@@ -62,6 +63,10 @@ impl Host for Session {
         self.lock().uploads -= 1;
         self.changed.notify_all();
         self.start_what_fits();
+    }
+
+    fn stopping(&self) -> Option<Order> {
+        self.stop.is_requested().then(hand_back)
     }
 
     fn executor_is_away(&self) {

@@ -290,7 +290,7 @@ impl Yard {
     pub fn failure(&self, recipe: &Recipe<'_>) -> String {
         let built = self.run(recipe);
         match built.ended {
-            Ended::Failed(why) => why,
+            Ended::Exited(why) | Ended::Failed(why) => why,
             other => panic!("{other:?}: {}", built.log),
         }
     }

@@ -112,9 +112,9 @@ impl Ground {
                     self.place(plan, inputs, &folder, None)?
                 }
             }
-            End::Exit(exit) => Ended::Failed(self.why(plan, exit, &sandbox)),
+            End::Exit(exit) => Ended::Exited(self.why(plan, exit, &sandbox)),
         };
-        if let Ended::Failed(why) = &ended {
+        if let Ended::Exited(why) | Ended::Failed(why) = &ended {
             self.check_room(why)?;
         }
         if let Some(to) = &self.settings.keep_failed {
