@@ -517,7 +517,7 @@ fn a_daemon_that_goes_away_gives_the_build_back_and_no_new_ones_are_taken_until_
 }
 
 #[test]
-fn a_full_disk_gives_the_build_back_and_the_agent_lives() {
+fn a_full_disk_ends_the_try_and_the_agent_lives() {
     let Some(farm) = farm() else { return };
     if !Command::new("unshare").args(["--mount", "true"]).status().is_ok_and(|status| status.success()) {
         ground::skipped("to mount a small disk, as root");
@@ -532,7 +532,7 @@ fn a_full_disk_gives_the_build_back_and_the_agent_lives() {
     let _agent = farm.agent_under(command, &[]);
     let report = farm.stub.wait_for_report(lease);
     assert!(
-        matches!(&report, Report::HandedBack { message } if message.contains("No space left")),
+        matches!(&report, Report::SetupFailed { step: SetupStep::DiskFull, message } if message.contains("No space left")),
         "{report:?}"
     );
     let made = farm.ground.derivation("small-log", "echo small; echo > $out", &[]);

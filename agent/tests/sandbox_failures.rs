@@ -348,14 +348,14 @@ fn a_builder_that_fails_on_a_full_disk_has_not_failed() {
     yard.add(place.as_mut(), &made);
     let job = Job { derivation: made.path.clone(), timeout: Some(60), max_silent_time: None };
     let ended = place.build(&job, &mut Log::new(|_: &[u8]| {}));
-    let Err(Error::Refused(words)) = &ended else { panic!("{ended:?}") };
-    assert_says(words, &["No space left on device", "exit code 3"]);
+    let Err(Error::Full(words)) = &ended else { panic!("{ended:?}") };
+    assert_says(words, &["bytes were free", "exit code 3"]);
     // One that does not notice has made no output, or half of it.
     let made = yard.made(&recipe("cat /dev/zero >file 2>/dev/null || true"));
     yard.add(place.as_mut(), &made);
     let job = Job { derivation: made.path.clone(), ..job };
     let ended = place.build(&job, &mut Log::new(|_: &[u8]| {}));
-    assert!(matches!(&ended, Err(Error::Refused(why)) if why.contains("failed to produce")), "{ended:?}");
+    assert!(matches!(&ended, Err(Error::Full(why)) if why.contains("failed to produce")), "{ended:?}");
     drop(place);
     assert_the_next_build_is_well(&yard);
     // With room, it is the builder's own failure.

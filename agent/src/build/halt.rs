@@ -1,12 +1,10 @@
 //! How a build ends before it is built.
 
-use std::io;
-
 use drover_wire::agent::{Report, SetupStep};
 
 use super::control::{Control, Heed, Order};
 use super::host::Refusal;
-use crate::executor::Error;
+use crate::executor::{self, Error};
 
 /// Why a build goes no further.
 #[derive(Debug)]
@@ -24,6 +22,11 @@ impl Halt {
         Self::Report(Report::SetupFailed { step, message: message.to_string() })
     }
 
+    /// For want of disk in the store. That is counted: it may be the derivation that fills every disk there is.
+    pub(super) fn full(message: &str) -> Self {
+        Self::setup(SetupStep::DiskFull, format!("the disk of this machine's store is full: {message}"))
+    }
+
     /// What a failed step of the executor means for the build. What failed after an order failed because of it.
     pub(super) fn of(step: SetupStep, control: &Control, error: Error) -> Self {
         if let Some(order) = control.ordered(Heed::Any) {
@@ -32,14 +35,10 @@ impl Halt {
         match error {
             Error::Away(message) => Self::Away(Report::HandedBack { message }),
             Error::Untrusted(words) => Self::setup(SetupStep::ImportInputs, words),
-            Error::Refused(message) if is_full(&message) => Self::Report(Report::HandedBack {
-                message: format!("the disk of this machine's store is full: {message}"),
-            }),
+            Error::Full(message) => Self::full(&message),
             Error::Refused(message) => Self::setup(step, message),
-            Error::Stream { attempted, source } if source.kind() == io::ErrorKind::StorageFull => {
-                Self::Report(Report::HandedBack {
-                    message: format!("the agent's disk is full: {attempted}: {source}"),
-                })
+            Error::Stream { attempted, source } if executor::is_full(&source) => {
+                Self::setup(SetupStep::DiskFull, format!("the agent's disk is full: {attempted}: {source}"))
             }
             error @ Error::Stream { .. } => Self::setup(step, error),
         }
@@ -55,13 +54,12 @@ impl Halt {
     }
 }
 
-/// Whether these words of the daemon are about a full disk.
-pub(super) fn is_full(words: &str) -> bool {
-    words.contains("No space left on device") || words.contains("database or disk is full")
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io;
+
+    use drover_store::nar;
+
     use super::*;
 
     fn halt(error: Error) -> Report {
@@ -79,15 +77,27 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_and_an_absent_daemon_hand_the_build_back() {
-        let full = io::Error::from(io::ErrorKind::StorageFull);
+    fn an_absent_daemon_hands_the_build_back() {
+        assert!(matches!(halt(Error::Away("gone".into())), Report::HandedBack { .. }));
+    }
+
+    #[test]
+    fn a_full_disk_is_counted_and_told_by_the_system_and_not_by_words() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let tree = || nar::Error::Tree { action: "write", path: "x".into(), error: full() };
         for error in [
-            Error::Away("gone".into()),
-            Error::Stream { attempted: "build".into(), source: full },
-            Error::Refused("writing to file: No space left on device".into()),
+            Error::Full("no room".into()),
+            Error::Stream { attempted: "build".into(), source: full() },
+            Error::refused("copy".into(), &full()),
+            Error::refused("copy".into(), &tree()),
+            Error::refused("copy".into(), &io::Error::other(tree())),
         ] {
-            assert!(matches!(halt(error), Report::HandedBack { .. }));
+            let report = halt(error);
+            assert!(matches!(report, Report::SetupFailed { step: SetupStep::DiskFull, .. }), "{report:?}");
         }
+        let words = "look at No space left on device";
+        let report = halt(Error::refused(words.into(), &io::Error::other(words)));
+        assert!(matches!(report, Report::SetupFailed { step: SetupStep::AddDerivations, .. }), "{report:?}");
     }
 
     #[test]

@@ -37,7 +37,7 @@ use drover_os::machine;
 use drover_wire::agent::{Allocation, Closure, Output, Report, SetupStep};
 use drover_wire::{LeaseId, Phase};
 
-use crate::executor::{Ended, Error, Job, Sink, Workplace};
+use crate::executor::{self, Ended, Error, Job, Sink, Workplace};
 use control::{Control, Heed, Order};
 use halt::Halt;
 pub use host::Host;
@@ -200,7 +200,7 @@ fn put_together_and_build(
         return Err(Halt::Ordered(control.ordered(Heed::Any).unwrap_or(order)));
     }
     let ended = ended.map_err(|error| match error {
-        Error::Stream { source, .. } => {
+        Error::Stream { source, .. } if !executor::is_full(&source) => {
             Halt::Report(Report::HandedBack { message: format!("the build's log cannot be kept: {source}") })
         }
         other => Halt::of(SetupStep::Other, control, other),
@@ -210,12 +210,9 @@ fn put_together_and_build(
             Report::Succeeded { outputs: place.describe(&outputs).map_err(failed(SetupStep::Other))? }
         }
         Ended::Exited(message) | Ended::Failed(message) => match machine::disk(host.executor().store()) {
-            Some(disk) if disk.free < FULL || halt::is_full(&message) => Report::HandedBack {
-                message: format!(
-                    "the disk of this machine's store is full ({} bytes free): {message}",
-                    disk.free
-                ),
-            },
+            Some(disk) if disk.free < FULL => {
+                return Err(Halt::full(&format!("{} bytes are free: {message}", disk.free)));
+            }
             _ => Report::Failed { message },
         },
         Ended::TimedOut(limit, message) => Report::TimedOut { limit, message },

@@ -327,20 +327,28 @@ impl<'a> Seen<'a> {
             )),
             // A number, then the sentence.
             Some(reason) => {
-                failed(reason.split_once(' ').map_or(said, |(_, words)| words.trim().to_owned()))
+                failed(reason.split_once(' ').map_or(said, |(_, words)| words.trim().to_owned()))?
             }
-            None if self.started => failed(said),
+            None if self.started => failed(said)?,
             None => Ended::NotBuiltHere(said),
         })
     }
 }
 
-/// By the daemon's words: whether the builder itself said so.
-fn failed(words: String) -> Ended {
-    if ["failed with exit code ", "failed due to signal "].iter().any(|how| words.contains(how)) {
-        return Ended::Exited(words);
+/// By the daemon's words: whether the builder itself said so, or there was no room.
+fn failed(words: String) -> Result<Ended, Error> {
+    if tells_full(&words) {
+        return Err(Error::Full(words));
     }
-    Ended::Failed(words)
+    if ["failed with exit code ", "failed due to signal "].iter().any(|how| words.contains(how)) {
+        return Ok(Ended::Exited(words));
+    }
+    Ok(Ended::Failed(words))
+}
+
+/// Whether these words of the daemon, which has no others for it, are about a full disk.
+fn tells_full(words: &str) -> bool {
+    words.contains("No space left on device") || words.contains("database or disk is full")
 }
 
 fn untrusted(error: &daemon::Error) -> String {
@@ -359,6 +367,9 @@ impl From<daemon::Error> for Error {
         match error {
             error if error.is_away() => Self::Away(error.to_string()),
             daemon::Error::Ours { attempted, source } => Self::Stream { attempted, source },
+            daemon::Error::Refused { ref message, .. } if tells_full(message) => {
+                Self::Full(error.to_string())
+            }
             other => Self::Refused(other.to_string()),
         }
     }
@@ -455,6 +466,10 @@ mod tests {
         );
         let mismatch = verdict(&[STARTED, failed(b"1 hash mismatch for store item x")], refused("no"));
         assert_eq!(mismatch, Ended::Failed("hash mismatch for store item x".into()));
+        let words = "1 opening file `x': No space left on device";
+        let full = super::failed(words.into());
+        assert!(matches!(full, Err(Error::Full(_))), "{full:?}");
+        assert!(matches!(refused(words).unwrap_err().into(), Error::Full(_)));
         assert!(matches!(verdict(&[failed(b"unsupported-platform")], refused("no")), Ended::Unsupported(_)));
         let line = [b"@ unsupported-platform ", OURS, b" i586-gnu\nand more\n"].concat();
         let ended = verdict(&[STARTED, Event::Output(&line), failed(b"1 builder failed")], refused("no"));

@@ -8,12 +8,14 @@ pub mod daemon;
 #[cfg(target_os = "linux")]
 pub mod sandbox;
 
+use std::error::Error as StdError;
 use std::fmt;
 use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use drover_store::Sha256Hash;
+use drover_store::nar;
 use drover_store::path::StorePath;
 use drover_wire::ItemInfo;
 use drover_wire::agent::{Output, TimeLimit};
@@ -29,6 +31,9 @@ pub enum Error {
     /// An input is signed by a key that this machine does not trust; the words say how to authorize it.
     #[error("{0}")]
     Untrusted(String),
+    /// The disk has no room for it.
+    #[error("{0}")]
+    Full(String),
     /// The store says no.
     #[error("{0}")]
     Refused(String),
@@ -40,6 +45,33 @@ pub enum Error {
         /// What went wrong.
         source: io::Error,
     },
+}
+
+impl Error {
+    /// That something, in these words, was refused for this reason.
+    pub(crate) fn refused(words: String, reason: &(dyn StdError + 'static)) -> Self {
+        if is_full(reason) { Self::Full(words) } else { Self::Refused(words) }
+    }
+}
+
+/// Whether what is behind an error is a disk that has no more room, as the system says by its number. Words may be of
+/// whoever gave names to files.
+pub(crate) fn is_full(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let system = match error.downcast_ref::<nar::Error>() {
+            Some(nar::Error::Io { error, .. } | nar::Error::Tree { error, .. }) => Some(error),
+            _ => error.downcast_ref::<io::Error>(),
+        };
+        if system.is_some_and(|error| error.kind() == io::ErrorKind::StorageFull) {
+            return true;
+        }
+        next = match system.and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    false
 }
 
 /// A machine's store and builder.

@@ -264,7 +264,7 @@ pub enum Report {
         /// Which.
         paths: Vec<StorePath>,
     },
-    /// Given back unbuilt: the agent stops, its disk is full, or its daemon went away.
+    /// Given back unbuilt: the agent stops, or its daemon went away.
     HandedBack {
         /// Why.
         message: String,
@@ -295,6 +295,8 @@ pub enum SetupStep {
     NotBuiltHere,
     /// This machine cannot run the builder.
     UnsupportedPlatform,
+    /// The machine's disk was full before the build's end, by the build or by others.
+    DiskFull,
     /// Something else.
     #[serde(other)]
     Other,

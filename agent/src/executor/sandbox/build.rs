@@ -187,10 +187,9 @@ impl Ground {
     /// and afterwards there is room again.
     fn check_room(&self, why: &str) -> Result<(), Error> {
         match machine::disk(self.store.folder()) {
-            Some(disk) if disk.free < FULL => Err(Error::Refused(format!(
-                "No space left on device: {} bytes were free when the build ended ({why})",
-                disk.free
-            ))),
+            Some(disk) if disk.free < FULL => {
+                Err(Error::Full(format!("{} bytes were free when the build ended ({why})", disk.free)))
+            }
             _ => Ok(()),
         }
     }
@@ -262,5 +261,5 @@ fn has_zero(derivation: &Derivation) -> bool {
 }
 
 fn failed(attempted: &str, source: io::Error) -> Error {
-    Error::Refused(format!("{attempted}: {source}"))
+    Error::refused(format!("{attempted}: {source}"), &source)
 }

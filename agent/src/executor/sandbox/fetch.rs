@@ -60,7 +60,7 @@ pub(super) fn run(
             Err(Error::Stream { attempted: "keep the log of a download".to_owned(), source })
         }
         (Err(DownloadError::Disk { path, source }), None) => {
-            Err(Error::Refused(format!("write a download to {path}: {source}")))
+            Err(Error::refused(format!("write a download to {path}: {source}"), &source))
         }
         // Another machine may reach them, or this one later.
         (Err(error @ DownloadError::Away { .. }), None) => Err(Error::Refused(error.to_string())),

@@ -41,8 +41,9 @@ pub(super) fn write(store: &Store, derivation: &Derivation, folder: &Path) -> Re
             )));
         }
         let text = describe(store, &closure(store, &item)?)?;
-        write_file(&folder.join(&file), text.as_bytes())
-            .map_err(|e| Error::Refused(format!("write the references of {item} for the builder: {e}")))?;
+        write_file(&folder.join(&file), text.as_bytes()).map_err(|e| {
+            Error::refused(format!("write the references of {item} for the builder: {e}"), &e)
+        })?;
     }
     Ok(())
 }

@@ -246,7 +246,7 @@ impl Read for HeldNar {
 
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
-        Self::Refused(error.to_string())
+        Self::refused(error.to_string(), &error)
     }
 }
 

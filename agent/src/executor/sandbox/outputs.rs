@@ -241,7 +241,7 @@ impl Write for Look {
 }
 
 fn failed(action: &str, path: &StorePath, source: io::Error) -> OutputError {
-    OutputError::Step(Error::Refused(format!("{action} the output {path}: {source}")))
+    OutputError::Step(Error::refused(format!("{action} the output {path}: {source}"), &source))
 }
 
 #[cfg(test)]

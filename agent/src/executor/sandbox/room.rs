@@ -68,7 +68,7 @@ impl Room {
         let made = folder(&room.store(), 0o1775, None, group)
             .and_then(|()| folder(&room.tmp(), 0o1777, None, None))
             .and_then(|()| write_file(&room.beside("empty"), b""));
-        made.map_err(|error| Error::Refused(format!("make the folders of a build: {error}")))?;
+        made.map_err(|error| Error::refused(format!("make the folders of a build: {error}"), &error))?;
         Ok(room)
     }
 
