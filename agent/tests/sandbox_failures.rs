@@ -349,7 +349,7 @@ fn a_builder_that_fails_on_a_full_disk_has_not_failed() {
     let job = Job { derivation: made.path.clone(), timeout: Some(60), max_silent_time: None };
     let ended = place.build(&job, &mut Log::new(|_: &[u8]| {}));
     let Err(Error::Full(words)) = &ended else { panic!("{ended:?}") };
-    assert_says(words, &["bytes were free", "exit code 3"]);
+    assert_says(words, &["bytes are free", "exit code 3"]);
     // One that does not notice has made no output, or half of it.
     let made = yard.made(&recipe("cat /dev/zero >file 2>/dev/null || true"));
     yard.add(place.as_mut(), &made);
@@ -360,4 +360,25 @@ fn a_builder_that_fails_on_a_full_disk_has_not_failed() {
     assert_the_next_build_is_well(&yard);
     // With room, it is the builder's own failure.
     assert_says(&yard.failure(&recipe("exit 3")), &["exit code 3"]);
+}
+
+#[test]
+fn a_builder_that_fails_where_no_more_files_can_be_made_has_not_failed() {
+    if !is_on_a_disk(
+        "a_builder_that_fails_where_no_more_files_can_be_made_has_not_failed",
+        "size=200m,nr_inodes=6000",
+    ) {
+        return;
+    }
+    let Some(yard) = yard() else { return };
+    let script = "i=0; while : >$i; do i=$((i + 1)); done 2>/dev/null; exit 3";
+    let made = yard.made(&Recipe { name: "files", script: script.into(), ..Recipe::default() });
+    let mut place = yard.open();
+    yard.add(place.as_mut(), &made);
+    let job = Job { derivation: made.path.clone(), timeout: Some(60), max_silent_time: None };
+    let ended = place.build(&job, &mut Log::new(|_: &[u8]| {}));
+    let Err(Error::Full(words)) = &ended else { panic!("{ended:?}") };
+    assert_says(words, &["more files can be made", "builder for"]);
+    drop(place);
+    assert_the_next_build_is_well(&yard);
 }

@@ -89,6 +89,7 @@ mod tests {
             Error::Full("no room".into()),
             Error::Stream { attempted: "build".into(), source: full() },
             Error::refused("copy".into(), &full()),
+            Error::refused("copy".into(), &io::Error::from(io::ErrorKind::QuotaExceeded)),
             Error::refused("copy".into(), &tree()),
             Error::refused("copy".into(), &io::Error::other(tree())),
         ] {

@@ -29,6 +29,7 @@ mod texts;
 mod upload;
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -46,8 +47,10 @@ use journal::Finished;
 use spool::Spool;
 use upload::Undelivered;
 
-/// A build that fails while the store has less disk than this failed for that, as far as anybody can tell.
-pub(crate) const FULL: u64 = 64 << 20;
+/// A build that fails while the store has less disk than this, or fewer files can be made there, failed for that, as far
+/// as anybody can tell.
+const FULL: u64 = 64 << 20;
+const FULL_FILES: u64 = 1000;
 /// The stack of a thread that only sends.
 const SMALL_STACK: usize = 256 * 1024;
 
@@ -209,16 +212,21 @@ fn put_together_and_build(
         Ended::Succeeded => {
             Report::Succeeded { outputs: place.describe(&outputs).map_err(failed(SetupStep::Other))? }
         }
-        Ended::Exited(message) | Ended::Failed(message) => match machine::disk(host.executor().store()) {
-            Some(disk) if disk.free < FULL => {
-                return Err(Halt::full(&format!("{} bytes are free: {message}", disk.free)));
-            }
-            _ => Report::Failed { message },
+        Ended::Exited(message) | Ended::Failed(message) => match full(host.executor().store()) {
+            Some(how) => return Err(Halt::full(&format!("{how}: {message}"))),
+            None => Report::Failed { message },
         },
         Ended::TimedOut(limit, message) => Report::TimedOut { limit, message },
         Ended::NotBuiltHere(message) => Report::SetupFailed { step: SetupStep::NotBuiltHere, message },
         Ended::Unsupported(message) => Report::SetupFailed { step: SetupStep::UnsupportedPlatform, message },
     })
+}
+
+/// How little is left of the disk with this folder, if that may be why a build failed.
+pub(crate) fn full(store: &Path) -> Option<String> {
+    let disk = machine::disk(store)?;
+    let is_full = disk.free < FULL || disk.files < FULL_FILES;
+    is_full.then(|| format!("{} bytes are free, and {} more files can be made", disk.free, disk.files))
 }
 
 fn heed(control: &Control) -> Result<(), Halt> {

@@ -348,7 +348,9 @@ fn failed(words: String) -> Result<Ended, Error> {
 
 /// Whether these words of the daemon, which has no others for it, are about a full disk.
 fn tells_full(words: &str) -> bool {
-    words.contains("No space left on device") || words.contains("database or disk is full")
+    words.contains("No space left on device")
+        || words.contains("Disk quota exceeded")
+        || words.contains("database or disk is full")
 }
 
 fn untrusted(error: &daemon::Error) -> String {

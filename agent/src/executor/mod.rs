@@ -63,7 +63,8 @@ pub(crate) fn is_full(error: &(dyn StdError + 'static)) -> bool {
             Some(nar::Error::Io { error, .. } | nar::Error::Tree { error, .. }) => Some(error),
             _ => error.downcast_ref::<io::Error>(),
         };
-        if system.is_some_and(|error| error.kind() == io::ErrorKind::StorageFull) {
+        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+        if system.is_some_and(|error| full.contains(&error.kind())) {
             return true;
         }
         next = match system.and_then(io::Error::get_ref) {

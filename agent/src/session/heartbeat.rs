@@ -1,10 +1,9 @@
 //! Heartbeats, and the looks at the machine that go with them.
 
-use std::path::Path;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use drover_os::machine;
+use drover_os::machine::{self, Disk};
 use drover_wire::agent::{Heartbeat, Machine, Progress};
 
 use super::Session;
@@ -15,8 +14,11 @@ const LOAD_LOOK: Duration = Duration::from_secs(2);
 const EXECUTOR_LOOK: Duration = Duration::from_secs(5);
 /// No new builds with less disk for the store.
 pub(crate) const LEAST_STORE: u64 = 1 << 30;
+/// Nor with fewer files that can still be made there.
+pub(super) const LEAST_STORE_FILES: u64 = 10_000;
 /// No new builds with less disk for logs and results.
 const LEAST_STATE: u64 = 64 << 20;
+const LEAST_STATE_FILES: u64 = 1000;
 
 impl Session {
     /// Sends heartbeats at the coordinator's pace, and at once when something changes.
@@ -58,14 +60,14 @@ impl Session {
 
     /// Sends one; how long to wait before the next.
     fn beat(&self) -> Duration {
-        let (state_folder, store) = (self.journal.folder(), self.executor.store());
-        let machine = look_at_machine(state_folder, store);
-        self.tidy_if_due(machine.store_free);
+        let (store, own) = (machine::disk(self.executor.store()), machine::disk(self.journal.folder()));
+        let machine = look_at_machine(store, own);
+        self.tidy_if_due(store);
         self.save_at_rest();
         let (heartbeat, every) = {
             let mut state = self.lock();
-            let low = |free: Option<u64>, least| free.is_some_and(|free| free < least);
-            let disk_low = low(machine.store_free, LEAST_STORE) || low(machine.state_free, LEAST_STATE);
+            let disk_low =
+                low(store, LEAST_STORE, LEAST_STORE_FILES) || low(own, LEAST_STATE, LEAST_STATE_FILES);
             if disk_low != state.disk_low {
                 state.disk_low = disk_low;
                 let words = match (disk_low, state.tidying.is_under_way()) {
@@ -73,7 +75,8 @@ impl Session {
                     (true, false) => "too little disk is free: no builds are taken",
                     (false, _) => "disk is free again",
                 };
-                tracing::warn!("{words} ({machine:?})");
+                let files = [store, own].map(|disk| disk.map(|disk| disk.files));
+                tracing::warn!("{words} ({machine:?}; files that can be made in the two: {files:?})");
             }
             let progress = |(lease, held): (&_, &super::Held)| Progress { lease: *lease, phase: held.phase };
             let leases = state.held.iter().map(progress).collect();
@@ -123,8 +126,13 @@ impl Session {
     }
 }
 
-fn look_at_machine(state: &Path, store: &Path) -> Machine {
-    let free = |path| machine::disk(path).map(|disk| disk.free);
+/// Whether so few bytes are free, or so few files can be made.
+fn low(disk: Option<Disk>, bytes: u64, files: u64) -> bool {
+    disk.is_some_and(|disk| disk.free < bytes || disk.files < files)
+}
+
+fn look_at_machine(store: Option<Disk>, state: Option<Disk>) -> Machine {
+    let free = |disk: Option<Disk>| disk.map(|disk| disk.free);
     Machine {
         load_1min: machine::load().map(|load| load.one),
         processors: machine::processors(),
@@ -138,6 +146,7 @@ fn look_at_machine(state: &Path, store: &Path) -> Machine {
 mod tests {
     use std::ffi::OsString;
     use std::io::Read;
+    use std::path::Path;
     use std::sync::{Arc, mpsc};
 
     use drover_os::signal::Stop;
@@ -184,6 +193,13 @@ mod tests {
         fn save(&self) {
             self.0.send(()).unwrap();
         }
+    }
+
+    #[test]
+    fn a_disk_is_low_in_bytes_or_in_files_and_not_where_nothing_is_known() {
+        let disk = |free, files| Some(Disk { total: 100, free, files });
+        assert!(low(disk(9, 10), 10, 10) && low(disk(10, 9), 10, 10));
+        assert!(!low(disk(10, u64::MAX), 10, 10) && !low(None, 10, 10));
     }
 
     #[test]

@@ -1,20 +1,26 @@
 //! The store is cleaned before its disk is full.
 //!
 //! Each heartbeat looks how much disk is free for the store. When that is less than the operator wants (`gc-below`), or
-//! the store has outgrown a limit of its own, the executor is asked, in a thread of its own, to have as much go as is
+//! hardly any more files can be made there, or the store has outgrown a limit of its own, the executor is asked, in a thread of its own, to have as much go as is
 //! missing, and a little more, so that not every build brings the next cleaning. What is still to be uploaded is rooted
 //! by its build (see [`crate::build::journal`]). With so little disk that no builds are taken, the end of a cleaning
 //! brings a new look at once.
 
 use std::time::{Duration, Instant};
 
+use drover_os::machine::Disk;
+
 use super::Session;
+use super::heartbeat::LEAST_STORE_FILES;
 
 /// The shortest time between two cleanings, and how many times as long as the last one took.
 const PAUSE: Duration = Duration::from_secs(60);
 const PAUSE_TIMES: u32 = 10;
 /// How long nothing is tried again when nothing was left to remove, or it was refused.
 const PAUSE_FRUITLESS: Duration = Duration::from_secs(15 * 60);
+
+/// While fewer files than this can be made, some go; twice what builds must find.
+const ENOUGH_FILES: u64 = 2 * LEAST_STORE_FILES;
 
 /// What is done about a store that grows.
 #[derive(Debug, Default)]
@@ -47,8 +53,8 @@ impl Tidying {
 
 impl Session {
     /// Begins to clean the store if that is wanted.
-    pub(super) fn tidy_if_due(&self, free: Option<u64>) {
-        let bytes = missing(free, self.config.gc_below).max(self.executor.excess());
+    pub(super) fn tidy_if_due(&self, disk: Option<Disk>) {
+        let bytes = missing(disk, self.config.gc_below).max(self.executor.excess());
         if bytes == 0 {
             return;
         }
@@ -84,10 +90,12 @@ impl Session {
     }
 }
 
-/// How many bytes should go so that enough is free, and a tenth more.
-fn missing(free: Option<u64>, enough: Option<u64>) -> u64 {
-    match (free, enough) {
-        (Some(free), Some(enough)) if free < enough => (enough - free).saturating_add(enough / 10),
+/// How many bytes should go so that enough is free, and a tenth more; the tenth alone, again and again, while there is
+/// little room for files.
+fn missing(disk: Option<Disk>, enough: Option<u64>) -> u64 {
+    match (disk, enough) {
+        (Some(disk), Some(enough)) if disk.free < enough => (enough - disk.free).saturating_add(enough / 10),
+        (Some(disk), Some(enough)) if disk.files < ENOUGH_FILES => enough / 10,
         _ => 0,
     }
 }
@@ -104,11 +112,20 @@ mod tests {
 
     #[test]
     fn what_is_missing_goes_and_a_tenth_of_what_is_to_be_free() {
-        assert_eq!(missing(Some(70), Some(100)), 40);
-        assert_eq!(missing(Some(0), Some(u64::MAX)), u64::MAX);
-        for (free, enough) in [(Some(100), Some(100)), (Some(1), None), (None, Some(100)), (None, None)] {
-            assert_eq!(missing(free, enough), 0);
+        let free = |free| Some(Disk { total: 1000, free, files: u64::MAX });
+        assert_eq!(missing(free(70), Some(100)), 40);
+        assert_eq!(missing(free(0), Some(u64::MAX)), u64::MAX);
+        for (disk, enough) in [(free(100), Some(100)), (free(1), None), (None, Some(100)), (None, None)] {
+            assert_eq!(missing(disk, enough), 0);
         }
+    }
+
+    #[test]
+    fn something_goes_while_there_is_little_room_for_files() {
+        let files = |files| Some(Disk { total: 1000, free: 1000, files });
+        assert_eq!(missing(files(ENOUGH_FILES - 1), Some(100)), 10);
+        assert_eq!(missing(files(ENOUGH_FILES), Some(100)), 0);
+        assert_eq!(missing(files(0), None), 0);
     }
 
     #[test]

@@ -25,13 +25,15 @@ pub struct Memory {
     pub available: u64,
 }
 
-/// A file system, in bytes.
+/// A file system, in bytes and files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Disk {
     /// All of it.
     pub total: u64,
     /// What we may still write: root's reserve is not counted.
     pub free: u64,
+    /// How many files and folders we may still make; as many as there are numbers where nothing but bytes bounds them.
+    pub files: u64,
 }
 
 /// The load averages.
@@ -90,12 +92,16 @@ pub fn disk(path: &Path) -> Option<Disk> {
     let stat = nix::sys::statvfs::statvfs(path).ok()?;
     // The types of these fields differ between systems.
     #[allow(clippy::useless_conversion, clippy::unnecessary_fallible_conversions)]
-    let (unit, blocks, free) = (
+    let (unit, blocks, free, all_files, files) = (
         u64::try_from(stat.fragment_size()).ok()?,
         u64::try_from(stat.blocks()).ok()?,
         u64::try_from(stat.blocks_available()).ok()?,
+        u64::try_from(stat.files()).ok()?,
+        u64::try_from(stat.files_available()).ok()?,
     );
-    Some(Disk { total: blocks.checked_mul(unit)?, free: free.checked_mul(unit)? })
+    // Some file systems, such as btrfs, have no such number, and say 0 of 0.
+    let files = if all_files == 0 { u64::MAX } else { files };
+    Some(Disk { total: blocks.checked_mul(unit)?, free: free.checked_mul(unit)?, files })
 }
 
 /// Whether the file system that holds `path` is mounted so that nobody runs programs from it (`noexec`).
@@ -178,7 +184,7 @@ mod tests {
     #[test]
     fn free_disk_is_part_of_the_whole_and_unknown_for_no_path() {
         let disk = disk(Path::new("/")).unwrap();
-        assert!(disk.free <= disk.total && disk.total > 0);
+        assert!(disk.free <= disk.total && disk.total > 0 && disk.files > 0);
         assert!(super::disk(Path::new("/no/such/folder")).is_none());
     }
 

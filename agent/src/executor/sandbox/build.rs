@@ -7,7 +7,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use drover_os::machine;
 use drover_os::process::{Exit, Program, Tree};
 use drover_os::sandbox::{self, Failure, Ids, Sandbox, Step};
 use drover_store::{Derivation, StorePath};
@@ -23,7 +22,7 @@ use super::root::{self, Root};
 use super::run::{self, End};
 use super::stopping::Stopping;
 use super::{Ground, fetch, keep};
-use crate::build::FULL;
+use crate::build::full;
 use crate::executor::{Ended, Error, Job, Sink};
 use crate::store::OutputLimits;
 
@@ -186,11 +185,9 @@ impl Ground {
     /// That a build that failed did not do so for want of disk. This is the moment to ask, for what it made goes with it,
     /// and afterwards there is room again.
     fn check_room(&self, why: &str) -> Result<(), Error> {
-        match machine::disk(self.store.folder()) {
-            Some(disk) if disk.free < FULL => {
-                Err(Error::Full(format!("{} bytes were free when the build ended ({why})", disk.free)))
-            }
-            _ => Ok(()),
+        match full(self.store.folder()) {
+            Some(how) => Err(Error::Full(format!("{how}, when the build had ended: {why}"))),
+            None => Ok(()),
         }
     }
 
