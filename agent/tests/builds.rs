@@ -404,6 +404,27 @@ fn a_killed_agent_delivers_its_result_at_its_next_start() {
 }
 
 #[test]
+fn a_result_that_the_store_has_lost_is_handed_back() {
+    let Some(farm) = farm() else { return };
+    let made = farm.ground.derivation("lost-output", "echo result > $out", &[]);
+    farm.stub.change(|told| told.hold_uploads = true);
+    let lease = farm.give(&made, vec![]);
+    let agent = farm.agent(&[]);
+    farm.stub.wait_for("an upload", |told| (told.uploaded > 0).then_some(()));
+    agent.signal("-KILL");
+    drop(agent);
+    // As a loss of power may do.
+    for entry in std::fs::read_dir(farm.state.path().join("roots")).unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    farm.ground.connect().delete(std::slice::from_ref(&made.out)).unwrap();
+    farm.stub.change(|told| told.hold_uploads = false);
+    let _agent = farm.agent(&[]);
+    let report = farm.stub.wait_for_report(lease);
+    assert!(matches!(&report, Report::HandedBack { message } if message.contains("vanished")), "{report:?}");
+}
+
+#[test]
 fn a_cut_upload_goes_on_where_it_was_cut() {
     let Some(farm) = farm() else { return };
     let made = farm.ground.derivation("large", "head -c 6000000 /dev/urandom > $out", &[]);

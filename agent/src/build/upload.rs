@@ -66,8 +66,13 @@ fn deliver_one(
                 if let Some(order) = control.ordered(Heed::Any) {
                     return Err(Undelivered::Ordered(order));
                 }
-                match still_there(host, output) {
-                    Ok(()) => unread += 1,
+                match is_there(host, output) {
+                    Ok(true) => unread += 1,
+                    // As after a loss of power, which can take what was not yet written to the disk. It can be made again.
+                    Ok(false) => {
+                        let message = format!("{path} vanished from the store before it was uploaded");
+                        return Err(Undelivered::Instead(Report::HandedBack { message }));
+                    }
                     Err(Error::Away(message)) => {
                         host.executor_is_away();
                         wait(&mut patience, &message)?;
@@ -124,12 +129,8 @@ fn send(
 }
 
 /// Whether the output can be had from the store at all.
-fn still_there(host: &dyn Host, output: &Output) -> Result<(), Error> {
-    let missing = host.executor().open()?.missing(std::slice::from_ref(&output.path))?;
-    if missing.is_empty() {
-        return Ok(());
-    }
-    Err(Error::Refused(format!("{} vanished from the store before it was uploaded", output.path)))
+fn is_there(host: &dyn Host, output: &Output) -> Result<bool, Error> {
+    Ok(host.executor().open()?.missing(std::slice::from_ref(&output.path))?.is_empty())
 }
 
 fn refused(refusal: Refusal) -> Undelivered {
