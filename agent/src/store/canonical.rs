@@ -63,6 +63,14 @@ pub enum CanonicalError {
         /// How many are allowed.
         limit: usize,
     },
+    /// Too many names in folders, or too long ones, to be kept in memory.
+    #[error("{} has too many names, or too long ones: {limit} bytes of memory are given to them", path.display())]
+    Names {
+        /// The folder whose names are too many, with those that it is in.
+        path: PathBuf,
+        /// How much is given to them.
+        limit: usize,
+    },
     /// The system says no.
     #[error("{attempted} {}: {source}", path.display())]
     Io {
@@ -89,22 +97,33 @@ pub fn canonicalize(
     owner: Option<(u32, u32)>,
     limits: &OutputLimits,
 ) -> Result<(), CanonicalError> {
-    let mut walk = Walk { top: tree, path: tree.to_owned(), owner, limits, files: 0, bytes: 0 };
+    canonicalize_within(tree, owner, limits, nar::Limits::default().names)
+}
+
+/// The same with another limit of memory for names.
+pub(super) fn canonicalize_within(
+    tree: &Path,
+    owner: Option<(u32, u32)>,
+    limits: &OutputLimits,
+    most_names: usize,
+) -> Result<(), CanonicalError> {
+    let mut walk =
+        Walk { top: tree, path: tree.to_owned(), owner, limits, most_names, files: 0, bytes: 0, names: 0 };
     walk.count_file(tree)?;
-    // For each folder on the way down, the names that are still to come.
-    let mut folders: Vec<std::vec::IntoIter<OsString>> = Vec::new();
+    let mut folders: Vec<Folder> = Vec::new();
     folders.extend(walk.visit(0)?);
-    while let Some(names) = folders.last_mut() {
-        match names.next() {
+    while let Some(folder) = folders.last_mut() {
+        match folder.entries.next() {
             Some(name) => {
                 walk.path.push(name);
                 match walk.visit(folders.len())? {
-                    Some(names) => folders.push(names),
+                    Some(folder) => folders.push(folder),
                     None => drop(walk.path.pop()),
                 }
             }
             None => {
-                folders.pop();
+                let left = folders.pop().map_or(0, |folder| folder.names);
+                walk.names = walk.names.saturating_sub(left);
                 walk.leave_folder()?;
                 if !folders.is_empty() {
                     walk.path.pop();
@@ -115,19 +134,29 @@ pub fn canonicalize(
     Ok(())
 }
 
+/// A folder on the way down: the names that are still to come.
+struct Folder {
+    entries: std::vec::IntoIter<OsString>,
+    /// What all of them cost.
+    names: usize,
+}
+
 struct Walk<'a> {
     top: &'a Path,
     /// Where the walk is.
     path: PathBuf,
     owner: Option<(u32, u32)>,
     limits: &'a OutputLimits,
+    most_names: usize,
     files: u64,
     bytes: u64,
+    /// What the names cost that are in memory.
+    names: usize,
 }
 
 impl Walk<'_> {
     /// Does what is to be done where the walk is; for a folder, only so that it can be read: the names in it.
-    fn visit(&mut self, depth: usize) -> Result<Option<std::vec::IntoIter<OsString>>, CanonicalError> {
+    fn visit(&mut self, depth: usize) -> Result<Option<Folder>, CanonicalError> {
         let metadata = fs::symlink_metadata(&self.path).map_err(|e| self.failed("look at", e))?;
         let kind = metadata.file_type();
         if kind.is_file() {
@@ -159,14 +188,21 @@ impl Walk<'_> {
         if metadata.mode() & 0o700 != 0o700 {
             set_mode(&self.path, 0o700).map_err(|e| self.failed("set the mode of", e))?;
         }
-        let mut names = Vec::new();
+        let (mut entries, mut names) = (Vec::new(), 0_usize);
         for entry in fs::read_dir(&self.path).map_err(|e| self.failed("list", e))? {
             let entry = entry.map_err(|e| self.failed("list", e))?;
             // Before it is kept: a folder may have more names than there is memory.
             self.count_file(&entry.path())?;
-            names.push(entry.file_name());
+            let name = entry.file_name();
+            names = names.saturating_add(nar::name_cost(name.len()));
+            if self.names.saturating_add(names) > self.most_names {
+                let path = self.inside(&self.path);
+                return Err(CanonicalError::Names { path, limit: self.most_names });
+            }
+            entries.push(name);
         }
-        Ok(Some(names.into_iter()))
+        self.names = self.names.saturating_add(names);
+        Ok(Some(Folder { entries: entries.into_iter(), names }))
     }
 
     /// After all that is in it.

@@ -3,6 +3,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::process::Command;
 
+use super::super::canonical::canonicalize_within;
 use super::super::{CanonicalError, OutputLimits, canonicalize};
 use super::*;
 
@@ -141,4 +142,21 @@ fn a_tree_that_no_nar_may_have_is_refused_for_its_depth() {
     fs::create_dir(deep.join("d")).unwrap();
     let error = canonicalize(&tree, None, &OutputLimits::NONE).unwrap_err();
     assert!(matches!(error, CanonicalError::Depth { limit: 512, .. }), "{error}");
+}
+
+#[test]
+fn names_that_are_too_many_for_the_memory_are_refused() {
+    let (_folder, tree) = tree();
+    for side in ["a", "b"] {
+        fs::create_dir(tree.join(side)).unwrap();
+        for file in ["1", "2", "3"] {
+            fs::write(tree.join(side).join(file), "").unwrap();
+        }
+    }
+    // Those at the top, and those in one of the two.
+    let most = 5 * drover_store::nar::name_cost(1);
+    let within = |names| canonicalize_within(&tree, None, &OutputLimits::NONE, names);
+    within(most).unwrap();
+    let error = within(most - 1).unwrap_err();
+    assert!(matches!(&error, CanonicalError::Names { .. }), "{error}");
 }

@@ -39,12 +39,27 @@ pub struct Limits {
     pub contents: u64,
     /// Entries, of all directories together.
     pub entries: u64,
+    /// Bytes of memory that may go to names while a tree is read, as [`name_cost`] counts them. A nar has no need of it.
+    pub names: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { name: 255, target: 64 * 1024, depth: 512, contents: u64::MAX, entries: u64::MAX }
+        Self {
+            name: 255,
+            target: 64 * 1024,
+            depth: 512,
+            contents: u64::MAX,
+            entries: u64::MAX,
+            names: 64 << 20,
+        }
     }
+}
+
+/// About how much memory it takes to keep a name of so many bytes, in a list of them.
+#[must_use]
+pub fn name_cost(len: usize) -> usize {
+    len.saturating_add(48)
 }
 
 /// What is told about a nar, in the order of its bytes.

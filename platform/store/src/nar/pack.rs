@@ -8,7 +8,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::encode::Encoder;
-use super::{BUFFER, Error, Limits};
+use super::{BUFFER, Error, Limits, name_cost};
 
 /// What was packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,13 +48,23 @@ pub struct Packer {
     given: usize,
     /// Where the walk is.
     path: PathBuf,
-    directories: Vec<std::vec::IntoIter<(Vec<u8>, Option<FileType>)>>,
+    directories: Vec<Directory>,
     file: Option<(File, u64)>,
     started: bool,
     entries: u64,
     /// Names that were found so far.
     found: u64,
+    /// What the names of `directories` cost.
+    names: usize,
     limits: Limits,
+}
+
+/// The names in a directory that are still to come.
+#[derive(Debug)]
+struct Directory {
+    entries: std::vec::IntoIter<(Vec<u8>, Option<FileType>)>,
+    /// What all of them cost.
+    names: usize,
 }
 
 impl Packer {
@@ -64,7 +74,7 @@ impl Packer {
     }
 
     /// The same, of a tree that may have more names than there is memory, or that somebody goes on to nest: it ends at
-    /// these limits of entries and depth. The others are for who reads the nar.
+    /// these limits of entries, depth and names. The others are for who reads the nar.
     pub fn within(path: impl Into<PathBuf>, limits: Limits) -> Self {
         let (mut encoder, mut encoded) = (Encoder::default(), Vec::new());
         encoder.start(&mut encoded);
@@ -78,6 +88,7 @@ impl Packer {
             started: false,
             entries: 0,
             found: 0,
+            names: 0,
             limits,
         }
     }
@@ -142,7 +153,7 @@ impl Packer {
             return Ok(true);
         }
         let Some(directory) = self.directories.last_mut() else { return Ok(false) };
-        match directory.next() {
+        match directory.entries.next() {
             Some((name, kind)) => {
                 self.encoder.entry(&mut self.encoded, &name);
                 self.entries += 1;
@@ -150,7 +161,8 @@ impl Packer {
                 self.node(kind)?;
             }
             None => {
-                self.directories.pop();
+                let left = self.directories.pop().map_or(0, |directory| directory.names);
+                self.names = self.names.saturating_sub(left);
                 self.encoder.leave(&mut self.encoded);
                 self.up();
             }
@@ -186,7 +198,7 @@ impl Packer {
                 let problem = "it is nested too deeply";
                 return Err(Error::Unfit { path: self.path.clone(), problem });
             }
-            let mut entries = Vec::new();
+            let (mut entries, mut names) = (Vec::new(), 0_usize);
             for entry in fs::read_dir(&self.path).map_err(|e| self.failed("list", e))? {
                 let entry = entry.map_err(|e| self.failed("list", e))?;
                 self.found += 1;
@@ -194,11 +206,18 @@ impl Packer {
                     let (what, found, limit) = ("a number of entries", self.found, self.limits.entries);
                     return Err(Error::Limit { offset: 0, what, found, limit });
                 }
-                entries.push((entry.file_name().into_vec(), entry.file_type().ok()));
+                let name = entry.file_name().into_vec();
+                names = names.saturating_add(name_cost(name.len()));
+                if self.names.saturating_add(names) > self.limits.names {
+                    let problem = "it has too many names, or too long ones";
+                    return Err(Error::Unfit { path: self.path.clone(), problem });
+                }
+                entries.push((name, entry.file_type().ok()));
             }
             entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
             self.encoder.directory(&mut self.encoded);
-            self.directories.push(entries.into_iter());
+            self.names = self.names.saturating_add(names);
+            self.directories.push(Directory { entries: entries.into_iter(), names });
         } else {
             return Err(self.unfit());
         }

@@ -112,7 +112,7 @@ fn forms_that_guix_does_not_write_are_refused() {
 
 #[test]
 fn each_limit_holds_before_anything_is_kept() {
-    let limits = Limits { name: 4, target: 4, depth: 2, contents: 8, entries: 3 };
+    let limits = Limits { name: 4, target: 4, depth: 2, contents: 8, entries: 3, ..Limits::default() };
     let refused = [
         directory([("abcde", Node::file(""))]),
         Node::Symlink(b"abcde".to_vec()),
@@ -293,6 +293,26 @@ fn a_tree_of_more_entries_or_depth_than_accepted_is_packed_no_further() {
     let mut head = Vec::new();
     Packer::within(&tree, Limits { entries: 2, ..all }).read_to_end(&mut head).unwrap_err();
     assert!(!head.windows(3).any(|bytes| bytes == b"bin"), "a folder was listed to its end");
+}
+
+#[test]
+fn names_are_in_memory_only_as_far_as_that_is_accepted_and_only_while_they_are_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let tree = folder.path().join("tree");
+    for side in ["a", "b"] {
+        std::fs::create_dir_all(tree.join(side)).unwrap();
+        for file in ["1", "2", "3"] {
+            std::fs::write(tree.join(side).join(file), "").unwrap();
+        }
+    }
+    let packed = |names| {
+        let limits = Limits { names, ..Limits::default() };
+        Packer::within(&tree, limits).read_to_end(&mut Vec::new())
+    };
+    // Those at the top, and those in one of the two.
+    let most = 5 * name_cost(1);
+    packed(most).unwrap();
+    assert!(packed(most - 1).unwrap_err().to_string().contains("too many names"));
 }
 
 proptest! {
