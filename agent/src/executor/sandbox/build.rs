@@ -119,8 +119,12 @@ impl Ground {
         if let Some(to) = &self.settings.keep_failed {
             if ended != Ended::Succeeded {
                 let folder = root.build_folder_again();
-                let words = match folder.and_then(|folder| keep::keep(&folder, to).map_err(|e| e.to_string()))
-                {
+                // With the network of the machine a builder may have given its files to anybody.
+                let limits_of_copy = (!plan.derivation.is_fixed_output()).then(|| self.output_limits());
+                let kept = folder.and_then(|folder| {
+                    keep::keep(&folder, to, limits_of_copy.as_ref()).map_err(|e| e.to_string())
+                });
+                let words = match kept {
                     Ok(place) => format!("note: keeping build directory `{}'\n", place.display()),
                     Err(error) => format!("note: the build folder is not kept: {error}\n"),
                 };
@@ -216,10 +220,7 @@ impl Ground {
             folder,
             copies,
             owner: self.is_root.then_some(ROOT),
-            limits: OutputLimits {
-                files: self.settings.max_output_files,
-                bytes: self.settings.max_output_size,
-            },
+            limits: self.output_limits(),
         };
         match outputs.place() {
             Ok(()) => Ok(Ended::Succeeded),
@@ -227,6 +228,10 @@ impl Ground {
             Err(OutputError::NotBuiltHere(why)) => Ok(Ended::NotBuiltHere(why)),
             Err(OutputError::Step(error)) => Err(error),
         }
+    }
+
+    fn output_limits(&self) -> OutputLimits {
+        OutputLimits { files: self.settings.max_output_files, bytes: self.settings.max_output_size }
     }
 
     /// Does what `builtin:download` does, without a process of its own.

@@ -5,16 +5,19 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use drover_store::nar::{self, Limits, Packer};
+use super::copy;
+use crate::store::OutputLimits;
 
 /// How many folders of one name are kept.
 const MOST: u32 = 1000;
 
 /// Moves a build folder, which is no link, into `to`, under its name with the first number that is free; gives where it is.
+/// To another file system it is copied, within these limits. Without any it is not: somebody may still have its files in
+/// hand, and make them anything while they are read.
 ///
 /// # Errors
 /// What the system says, with the folder; `folder` may still be there.
-pub(super) fn keep(folder: &Path, to: &Path) -> io::Result<PathBuf> {
+pub(super) fn keep(folder: &Path, to: &Path, copy_within: Option<&OutputLimits>) -> io::Result<PathBuf> {
     let failed =
         |error: io::Error| io::Error::new(error.kind(), format!("move it into {}: {error}", to.display()));
     fs::create_dir_all(to).map_err(failed)?;
@@ -30,12 +33,12 @@ pub(super) fn keep(folder: &Path, to: &Path) -> io::Result<PathBuf> {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
             Err(error) => return Err(failed(error)),
         }
-        return match fs::rename(folder, &place) {
-            Ok(()) => Ok(place),
-            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-                copy(folder, place).map_err(failed)
+        return match (fs::rename(folder, &place), copy_within) {
+            (Ok(()), _) => Ok(place),
+            (Err(error), Some(limits)) if error.kind() == io::ErrorKind::CrossesDevices => {
+                copy(folder, place, limits).map_err(failed)
             }
-            Err(error) => {
+            (Err(error), _) => {
                 // Whether it goes or stays, the error above says why it is empty.
                 let _ = fs::remove_dir(&place);
                 Err(failed(error))
@@ -46,9 +49,9 @@ pub(super) fn keep(folder: &Path, to: &Path) -> io::Result<PathBuf> {
 }
 
 /// To another file system, by way of a nar: without owners and dates, and not at all if there are sockets or the like in it.
-fn copy(folder: &Path, place: PathBuf) -> io::Result<PathBuf> {
+fn copy(folder: &Path, place: PathBuf, limits: &OutputLimits) -> io::Result<PathBuf> {
     fs::remove_dir(&place)?;
-    nar::unpack(Packer::new(folder), &place, Limits::default()).map_err(io::Error::other)?;
+    copy::copy(folder, &place, limits).map_err(io::Error::other)?;
     Ok(place)
 }
 
@@ -66,12 +69,14 @@ mod tests {
             let folder = from.path().join("guix-build-x.drv-0");
             fs::create_dir(&folder).unwrap();
             fs::write(folder.join("file"), number.to_string()).unwrap();
-            let kept = keep(&folder, &to).unwrap();
+            let kept = keep(&folder, &to, Some(&LIMITS)).unwrap();
             assert_eq!(kept, to.join(format!("guix-build-x.drv-{number}")));
             assert_eq!(fs::read_to_string(kept.join("file")).unwrap(), number.to_string());
             assert!(!folder.exists());
         }
     }
+
+    const LIMITS: OutputLimits = OutputLimits { files: 100, bytes: 1000 };
 
     /// A folder on another file system than that of temporary files.
     fn elsewhere() -> Option<tempfile::TempDir> {
@@ -97,14 +102,20 @@ mod tests {
         symlink("/no/such/file", folder.join("link")).unwrap();
         fs::set_permissions(folder.join("closed"), Permissions::from_mode(0o700)).unwrap();
         for number in 0..2 {
-            let kept = keep(&folder, &to).unwrap();
+            let kept = keep(&folder, &to, Some(&LIMITS)).unwrap();
             assert_eq!(kept, to.join(format!("guix-build-x.drv-{number}")));
             assert_eq!(fs::read(kept.join("closed/program")).unwrap(), b"run");
             assert_eq!(kept.join("closed/program").metadata().unwrap().mode() & 0o100, 0o100);
             assert_eq!(fs::read_link(kept.join("link")).unwrap(), Path::new("/no/such/file"));
         }
+        fs::File::create(folder.join("sparse")).unwrap().set_len(1001).unwrap();
+        let error = keep(&folder, &to, Some(&LIMITS)).unwrap_err().to_string();
+        assert!(error.contains("max-output-size"), "{error}");
+        fs::remove_file(folder.join("sparse")).unwrap();
+        let error = keep(&folder, &to, None).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::CrossesDevices);
         let _socket = UnixListener::bind(folder.join("socket")).unwrap();
-        let error = keep(&folder, &to).unwrap_err().to_string();
+        let error = keep(&folder, &to, Some(&LIMITS)).unwrap_err().to_string();
         assert!(error.contains(to.to_str().unwrap()) && error.contains("socket"), "{error}");
         assert_eq!(fs::read_dir(&to).unwrap().count(), 2);
     }
