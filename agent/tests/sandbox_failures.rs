@@ -131,6 +131,9 @@ fn outputs_of_the_wrong_kind_or_size_are_refused() {
         &yard.why("sparse", "dd if=/dev/zero of=$out bs=1 count=1 seek=1100000000 2>/dev/null"),
         &["-sparse", "1073741824"],
     );
+    let long = "d=$(printf %0200d 0); p=$d/$d/$d/$d/$d/$d/$d/$d/$d/$d/$d/$d/$d/$d/$d
+        mkdir -p $out/a/$p $out/b/$p; mv $out/b $out/a/$p/b";
+    assert_says(&yard.why("long", long), &["-long", "longer path"]);
     assert_the_next_build_is_well(&yard);
 }
 

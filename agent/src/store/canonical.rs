@@ -63,6 +63,12 @@ pub enum CanonicalError {
         /// How many are allowed.
         limit: usize,
     },
+    /// Folders in folders with long names.
+    #[error("{} has a longer path in the store than the system allows", path.display())]
+    Length {
+        /// What it is.
+        path: PathBuf,
+    },
     /// Too many names in folders, or too long ones, to be kept in memory.
     #[error("{} has too many names, or too long ones: {limit} bytes of memory are given to them", path.display())]
     Names {
@@ -251,6 +257,9 @@ impl Walk<'_> {
     }
 
     fn failed(&self, attempted: &'static str, source: io::Error) -> CanonicalError {
+        if tree::is_too_long(&source) {
+            return CanonicalError::Length { path: self.inside(&self.path) };
+        }
         CanonicalError::Io { attempted, path: self.inside(&self.path), source }
     }
 

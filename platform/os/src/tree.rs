@@ -159,6 +159,11 @@ fn failed(path: &Path, name: &CStr, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("remove {}{inside}: {error}", path.display()))
 }
 
+/// Whether a path was longer than the system takes. Who made what is there may have gone to it step by step.
+pub fn is_too_long(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENAMETOOLONG)
+}
+
 /// Sets when a file, a folder or a link itself was changed, in seconds since 1970. When it was read stays as it is.
 ///
 /// # Errors

@@ -8,6 +8,7 @@
 use std::io;
 use std::path::Path;
 
+use drover_os::tree;
 use drover_store::nar::{self, Limits, Packer};
 
 use crate::store::OutputLimits;
@@ -54,6 +55,10 @@ fn of(error: nar::Error, top: &Path) -> CopyError {
         )),
         nar::Error::Unfit { path, problem } => {
             CopyError::Unfit(format!("{} does not belong into a store: {problem}", inside(&path, top)))
+        }
+        nar::Error::Tree { path, error, .. } if tree::is_too_long(&error) => {
+            let path = inside(&path, top);
+            CopyError::Unfit(format!("{path} has a longer path than the system allows"))
         }
         error => CopyError::Io(error.into()),
     }
@@ -118,5 +123,18 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(from.join("3")).unwrap();
         assert!(unfit(copy(&from, &to, &LIMITS)).contains("neither file"));
         assert!(!to.exists());
+    }
+
+    #[test]
+    fn a_path_that_is_too_long_is_the_builders_fault() {
+        let folder = tempfile::tempdir().unwrap();
+        let long = ["d"; 15].map(|name| name.repeat(200)).join("/");
+        let (a, b) = (folder.path().join("a"), folder.path().join("b"));
+        for side in [&a, &b] {
+            fs::create_dir_all(side.join(&long)).unwrap();
+        }
+        fs::rename(b, a.join(&long).join("b")).unwrap();
+        let limits = OutputLimits { files: 100, ..LIMITS };
+        assert!(unfit(copy(&a, &folder.path().join("to"), &limits)).contains("longer path"));
     }
 }

@@ -160,3 +160,16 @@ fn names_that_are_too_many_for_the_memory_are_refused() {
     let error = within(most - 1).unwrap_err();
     assert!(matches!(&error, CanonicalError::Names { .. }), "{error}");
 }
+
+#[test]
+fn a_path_that_is_longer_than_the_system_takes_is_told_as_that() {
+    let (folder, tree) = tree();
+    let long = ["d"; 15].map(|name| name.repeat(200)).join("/");
+    let other = folder.path().join("other");
+    for side in [&tree, &other] {
+        fs::create_dir_all(side.join(&long)).unwrap();
+    }
+    fs::rename(other, tree.join(&long).join("x")).unwrap();
+    let error = canonicalize(&tree, None, &OutputLimits::NONE).unwrap_err();
+    assert!(matches!(error, CanonicalError::Length { .. }), "{error}");
+}
