@@ -77,6 +77,9 @@ pub enum CanonicalError {
         /// How much is given to them.
         limit: usize,
     },
+    /// Nobody wants it any more.
+    #[error("it was stopped")]
+    Unwanted,
     /// The system says no.
     #[error("{attempted} {}: {source}", path.display())]
     Io {
@@ -103,7 +106,20 @@ pub fn canonicalize(
     owner: Option<(u32, u32)>,
     limits: &OutputLimits,
 ) -> Result<(), CanonicalError> {
-    canonicalize_within(tree, owner, limits, nar::Limits::default().names)
+    canonicalize_while(tree, owner, limits, &|| true)
+}
+
+/// The same, for as long as it is wanted.
+///
+/// # Errors
+/// As [`canonicalize`], and [`CanonicalError::Unwanted`].
+pub fn canonicalize_while(
+    tree: &Path,
+    owner: Option<(u32, u32)>,
+    limits: &OutputLimits,
+    wanted: &dyn Fn() -> bool,
+) -> Result<(), CanonicalError> {
+    canonicalize_within(tree, owner, limits, nar::Limits::default().names, wanted)
 }
 
 /// The same with another limit of memory for names.
@@ -112,9 +128,10 @@ pub(super) fn canonicalize_within(
     owner: Option<(u32, u32)>,
     limits: &OutputLimits,
     most_names: usize,
+    wanted: &dyn Fn() -> bool,
 ) -> Result<(), CanonicalError> {
-    let mut walk =
-        Walk { top: tree, path: tree.to_owned(), owner, limits, most_names, files: 0, bytes: 0, names: 0 };
+    let path = tree.to_owned();
+    let mut walk = Walk { top: tree, path, owner, limits, most_names, wanted, files: 0, bytes: 0, names: 0 };
     walk.count_file(tree)?;
     let mut folders: Vec<Folder> = Vec::new();
     folders.extend(walk.visit(0)?);
@@ -154,6 +171,7 @@ struct Walk<'a> {
     owner: Option<(u32, u32)>,
     limits: &'a OutputLimits,
     most_names: usize,
+    wanted: &'a dyn Fn() -> bool,
     files: u64,
     bytes: u64,
     /// What the names cost that are in memory.
@@ -163,6 +181,9 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// Does what is to be done where the walk is; for a folder, only so that it can be read: the names in it.
     fn visit(&mut self, depth: usize) -> Result<Option<Folder>, CanonicalError> {
+        if !(self.wanted)() {
+            return Err(CanonicalError::Unwanted);
+        }
         let metadata = fs::symlink_metadata(&self.path).map_err(|e| self.failed("look at", e))?;
         let kind = metadata.file_type();
         if kind.is_file() {

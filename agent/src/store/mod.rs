@@ -41,7 +41,7 @@ use drover_os::file::{self, Lock};
 use drover_os::{tree, user};
 use drover_store::path::StorePath;
 
-pub use canonical::{CanonicalError, OutputLimits, canonicalize};
+pub use canonical::{CanonicalError, OutputLimits, canonicalize, canonicalize_while};
 pub use clean::Cleaned;
 pub use coming::Coming;
 pub use error::{StoreError, Use};

@@ -106,9 +106,9 @@ impl Ground {
                 if plan.derivation.is_fixed_output() {
                     let copies = root.beside("copies");
                     fs::create_dir(&copies).map_err(|e| failed("make a folder for copies of outputs", e))?;
-                    self.place(plan, inputs, &folder, Some(&copies))?
+                    self.place(plan, inputs, &folder, Some(&copies), stop)?
                 } else {
-                    self.place(plan, inputs, &folder, None)?
+                    self.place(plan, inputs, &folder, None, stop)?
                 }
             }
             End::Exit(exit) => Ended::Exited(self.why(plan, exit, &sandbox)),
@@ -122,7 +122,7 @@ impl Ground {
                 // With the network of the machine a builder may have given its files to anybody.
                 let limits_of_copy = (!plan.derivation.is_fixed_output()).then(|| self.output_limits());
                 let kept = folder.and_then(|folder| {
-                    keep::keep(&folder, to, limits_of_copy.as_ref()).map_err(|e| e.to_string())
+                    keep::keep(&folder, to, limits_of_copy.as_ref(), stop).map_err(|e| e.to_string())
                 });
                 let words = match kept {
                     Ok(place) => format!("note: keeping build directory `{}'\n", place.display()),
@@ -212,6 +212,7 @@ impl Ground {
         inputs: &[StorePath],
         folder: &Path,
         copies: Option<&Path>,
+        stop: &Stopping,
     ) -> Result<Ended, Error> {
         let outputs = Outputs {
             store: &self.store,
@@ -221,6 +222,7 @@ impl Ground {
             copies,
             owner: self.is_root.then_some(ROOT),
             limits: self.output_limits(),
+            stop,
         };
         match outputs.place() {
             Ok(()) => Ok(Ended::Succeeded),
@@ -250,7 +252,7 @@ impl Ground {
         let done = fetch::run(self, plan, &folder, &mut limits, stop)?;
         match done {
             Some(ended) => Ok(ended),
-            None => self.place(plan, &[], &folder, None),
+            None => self.place(plan, &[], &folder, None, stop),
         }
     }
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 use drover_os::tree;
 use drover_store::nar::{self, Limits, Packer};
 
+use super::stopping::{Heeding, Stopping};
 use crate::store::OutputLimits;
 
 /// Why there is no copy.
@@ -24,12 +25,12 @@ pub(super) enum CopyError {
     Io(#[from] io::Error),
 }
 
-/// Copies a tree to `to`, which does not exist, as a stream that is never in memory as a whole.
-pub(super) fn copy(from: &Path, to: &Path, limits: &OutputLimits) -> Result<(), CopyError> {
+/// Copies a tree to `to`, which does not exist, as a stream that is never in memory as a whole. A stop ends it with an error.
+pub(super) fn copy(from: &Path, to: &Path, limits: &OutputLimits, stop: &Stopping) -> Result<(), CopyError> {
     // The top is one of the files that are counted.
     let limits =
         Limits { contents: limits.bytes, entries: limits.files.saturating_sub(1), ..Limits::default() };
-    match nar::unpack(Packer::within(from, limits), to, limits) {
+    match nar::unpack(Heeding::new(Packer::within(from, limits), stop), to, limits) {
         Ok(_) => Ok(()),
         Err(nar::Error::Io { error, .. }) => Err(of_packing(error, from)),
         Err(error) => Err(of(error, from)),
@@ -80,6 +81,10 @@ mod tests {
     use std::io::{Seek, Write};
 
     const LIMITS: OutputLimits = OutputLimits { files: 4, bytes: 10 };
+
+    fn copy(from: &Path, to: &Path, limits: &OutputLimits) -> Result<(), CopyError> {
+        super::copy(from, to, limits, &Stopping::new().unwrap())
+    }
 
     fn unfit(result: Result<(), CopyError>) -> String {
         match result {

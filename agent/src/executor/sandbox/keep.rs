@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::copy;
+use super::stopping::Stopping;
 use crate::store::OutputLimits;
 
 /// How many folders of one name are kept.
@@ -17,7 +18,12 @@ const MOST: u32 = 1000;
 ///
 /// # Errors
 /// What the system says, with the folder; `folder` may still be there.
-pub(super) fn keep(folder: &Path, to: &Path, copy_within: Option<&OutputLimits>) -> io::Result<PathBuf> {
+pub(super) fn keep(
+    folder: &Path,
+    to: &Path,
+    copy_within: Option<&OutputLimits>,
+    stop: &Stopping,
+) -> io::Result<PathBuf> {
     let failed =
         |error: io::Error| io::Error::new(error.kind(), format!("move it into {}: {error}", to.display()));
     fs::create_dir_all(to).map_err(failed)?;
@@ -36,7 +42,7 @@ pub(super) fn keep(folder: &Path, to: &Path, copy_within: Option<&OutputLimits>)
         return match (fs::rename(folder, &place), copy_within) {
             (Ok(()), _) => Ok(place),
             (Err(error), Some(limits)) if error.kind() == io::ErrorKind::CrossesDevices => {
-                copy(folder, place, limits).map_err(failed)
+                copy(folder, place, limits, stop).map_err(failed)
             }
             (Err(error), _) => {
                 // Whether it goes or stays, the error above says why it is empty.
@@ -49,9 +55,9 @@ pub(super) fn keep(folder: &Path, to: &Path, copy_within: Option<&OutputLimits>)
 }
 
 /// To another file system, by way of a nar: without owners and dates, and not at all if there are sockets or the like in it.
-fn copy(folder: &Path, place: PathBuf, limits: &OutputLimits) -> io::Result<PathBuf> {
+fn copy(folder: &Path, place: PathBuf, limits: &OutputLimits, stop: &Stopping) -> io::Result<PathBuf> {
     fs::remove_dir(&place)?;
-    copy::copy(folder, &place, limits).map_err(io::Error::other)?;
+    copy::copy(folder, &place, limits, stop).map_err(io::Error::other)?;
     Ok(place)
 }
 
@@ -74,6 +80,10 @@ mod tests {
             assert_eq!(fs::read_to_string(kept.join("file")).unwrap(), number.to_string());
             assert!(!folder.exists());
         }
+    }
+
+    fn keep(folder: &Path, to: &Path, copy_within: Option<&OutputLimits>) -> io::Result<PathBuf> {
+        super::keep(folder, to, copy_within, &Stopping::new().unwrap())
     }
 
     const LIMITS: OutputLimits = OutputLimits { files: 100, bytes: 1000 };

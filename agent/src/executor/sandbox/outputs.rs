@@ -16,8 +16,9 @@ use drover_store::references::Scanner;
 use super::copy::{CopyError, copy};
 use super::plan::Plan;
 use super::restrictions::{Restrictions, requisites};
+use super::stopping::{Heeding, Stopping};
 use crate::executor::Error;
-use crate::store::{CanonicalError, Item, OutputLimits, Store, canonicalize};
+use crate::store::{CanonicalError, Item, OutputLimits, Store, canonicalize_while};
 
 /// Why outputs are not put into the store.
 #[derive(Debug, thiserror::Error)]
@@ -54,11 +55,17 @@ pub(super) struct Outputs<'a> {
     /// Who owns what is in the store, where we can decide that.
     pub(super) owner: Option<(u32, u32)>,
     pub(super) limits: OutputLimits,
+    pub(super) stop: &'a Stopping,
 }
 
 impl Outputs<'_> {
-    /// Checks all outputs, then puts them all into the store, each after what it refers to.
+    /// Checks all outputs, then puts them all into the store, each after what it refers to. What fails after a stop failed
+    /// because of it.
     pub(super) fn place(&self) -> Result<(), OutputError> {
+        self.check_and_place().map_err(|error| self.stop.check().err().map_or(error, OutputError::Step))
+    }
+
+    fn check_and_place(&self) -> Result<(), OutputError> {
         let restrictions = Restrictions::of(&self.plan.derivation).map_err(OutputError::Build)?;
         let outputs = &self.plan.derivation.outputs;
         let candidates: Vec<&StorePath> =
@@ -129,7 +136,8 @@ impl Outputs<'_> {
                 "the output {path} must be a file that is not executable, because its hash is fixed as one"
             )));
         }
-        canonicalize(&tree, self.owner, &self.limits).map_err(|error| match error {
+        let wanted = || !self.stop.is_stopped();
+        canonicalize_while(&tree, self.owner, &self.limits, &wanted).map_err(|error| match error {
             CanonicalError::Io { attempted, path: inside, source } => {
                 failed(&format!("{attempted} {} in", inside.display()), path, source)
             }
@@ -137,7 +145,7 @@ impl Outputs<'_> {
         })?;
 
         let mut look = Look { hash: Sha256::new(), scanner: Scanner::new(candidates.iter().copied()) };
-        let packed = nar::pack(&tree, &mut look).map_err(|error| match error {
+        let packed = nar::pack(&tree, Heeding::new(&mut look, self.stop)).map_err(|error| match error {
             nar::Error::Unfit { .. } => {
                 OutputError::Build(format!("the output {path} cannot be kept: {error}"))
             }
@@ -148,7 +156,7 @@ impl Outputs<'_> {
             let got = if fixed.recursive {
                 nar_hash
             } else {
-                hash_of(&tree).map_err(|e| failed("read", path, e))?
+                self.hash_of(&tree).map_err(|e| failed("read", path, e))?
             };
             compare(path, fixed, got)?;
         }
@@ -162,9 +170,15 @@ impl Outputs<'_> {
         Ok(Checked { tree, item })
     }
 
+    fn hash_of(&self, file: &Path) -> io::Result<Sha256Hash> {
+        let mut hash = Sha256::new();
+        io::copy(&mut Heeding::new(File::open(file)?, self.stop), &mut hash)?;
+        Ok(hash.finish())
+    }
+
     fn copy(&self, path: &StorePath, built: &Path, copies: &Path) -> Result<PathBuf, OutputError> {
         let copied = copies.join(path.base_name());
-        copy(built, &copied, &self.limits).map_err(|error| match error {
+        copy(built, &copied, &self.limits, self.stop).map_err(|error| match error {
             CopyError::Unfit(why) => OutputError::Build(format!("the output {path} cannot be kept: {why}")),
             CopyError::Io(error) => failed("copy", path, error),
         })?;
@@ -214,12 +228,6 @@ fn compare(path: &StorePath, fixed: &Fixed, got: Sha256Hash) -> Result<(), Outpu
         "hash mismatch for store item '{path}': expected {algorithm}:{expected}, got {algorithm}:{}",
         got.base32()
     )))
-}
-
-fn hash_of(file: &Path) -> io::Result<Sha256Hash> {
-    let mut hash = Sha256::new();
-    io::copy(&mut File::open(file)?, &mut hash)?;
-    Ok(hash.finish())
 }
 
 /// Hashes a nar and looks for references in it, in one go.

@@ -1,6 +1,6 @@
 //! The word that a build is to stop, from any thread to whoever waits.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -52,6 +52,42 @@ impl Stopping {
     /// What a step ends with that was stopped.
     pub(crate) fn error() -> Error {
         Error::Away("the build was stopped".to_owned())
+    }
+}
+
+/// What is read, or written to, until somebody says to stop.
+#[derive(Debug)]
+pub(super) struct Heeding<'a, T> {
+    inner: T,
+    stop: &'a Stopping,
+}
+
+impl<'a, T> Heeding<'a, T> {
+    pub(super) fn new(inner: T, stop: &'a Stopping) -> Self {
+        Self { inner, stop }
+    }
+
+    fn heed(&mut self) -> io::Result<&mut T> {
+        if self.stop.is_stopped() {
+            return Err(io::Error::other("the build was stopped"));
+        }
+        Ok(&mut self.inner)
+    }
+}
+
+impl<T: Read> Read for Heeding<'_, T> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.heed()?.read(buffer)
+    }
+}
+
+impl<T: Write> Write for Heeding<'_, T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.heed()?.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.heed()?.flush()
     }
 }
 

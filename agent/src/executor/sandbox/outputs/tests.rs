@@ -20,6 +20,7 @@ fn what_came_from_elsewhere_during_a_build_is_not_told_to_be_built_here() {
         env: Vec::new(),
     };
     let plan = Plan { path: drv, derivation };
+    let stop = Stopping::new().unwrap();
     let place = |contents: &str| {
         let making = store.making().unwrap();
         fs::write(making.path().join(out.base_name()), contents).unwrap();
@@ -31,6 +32,7 @@ fn what_came_from_elsewhere_during_a_build_is_not_told_to_be_built_here() {
             copies: None,
             owner: None,
             limits: OutputLimits::NONE,
+            stop: &stop,
         };
         outputs.place()
     };
@@ -48,4 +50,10 @@ fn what_came_from_elsewhere_during_a_build_is_not_told_to_be_built_here() {
     assert_eq!(store.item(&out).unwrap(), Some(item));
     // What is the same was built here as well.
     place("theirs").unwrap();
+    // Nothing is begun any more once it is stopped.
+    store.remove(std::slice::from_ref(&out)).unwrap();
+    stop.stop();
+    let stopped = place("theirs").unwrap_err();
+    assert!(matches!(stopped, OutputError::Step(Error::Away(_))), "{stopped}");
+    assert_eq!(store.item(&out).unwrap(), None);
 }
