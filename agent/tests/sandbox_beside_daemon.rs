@@ -165,3 +165,25 @@ fn what_fails_for_a_daemon_fails_in_the_sandbox() {
     check("itself", "echo $out >$out", &[("allowedReferences", "")]);
     check("graph", "echo >$out", &[("exportReferencesGraph", "one")]);
 }
+
+#[test]
+fn a_graph_without_the_outputs_of_its_derivations_is_written_by_neither() {
+    let Some(both) = both() else { return };
+    let unbuilt =
+        both.yard.made(&Recipe { name: "unbuilt", script: "echo >$out".into(), ..Recipe::default() });
+    for executor in [&both.daemon as &dyn Executor, &both.yard.executor] {
+        both.yard.add(both.yard.open_at(executor).as_mut(), &unbuilt);
+    }
+    let [daemon, sandbox] = both.build(&both.yard.made(&Recipe {
+        name: "graph",
+        script: "echo >$out".into(),
+        env: vec![("exportReferencesGraph", format!("graph {}", unbuilt.path))],
+        sources: vec![unbuilt.path.clone()],
+        ..Recipe::default()
+    }));
+    assert!(matches!(daemon.ended, Ended::Failed(_) | Ended::NotBuiltHere(_)), "{daemon:?}");
+    assert!(
+        matches!(&sandbox.ended, Ended::Failed(why) if why.contains(unbuilt.out().as_str())),
+        "{sandbox:?}"
+    );
+}

@@ -4,6 +4,9 @@
 //! renames them for as long as he likes. So nothing that is checked may be one of those files, and nothing is changed
 //! in their folders, whose names may lead elsewhere at any moment. What is read there by mistake is copied, and then
 //! does not have the hash that it must have.
+//!
+//! For the same reason modes are not changed before the reading. So without root's rights a file or folder that not even
+//! its owner may read fails a build whose output is fixed, where other outputs are given the modes of the store.
 
 use std::io;
 use std::path::Path;

@@ -77,15 +77,23 @@ fn wrong(what: &str) -> GraphError {
     GraphError::Derivation(format!("the derivation's exportReferencesGraph {what}"))
 }
 
-/// The closure of an item; with a derivation in it, what that would build, as far as it is there.
-fn closure(store: &Store, item: &StorePath) -> Result<BTreeSet<StorePath>, Error> {
-    let mut all: BTreeSet<StorePath> = store.closure(std::slice::from_ref(item))?.into_iter().collect();
+/// The closure of an item; with a derivation in it, also the closures of what that builds, which must be there.
+fn closure(store: &Store, item: &StorePath) -> Result<BTreeSet<StorePath>, GraphError> {
+    let mut all: BTreeSet<StorePath> =
+        store.closure(std::slice::from_ref(item)).map_err(Error::from)?.into_iter().collect();
     let derivations: Vec<StorePath> = all.iter().filter(|path| path.is_derivation()).cloned().collect();
     for derivation in &derivations {
         for output in plan::read(store, derivation)?.outputs {
-            if !all.contains(&output.path) {
-                all.extend(store.closure(std::slice::from_ref(&output.path))?);
+            if all.contains(&output.path) {
+                continue;
             }
+            if !store.has(&output.path) {
+                return Err(GraphError::Derivation(format!(
+                    "exportReferencesGraph names {item}, which refers to {derivation}, whose output {} is not in the store",
+                    output.path
+                )));
+            }
+            all.extend(store.closure(std::slice::from_ref(&output.path)).map_err(Error::from)?);
         }
     }
     Ok(all)
@@ -109,6 +117,8 @@ fn describe(store: &Store, items: &BTreeSet<StorePath>) -> Result<String, Error>
 
 #[cfg(test)]
 mod tests {
+    use drover_store::derivation::Output;
+
     use super::*;
 
     const BASE: &str = "00a3xasf5iyzfv23danwy7pilf2yyxjz-x";
@@ -129,5 +139,29 @@ mod tests {
         ] {
             assert!(matches!(parse(list.as_bytes()), Err(GraphError::Derivation(_))), "{list}");
         }
+    }
+
+    #[test]
+    fn an_absent_output_of_a_derivation_that_is_named_is_the_derivations_fault() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("root"), &folder.path().join("roots")).unwrap();
+        let out = path::text("out", b"", &[]).unwrap();
+        let mut derivation = Derivation {
+            outputs: vec![Output { name: "out".into(), path: out.clone(), fixed: None }],
+            inputs: Vec::new(),
+            sources: Vec::new(),
+            system: "riscv64-linux".into(),
+            builder: b"/bin/sh".to_vec(),
+            args: Vec::new(),
+            env: Vec::new(),
+        };
+        let text = derivation.print();
+        let named = path::text("named.drv", &text, &[]).unwrap();
+        store.add_text(&named, &text, &[]).unwrap();
+        derivation.env = vec![(b"exportReferencesGraph".to_vec(), format!("graph {named}").into_bytes())];
+        let error = write(&store, &derivation, folder.path()).unwrap_err();
+        assert!(matches!(&error, GraphError::Derivation(why) if why.contains(out.as_str())), "{error:?}");
+        store.add_text(&out, b"", &[]).unwrap();
+        write(&store, &derivation, folder.path()).unwrap();
     }
 }
