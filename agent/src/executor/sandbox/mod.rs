@@ -255,12 +255,10 @@ mod tests {
     use super::*;
     use drover_store::path;
 
-    #[test]
-    fn what_came_into_the_store_is_to_be_saved_once_and_not_too_soon() {
-        let folder = tempfile::tempdir().unwrap();
-        let roots = folder.path().join("roots");
-        let settings =
-            SandboxSettings { store_root: folder.path().join("root"), ..SandboxSettings::default() };
+    /// One that cannot build, and its store.
+    pub(super) fn executor(folder: &Path) -> (SandboxExecutor, Arc<Store>) {
+        let roots = folder.join("roots");
+        let settings = SandboxSettings { store_root: folder.join("root"), ..SandboxSettings::default() };
         let store = Arc::new(Store::open(&settings.store_root, &roots).unwrap());
         let executor = SandboxExecutor(Arc::new(Ground {
             settings,
@@ -275,6 +273,13 @@ mod tests {
             cores: 1,
             is_root: false,
         }));
+        (executor, store)
+    }
+
+    #[test]
+    fn what_came_into_the_store_is_to_be_saved_once_and_not_too_soon() {
+        let folder = tempfile::tempdir().unwrap();
+        let (executor, store) = executor(folder.path());
         let Some(long_ago) = Instant::now().checked_sub(BETWEEN_SAVES) else {
             eprintln!("SKIPPED: this machine has just been started");
             return;

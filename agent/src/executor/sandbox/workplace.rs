@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-use drover_store::nar::Limits;
+use drover_store::nar::{self, Limits};
 use drover_store::path::StorePath;
 use drover_wire::ItemInfo;
 use drover_wire::agent::Output;
@@ -12,7 +12,7 @@ use drover_wire::agent::Output;
 use super::plan::{self, Plan};
 use super::{Ground, Stopping, import, substitute};
 use crate::executor::{Ended, Error, Job, Nars, NewText, Sink, Stopper, Workplace};
-use crate::store::Hold;
+use crate::store::{Hold, StoreError};
 
 /// What a build keeps in the store, and the word that it is to stop.
 #[derive(Debug)]
@@ -49,7 +49,13 @@ impl Workplace for SandboxWorkplace {
 
     fn add_file(&mut self, path: &StorePath, recursive: bool, nar: &mut dyn Read) -> Result<(), Error> {
         self.hold.add([path.clone()]);
-        Ok(self.ground.store.add_file(path, recursive, nar, Limits::default())?)
+        self.ground.store.add_file(path, recursive, nar, Limits::default()).map_err(|error| match error {
+            // Of its stream and not of its contents: it can be asked for again.
+            StoreError::Nar { item, source: nar::Error::Io { error: source, .. } } => {
+                Error::Stream { attempted: format!("read the nar of {item}"), source }
+            }
+            error => error.into(),
+        })
     }
 
     fn import(&mut self, items: &[&ItemInfo], from: &dyn Nars) -> Result<(), Error> {
@@ -107,3 +113,6 @@ impl Workplace for SandboxWorkplace {
         )))
     }
 }
+
+#[cfg(test)]
+mod tests;
