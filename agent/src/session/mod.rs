@@ -27,8 +27,11 @@ use drover_wire::{LeaseId, PROTOCOL, Phase};
 use crate::build::control::{Control, Order};
 use crate::build::journal::{Finished, Journal, JournalError};
 use crate::config::{Config, ExecutorKind};
-use crate::coordinator::{self, Coordinator, FarmFiles};
+#[cfg(target_os = "linux")]
+use crate::coordinator::FarmFiles;
+use crate::coordinator::{self, Coordinator};
 use crate::executor::daemon::DaemonExecutor;
+#[cfg(target_os = "linux")]
 use crate::executor::sandbox::SandboxExecutor;
 use crate::executor::{self, Executor};
 use crate::retry::{self, Pauses};
@@ -118,18 +121,27 @@ fn executor(config: &Config, roots: &Path) -> Result<Box<dyn Executor>, SessionE
             tracing::info!("builds are done by the guix-daemon at {}: {why}", config.daemon_socket);
             Ok(Box::new(DaemonExecutor::new(config.daemon_socket.clone())))
         }
-        ExecutorKind::Sandbox => {
-            let settings = config.sandbox.clone();
-            let root = settings.store_root.display();
-            tracing::info!("builds are done in a sandbox, with the store in {root}: {why}");
-            if settings.keys.keys().is_empty() {
-                tracing::warn!("no key is authorized: only sources can be had; see --authorized-keys");
-            }
-            let files = Box::new(FarmFiles::new(config));
-            let executor = SandboxExecutor::new(settings, roots, Some(files));
-            Ok(Box::new(executor.map_err(SessionError::Executor)?))
-        }
+        ExecutorKind::Sandbox => sandbox(config, roots),
     }
+}
+
+#[cfg(target_os = "linux")]
+fn sandbox(config: &Config, roots: &Path) -> Result<Box<dyn Executor>, SessionError> {
+    let settings = config.sandbox.clone();
+    let (root, why) = (settings.store_root.display(), config.executor.why);
+    tracing::info!("builds are done in a sandbox, with the store in {root}: {why}");
+    if settings.keys.keys().is_empty() {
+        tracing::warn!("no key is authorized: only sources can be had; see --authorized-keys");
+    }
+    let files = Box::new(FarmFiles::new(config));
+    let executor = SandboxExecutor::new(settings, roots, Some(files));
+    Ok(Box::new(executor.map_err(SessionError::Executor)?))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn sandbox(_: &Config, _: &Path) -> Result<Box<dyn Executor>, SessionError> {
+    let words = "sandboxes are made on Linux only; use --executor daemon";
+    Err(SessionError::Executor(executor::Error::Refused(words.to_owned())))
 }
 
 impl Session {
