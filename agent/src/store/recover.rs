@@ -24,6 +24,8 @@ const DATABASE: &str = "var/guix/db/db.sqlite";
 const OWN: &str = ".drover";
 const BOOT: &str = "boot";
 const CHECKPOINT: &str = "checkpoint";
+/// What ext4 has at the top of a disk, which may be mounted as the store.
+const OF_THE_DISK: &str = "lost+found";
 
 /// See [`Store::open`].
 pub(super) fn open(root: &Path, roots: &Path) -> Result<Inner, StoreError> {
@@ -45,9 +47,10 @@ pub(super) fn open(root: &Path, roots: &Path) -> Result<Inner, StoreError> {
         }
         Ok(_) => {}
         Err(_) => {
-            let mut entries = fs::read_dir(&folder).map_err(StoreError::io("list", &folder))?;
-            if entries.next().is_some() {
-                return Err(StoreError::Foreign(folder));
+            for entry in fs::read_dir(&folder).map_err(StoreError::io("list", &folder))? {
+                if entry.map_err(StoreError::io("list", &folder))?.file_name() != OF_THE_DISK {
+                    return Err(StoreError::Foreign(folder));
+                }
             }
         }
     }
@@ -171,7 +174,9 @@ impl Inner {
     /// Somebody may have removed items by hand, or repaired the file system. Looks at names only.
     fn drop_items_without_trees(&self) -> Result<(), StoreError> {
         let mut trees: HashSet<String> = names(&self.folder)?.into_iter().collect();
-        trees.remove(OWN);
+        for name in [OWN, OF_THE_DISK] {
+            trees.remove(name);
+        }
         let mut gone = false;
         for item in self.all_items()? {
             if !trees.remove(item.base_name()) {

@@ -190,3 +190,15 @@ fn two_agents_a_daemon_or_somebody_elses_things_have_no_common_store() {
     fs::create_dir_all(ground.root().join("gnu/store/something")).unwrap();
     assert!(matches!(Store::open(&ground.root(), &ground.roots()), Err(StoreError::Foreign(_))));
 }
+
+#[test]
+fn a_disk_of_its_own_is_a_store_in_spite_of_what_the_file_system_has_there() {
+    let ground = Ground::new();
+    let found = ground.root().join("gnu/store/lost+found");
+    fs::create_dir_all(&found).unwrap();
+    let store = ground.open();
+    add(&store, "item", &[]);
+    drop(store);
+    let store = ground.open();
+    assert!(found.exists() && is_whole(&store, &path_of("item")));
+}
