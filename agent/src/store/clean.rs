@@ -12,9 +12,9 @@ use drover_os::tree;
 use drover_store::STORE_DIR;
 use drover_store::path::StorePath;
 
-use super::graph::Graph;
+use super::graph::{Graph, is_lasting};
 use super::hold::State;
-use super::{Inner, Making, Store, StoreError, Use};
+use super::{Hold, Inner, Making, Store, StoreError, Use};
 
 /// Folders within the folder of roots.
 const ROOTS_DEPTH: usize = 16;
@@ -66,7 +66,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::InUse`] when one is held, kept by a root, or referred to by an item that is not among them.
     pub fn remove(&self, paths: &[StorePath]) -> Result<(), StoreError> {
-        self.remove_with(paths, |graph, doomed| graph.check_alone(doomed))
+        self.remove_with(paths, None, |graph, doomed| graph.check_alone(doomed))
     }
 
     /// As [`Store::remove`], together with all items that refer to one of these, directly or not.
@@ -74,15 +74,35 @@ impl Store {
     /// # Errors
     /// [`StoreError::InUse`] when one of them all is held or kept by a root.
     pub fn remove_with_referrers(&self, paths: &[StorePath]) -> Result<(), StoreError> {
-        self.remove_with(paths, |graph, doomed| {
+        self.remove_with(paths, None, |graph, doomed| {
             graph.add_referrers(doomed);
             Ok(())
         })
     }
 
+    /// Removes those of these items of which nobody will ever read what they are, each with all that refers to it, so that
+    /// they can come again. What somebody besides `own` needs stays, and is told to the log.
+    pub fn drop_unreadable<'a>(&self, paths: impl Iterator<Item = &'a StorePath>, own: &Hold) {
+        for path in paths {
+            let Err(error) = self.item(path) else { continue };
+            if !is_lasting(&error) {
+                continue;
+            }
+            let dropped = self.remove_with(std::slice::from_ref(path), Some(own), |graph, doomed| {
+                graph.add_referrers(doomed);
+                Ok(())
+            });
+            match dropped {
+                Ok(()) => tracing::warn!("{path} was dropped, with what refers to it: {error}"),
+                Err(why) => tracing::warn!("{path} is of no use: {error}; and it stays: {why}"),
+            }
+        }
+    }
+
     fn remove_with(
         &self,
         paths: &[StorePath],
+        own: Option<&Hold>,
         decide: impl FnOnce(&Graph, &mut HashSet<StorePath>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let mut doomed: HashSet<StorePath> = paths.iter().filter(|path| self.has(path)).cloned().collect();
@@ -97,7 +117,7 @@ impl Store {
             let mut state = self.inner.state();
             for path in &doomed {
                 let by = match () {
-                    () if state.is_needed(path) => Use::Hold,
+                    () if state.is_needed(path, own) => Use::Hold,
                     () if roots.contains(path) => Use::Root,
                     () => continue,
                 };
@@ -168,7 +188,7 @@ impl Store {
             let Some(node) = graph.nodes.get_mut(n) else { break };
             {
                 let mut state = self.inner.state();
-                if state.is_needed(&node.path) {
+                if state.is_needed(&node.path, None) {
                     continue;
                 }
                 gone.extend(self.inner.take_out(&mut state, &node.path)?);
@@ -202,9 +222,11 @@ impl Drop for Removal<'_> {
 }
 
 impl State {
-    /// Whether an item is held, or came to be needed since the removal began.
-    fn is_needed(&self, path: &StorePath) -> bool {
-        self.holds.contains_key(path) || self.spared.as_ref().is_some_and(|spared| spared.contains(path))
+    /// Whether an item is held, by another one than this, or came to be needed since the removal began.
+    fn is_needed(&self, path: &StorePath, own: Option<&Hold>) -> bool {
+        let own = u32::from(own.is_some_and(|own| own.has(path)));
+        self.holds.get(path).is_some_and(|count| *count > own)
+            || self.spared.as_ref().is_some_and(|spared| spared.contains(path))
     }
 }
 

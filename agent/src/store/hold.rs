@@ -42,6 +42,10 @@ impl Hold {
     pub fn paths(&self) -> impl Iterator<Item = &StorePath> {
         self.paths.iter()
     }
+
+    pub(super) fn has(&self, path: &StorePath) -> bool {
+        self.paths.contains(path)
+    }
 }
 
 impl Drop for Hold {

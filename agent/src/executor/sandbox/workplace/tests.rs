@@ -1,3 +1,4 @@
+use std::fs;
 use std::io;
 
 use drover_store::Sha256Hash;
@@ -41,4 +42,34 @@ fn a_source_whose_connection_breaks_can_be_asked_for_again_and_one_that_is_wrong
     assert!(matches!(wrong, Error::Refused(_)), "{wrong}");
     place.add_file(&source, true, &mut &nar[..]).unwrap();
     assert!(store.has(&source));
+}
+
+#[test]
+fn an_input_of_which_nobody_can_read_what_it_is_is_missing_and_comes_again_unless_another_build_has_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (executor, store) = executor(folder.path());
+    let [base, fine] = ["base", "fine"].map(|text| path::text(text, text.as_bytes(), &[]).unwrap());
+    let top = path::text("top", b"top", std::slice::from_ref(&base)).unwrap();
+    let add = |place: &mut dyn Workplace| {
+        for (path, references) in [(&base, vec![]), (&fine, vec![]), (&top, vec![base.clone()])] {
+            let text = NewText { path, text: path.name().as_bytes(), references: &references };
+            place.add_texts(&[text]).unwrap();
+        }
+    };
+    let open = || {
+        let mut place = executor.open().unwrap();
+        place.protect(&mut [&base, &fine, &top].into_iter()).unwrap();
+        place
+    };
+    let all = [base.clone(), fine.clone(), top.clone()];
+    let (mut place, other) = (open(), open());
+    add(place.as_mut());
+    assert_eq!(place.missing(&all).unwrap(), []);
+    fs::write(store.folder().join(".drover/items").join(base.base_name()), "noise").unwrap();
+    assert_eq!(place.missing(&all).unwrap(), [], "another build may be using it");
+    drop(other);
+    assert_eq!(place.missing(&all).unwrap(), [base.clone(), top.clone()]);
+    add(place.as_mut());
+    assert_eq!(place.missing(&all).unwrap(), []);
+    assert_eq!(store.closure(std::slice::from_ref(&top)).unwrap().len(), 2);
 }
