@@ -104,12 +104,12 @@ pub trait Executor: Send + Sync {
     /// Whether it seems to be there, without asking it; cheap.
     fn seems_there(&self) -> bool;
 
-    /// Whether something waits to be [saved](Executor::save); cheap.
-    fn is_unsaved(&self) -> bool {
-        false
+    /// What waits to be [saved](Executor::save), and for long enough; cheap.
+    fn unsaved(&self) -> Unsaved {
+        Unsaved::Nothing
     }
 
-    /// Makes what came into the store safe from a loss of power. May take long.
+    /// Makes what came into the store safe from a loss of power, if something did. May take long.
     fn save(&self) {}
 
     /// How many bytes should go from the store although the disk has room, because the store has a limit of its own;
@@ -127,6 +127,17 @@ pub trait Executor: Send + Sync {
         let _ = bytes;
         Ok(0)
     }
+}
+
+/// How much waits to be saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsaved {
+    /// Nothing, or not for long.
+    Nothing,
+    /// Something, which has time until nobody builds.
+    Something,
+    /// So much that it takes long to make sure of it after a loss of power.
+    Much,
 }
 
 /// A place for one build. What is put in here is safe from garbage collection for as long as the place is open.

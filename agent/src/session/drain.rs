@@ -66,6 +66,10 @@ impl Session {
         }
         drop(state);
         self.coordinator.interrupt_all();
+        // Before the machine ends, perhaps; for who is in a hurry it does that itself.
+        if self.stop.stage() < Stage::Now {
+            self.executor.save();
+        }
         tracing::info!("stopped");
     }
 

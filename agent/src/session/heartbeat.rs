@@ -7,6 +7,7 @@ use drover_os::machine::{self, Disk};
 use drover_wire::agent::{Heartbeat, Machine, Progress};
 
 use super::Session;
+use crate::executor::Unsaved;
 
 /// How soon a build that waits for the load alone is looked at again.
 const LOAD_LOOK: Duration = Duration::from_secs(2);
@@ -63,7 +64,7 @@ impl Session {
         let (store, own) = (machine::disk(self.executor.store()), machine::disk(self.journal.folder()));
         let machine = look_at_machine(store, own);
         self.tidy_if_due(store);
-        self.save_at_rest();
+        self.save_if_due();
         let (heartbeat, every) = {
             let mut state = self.lock();
             let disk_low =
@@ -90,11 +91,13 @@ impl Session {
         every
     }
 
-    /// Has the last of what came into the store written to the disk, in a thread of its own, when no builds are held: none has
-    /// to wait for the disk, and nobody wakes for it alone.
-    fn save_at_rest(&self) {
-        if !self.lock().held.is_empty() || !self.executor.is_unsaved() {
-            return;
+    /// Has what came into the store written to the disk, in a thread of its own, when no builds are held: none has to wait for
+    /// the disk, and nobody wakes for it alone. What is much does not wait for that.
+    fn save_if_due(&self) {
+        match self.executor.unsaved() {
+            Unsaved::Nothing => return,
+            Unsaved::Something if !self.lock().held.is_empty() => return,
+            Unsaved::Something | Unsaved::Much => {}
         }
         if let Err(error) = self.spawn("save", |session| session.executor.save()) {
             tracing::warn!("no thread to save the store: {error}");
@@ -161,9 +164,9 @@ mod tests {
     use crate::executor::{Error, Executor, Workplace};
 
     /// Has something to save at any time.
-    struct Unsaved(mpsc::Sender<()>);
+    struct Saving(mpsc::Sender<()>, Unsaved);
 
-    impl Executor for Unsaved {
+    impl Executor for Saving {
         fn builtins(&self) -> Result<Vec<String>, Error> {
             Ok(Vec::new())
         }
@@ -186,8 +189,8 @@ mod tests {
             true
         }
 
-        fn is_unsaved(&self) -> bool {
-            true
+        fn unsaved(&self) -> Unsaved {
+            self.1
         }
 
         fn save(&self) {
@@ -202,17 +205,15 @@ mod tests {
         assert!(!low(disk(10, u64::MAX), 10, 10) && !low(None, 10, 10));
     }
 
-    #[test]
-    fn the_store_is_saved_when_the_agent_comes_to_rest_and_not_while_it_builds() {
-        let folder = tempfile::tempdir().unwrap();
+    /// A session that holds one build, and the word of what it saves.
+    fn session(folder: &Path, unsaved: Unsaved) -> (Arc<Session>, mpsc::Receiver<()>) {
         let arguments =
             ["--uuid", "7a3c0d9e-52ef-4c5b-9a37-0f8e6f0f9a11", "--password", "pw"].map(OsString::from);
         let surroundings = Surroundings { default_file: "/no/such/file".into(), ..Surroundings::here() };
         let Request::Run(config) = config::read(arguments, &surroundings).unwrap() else { unreachable!() };
         let (saved, is_saved) = mpsc::channel();
-        let journal = Journal::open(folder.path()).unwrap();
-        let executor = Box::new(Unsaved(saved));
-        let session: Arc<Session> = Session::new(*config, executor, journal, Stop::new().unwrap());
+        let journal = Journal::open(folder).unwrap();
+        let session = Session::new(*config, Box::new(Saving(saved, unsaved)), journal, Stop::new().unwrap());
         let lease = LeaseId(1);
         let allocation = Allocation {
             lease,
@@ -223,12 +224,52 @@ mod tests {
             max_silent_time: None,
         };
         session.lock().held.insert(lease, Held::queued(allocation));
-        session.save_at_rest();
+        (session, is_saved)
+    }
+
+    /// How often it is saved until the last thread has ended.
+    fn saves(is_saved: &mpsc::Receiver<()>) -> usize {
+        let mut saves = 0;
+        loop {
+            match is_saved.recv_timeout(Duration::from_secs(60)) {
+                Ok(()) => saves += 1,
+                Err(error) => {
+                    assert_eq!(error, mpsc::RecvTimeoutError::Disconnected);
+                    return saves;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_store_is_saved_when_the_agent_comes_to_rest_and_not_while_it_builds() {
+        let folder = tempfile::tempdir().unwrap();
+        let (session, is_saved) = session(folder.path(), Unsaved::Something);
+        session.save_if_due();
         session.lock().held.clear();
-        session.save_at_rest();
+        session.save_if_due();
         is_saved.recv_timeout(Duration::from_secs(60)).unwrap();
         drop(session);
-        // The channel ends with the last thread.
-        assert_eq!(is_saved.recv_timeout(Duration::from_secs(60)), Err(mpsc::RecvTimeoutError::Disconnected));
+        assert_eq!(saves(&is_saved), 0);
+    }
+
+    #[test]
+    fn what_is_much_is_saved_while_the_agent_builds() {
+        let folder = tempfile::tempdir().unwrap();
+        let (session, is_saved) = session(folder.path(), Unsaved::Much);
+        session.save_if_due();
+        drop(session);
+        assert_eq!(saves(&is_saved), 1);
+    }
+
+    #[test]
+    fn the_store_is_saved_before_the_agent_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let (session, is_saved) = session(folder.path(), Unsaved::Nothing);
+        session.lock().held.clear();
+        session.stop.escalate();
+        session.wait_for_the_end();
+        drop(session);
+        assert_eq!(saves(&is_saved), 1);
     }
 }

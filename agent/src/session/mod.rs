@@ -1,9 +1,9 @@
 //! The agent as a whole: its place at the coordinator, the builds that it holds, and its end.
 //!
 //! One thread keeps a poll open (`poll`), one sends heartbeats (`heartbeat`), each build that is not merely held has
-//! a thread of its own, one cleans the store when that is due (`tidy`), one writes it to the disk when nothing else is done,
-//! and the first thread waits for the word to stop (`drain`). They share a `Session`: what is held and why nothing more is
-//! taken, under one lock that is never held over a call.
+//! a thread of its own, one cleans the store when that is due (`tidy`), one writes it to the disk when nothing else is done
+//! or much came, and the first thread waits for the word to stop (`drain`). They share a `Session`: what is held and why
+//! nothing more is taken, under one lock that is never held over a call.
 
 mod drain;
 mod heartbeat;

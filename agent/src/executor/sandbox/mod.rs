@@ -30,7 +30,7 @@ mod workplace;
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use drover_os::sandbox::cgroup::{Amounts, Cgroups};
@@ -38,7 +38,7 @@ use drover_os::{machine, sandbox, user};
 use drover_store::nar::Packer;
 use drover_wire::agent::Output;
 
-use super::{Error, Executor, Files, Workplace};
+use super::{Error, Executor, Files, Unsaved, Workplace};
 use crate::config::SandboxSettings;
 use crate::store::{Hold, Store, StoreError};
 use room::Rooms;
@@ -48,6 +48,8 @@ pub use workplace::SandboxWorkplace;
 
 /// How long what came into the store may wait for being written to the disk. What a loss of power takes is made again.
 const BETWEEN_SAVES: Duration = Duration::from_secs(60);
+/// So many bytes do not wait for the end of the builds: they would be read again before the agent says hello.
+const MUCH: u64 = 1 << 30;
 
 /// What a build may use of the machine.
 fn amounts(settings: &SandboxSettings) -> Amounts {
@@ -74,7 +76,7 @@ struct Ground {
     slots: Arc<Slots>,
     rooms: Rooms,
     cgroups: Option<Cgroups>,
-    /// When all of the store was written to the disk last.
+    /// When all of the store was written to the disk last. Held by who does that.
     saved: Mutex<Instant>,
     /// What builders this machine has.
     system: String,
@@ -129,23 +131,32 @@ impl SandboxExecutor {
 }
 
 impl Ground {
-    /// Whether something came into the store that is not on the disk, and it is time to write it there.
-    fn is_unsaved(&self) -> bool {
-        self.store.is_unsaved()
-            && self.saved.lock().unwrap_or_else(PoisonError::into_inner).elapsed() >= BETWEEN_SAVES
+    /// What came into the store, is not on the disk, and is to be written there by now.
+    fn unsaved(&self) -> Unsaved {
+        // Somebody is at it, for as long as that takes.
+        let Some(saved) = self.try_saved() else { return Unsaved::Nothing };
+        match saved.elapsed() >= BETWEEN_SAVES {
+            true if self.store.unsaved() >= MUCH => Unsaved::Much,
+            true if self.store.is_unsaved() => Unsaved::Something,
+            _ => Unsaved::Nothing,
+        }
     }
 
-    /// Writes the store to the disk, unless that was done a moment ago.
+    /// Writes the store to the disk, unless somebody else does.
     fn save(&self) {
-        {
-            let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
-            if saved.elapsed() < BETWEEN_SAVES {
-                return;
-            }
-            *saved = Instant::now();
-        }
+        let Some(mut saved) = self.try_saved() else { return };
         if let Err(error) = self.store.checkpoint() {
             tracing::warn!("save the store: {error}");
+        }
+        *saved = Instant::now();
+    }
+
+    /// When all of the store was written to the disk last; none while it is.
+    fn try_saved(&self) -> Option<MutexGuard<'_, Instant>> {
+        match self.saved.try_lock() {
+            Ok(saved) => Some(saved),
+            Err(TryLockError::Poisoned(saved)) => Some(saved.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
         }
     }
 }
@@ -169,11 +180,13 @@ impl Executor for SandboxExecutor {
     }
 
     fn warm_up(&self) {
-        self.save();
+        if self.unsaved() != Unsaved::Nothing {
+            self.save();
+        }
     }
 
-    fn is_unsaved(&self) -> bool {
-        self.0.is_unsaved()
+    fn unsaved(&self) -> Unsaved {
+        self.0.unsaved()
     }
 
     fn save(&self) {
@@ -253,6 +266,7 @@ impl From<StoreError> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Item;
     use drover_store::path;
 
     /// One that cannot build, and its store.
@@ -287,16 +301,44 @@ mod tests {
         let a_while_passes = || *executor.0.saved.lock().unwrap() = long_ago;
         a_while_passes();
         // For the sake of what an earlier run may have left.
-        assert!(executor.is_unsaved());
+        assert_eq!(executor.unsaved(), Unsaved::Something);
         executor.save();
         a_while_passes();
-        assert!(!executor.is_unsaved(), "nothing came");
+        assert_eq!(executor.unsaved(), Unsaved::Nothing, "nothing came");
         executor.save();
         let path = path::text("text", b"text", &[]).unwrap();
         store.add_text(&path, b"text", &[]).unwrap();
-        assert!(!executor.is_unsaved(), "it was saved a moment ago");
+        assert_eq!(executor.unsaved(), Unsaved::Nothing, "it was saved a moment ago");
         a_while_passes();
-        assert!(executor.is_unsaved());
+        assert_eq!(executor.unsaved(), Unsaved::Something);
+        let saving = executor.0.saved.lock().unwrap();
+        assert_eq!(executor.unsaved(), Unsaved::Nothing, "somebody is at it");
+        executor.save();
+        assert!(store.is_unsaved());
+        drop(saving);
+        executor.warm_up();
+        assert!(!store.is_unsaved());
+    }
+
+    #[test]
+    fn what_would_take_long_to_read_again_is_much() {
+        let folder = tempfile::tempdir().unwrap();
+        let (executor, store) = executor(folder.path());
+        let Some(long_ago) = Instant::now().checked_sub(BETWEEN_SAVES) else {
+            eprintln!("SKIPPED: this machine has just been started");
+            return;
+        };
+        *executor.0.saved.lock().unwrap() = long_ago;
+        let making = store.making().unwrap();
+        for (name, size, unsaved) in [("a", MUCH - 1, Unsaved::Something), ("b", 1, Unsaved::Much)] {
+            let tree = making.path().join(name);
+            std::fs::write(&tree, name).unwrap();
+            let (path, nar_hash) = (path::text(name, b"", &[]).unwrap(), drover_store::Sha256Hash::of(b""));
+            // As large as it says: nobody looks again.
+            let item = Item { path, nar_hash, nar_size: size, references: Vec::new(), deriver: None };
+            store.place(&tree, &item).unwrap();
+            assert_eq!(executor.unsaved(), unsaved);
+        }
         executor.save();
         assert_eq!(store.unsaved(), 0);
     }
