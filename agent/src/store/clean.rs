@@ -18,8 +18,12 @@ use super::{Hold, Inner, Making, Store, StoreError, Use};
 
 /// Folders within the folder of roots.
 const ROOTS_DEPTH: usize = 16;
-/// How many items go before others have their turn to remove something.
+/// At least so many items go before others have their turn to remove something; or such a part of them all, so that a
+/// cleaning, which looks at all of them each time, does not spend its time with that.
 pub(super) const AT_A_TIME: usize = 128;
+pub(super) const PART_AT_A_TIME: usize = 8;
+/// With more items than these that cannot be removed, it is not they what is wrong.
+const STUCK_AT_MOST: usize = 16;
 
 /// What a cleaning did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -140,7 +144,7 @@ impl Store {
     /// to which stays.
     ///
     /// # Errors
-    /// When the disk says no. What was removed until then is.
+    /// When the disk says no, and not of a few items only, which are left. What was removed until then is.
     pub fn clean(&self, budget: u64) -> Result<Cleaned, StoreError> {
         self.clean_until(&mut |cleaned| cleaned.used <= budget)
     }
@@ -155,8 +159,9 @@ impl Store {
         if enough(&cleaned) {
             return Ok(cleaned);
         }
+        let mut stuck = HashSet::new();
         loop {
-            let (gone, is_over) = self.clean_some(&mut cleaned, enough)?;
+            let (gone, is_over) = self.clean_some(&mut cleaned, &mut stuck, enough)?;
             // Trees may take long, and who removes something for a build does not wait for them.
             drop(gone);
             if is_over {
@@ -165,33 +170,43 @@ impl Store {
         }
     }
 
-    /// A part of a cleaning: the trees that are to be removed, and whether that was all.
+    /// A part of a cleaning: the trees that are to be removed, and whether that was all. What is `stuck` stays.
     fn clean_some(
         &self,
         cleaned: &mut Cleaned,
+        stuck: &mut HashSet<StorePath>,
         enough: &mut dyn FnMut(&Cleaned) -> bool,
     ) -> Result<(Vec<Making>, bool), StoreError> {
         let _removal = self.inner.begin_removal();
         let mut gone = Vec::new();
         let roots = self.inner.rooted()?;
         let mut graph = Graph::read(&self.inner)?;
+        let most = AT_A_TIME.max(graph.nodes.len() / PART_AT_A_TIME);
         let mut oldest: BinaryHeap<Reverse<(SystemTime, usize)>> = BinaryHeap::new();
         let may_go = |graph: &Graph, n: usize| {
             graph.nodes.get(n).is_some_and(|node| node.referrers == 0 && !roots.contains(&node.path))
         };
         oldest.extend((0..graph.nodes.len()).filter(|n| may_go(&graph, *n)).filter_map(|n| graph.dated(n)));
         while !enough(cleaned) {
-            if gone.len() >= AT_A_TIME {
+            if gone.len() >= most {
                 return Ok((gone, false));
             }
             let Some(Reverse((_, n))) = oldest.pop() else { break };
             let Some(node) = graph.nodes.get_mut(n) else { break };
             {
                 let mut state = self.inner.state();
-                if state.is_needed(&node.path, None) {
+                if state.is_needed(&node.path, None) || stuck.contains(&node.path) {
                     continue;
                 }
-                gone.extend(self.inner.take_out(&mut state, &node.path)?);
+                match self.inner.take_out(&mut state, &node.path) {
+                    Ok(tree) => gone.extend(tree),
+                    Err(error) if stuck.len() < STUCK_AT_MOST => {
+                        tracing::warn!("{error}; the cleaning goes on with the others");
+                        stuck.insert(node.path.clone());
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
                 cleaned.used = state.used.unwrap_or(cleaned.used);
             }
             cleaned.items += 1;

@@ -2,7 +2,7 @@ use std::os::unix::fs::symlink;
 use std::time::{Duration, SystemTime};
 
 use super::super::Use;
-use super::super::clean::AT_A_TIME;
+use super::super::clean::{AT_A_TIME, PART_AT_A_TIME};
 use super::*;
 
 /// Has an item be used this many days ago.
@@ -179,6 +179,63 @@ fn trees_go_while_others_may_remove_something() {
     assert_eq!(trees, expected);
     assert_eq!(ground.names("making"), [""; 0]);
     assert_eq!(items.iter().filter(|path| store.has(path)).count(), 1);
+}
+
+#[test]
+fn a_large_store_is_looked_at_once_for_a_part_of_what_it_has() {
+    let ground = Ground::new();
+    let store = ground.open();
+    let count = AT_A_TIME * PART_AT_A_TIME * 3 / 2;
+    for n in 0..count {
+        let name = format!("item-{n}");
+        let path = path::text(&name, b"", &[]).unwrap();
+        store.add_text(&path, b"", &[]).unwrap();
+    }
+    let (mut looks, mut before) = (0, 0);
+    let cleaned = store.clean_until(&mut |cleaned| {
+        let trees = ground.names("making").len();
+        looks += usize::from(trees < before);
+        before = trees;
+        cleaned.items == 2 * AT_A_TIME as u64
+    });
+    assert_eq!(cleaned.unwrap().items, 2 * AT_A_TIME as u64);
+    // A half more than at least is an eighth of them.
+    assert_eq!(looks, 1);
+}
+
+#[test]
+fn what_cannot_be_removed_does_not_keep_the_others_from_being_cleaned_away() {
+    let ground = Ground::new();
+    let store = ground.open();
+    let base = add(&store, "base", &[]);
+    let stuck = add(&store, "stuck", &[&base]);
+    let [old, young] = ["old", "young"].map(|name| add(&store, name, &[]));
+    for (path, days) in [(&base, 9), (&stuck, 9), (&old, 5), (&young, 1)] {
+        used(&store, path, days);
+    }
+    // Where it would wait to be removed there is something.
+    let in_the_way = ground.own("placing").join(stuck.base_name());
+    fs::create_dir_all(in_the_way.join("folder")).unwrap();
+    for items in [2, 0] {
+        let cleaned = store.clean(0).unwrap();
+        assert_eq!((cleaned.items, cleaned.used), (items, size(&store, &base) + size(&store, &stuck)));
+        assert!(is_whole(&store, &stuck) && is_whole(&store, &base));
+        assert!(!store.has(&old) && !store.has(&young));
+    }
+    fs::remove_dir_all(in_the_way).unwrap();
+    assert_eq!(store.clean(0).unwrap().items, 2);
+}
+
+#[test]
+fn cleaning_ends_where_nothing_can_be_removed() {
+    let ground = Ground::new();
+    let store = ground.open();
+    let items: Vec<_> = (0..40).map(|n| add(&store, &format!("item-{n}"), &[])).collect();
+    for path in &items {
+        fs::create_dir_all(ground.own("placing").join(path.base_name()).join("folder")).unwrap();
+    }
+    assert!(matches!(store.clean(0), Err(StoreError::Io { .. })));
+    assert!(items.iter().all(|path| is_whole(&store, path)));
 }
 
 #[test]
