@@ -87,7 +87,7 @@ pub(crate) static OPTIONS: &[Definition] = &[
     Definition { switch: true, ..option("timestamp-log-output", "BOOL", "true", "begin log lines with the time", Draft::timestamps) },
     option("log-level", "LEVEL", "info", "error, warn, info, debug, trace", Draft::log_level),
     sandbox("store-root", "FOLDER", "/", "its store is gnu/store in it", Draft::store_root),
-    sandbox("store-budget", "SIZE", "none", "clean the store above it", Draft::store_budget),
+    sandbox("store-budget", "SIZE", "none", "clean above it; items +8K each", Draft::store_budget),
     sandbox("authorized-keys", "FILE", "/etc/guix/acl", "whose items it takes", Draft::authorized_keys),
     sandbox("content-addressed-mirrors", "URLS", "", "where else downloads are by hash", Draft::mirrors),
     sandbox("build-cores", "N", "0, all", "what builders are told to use", Draft::build_cores),

@@ -39,7 +39,7 @@ pub struct SandboxSettings {
     pub memory: Option<u64>,
     /// The most processors of a build.
     pub processors: Option<f64>,
-    /// The bytes that the store may have in all.
+    /// The bytes that the store may have in all: those of the items' nars, and 8 KiB for each item.
     pub store_budget: Option<u64>,
 }
 

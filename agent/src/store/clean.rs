@@ -30,9 +30,9 @@ const STUCK_AT_MOST: usize = 16;
 pub struct Cleaned {
     /// Items that went.
     pub items: u64,
-    /// Bytes of their nars.
+    /// Their [weight](super::Item::weight).
     pub freed: u64,
-    /// Bytes of the nars of all items that are left.
+    /// The weight of all items that are left.
     pub used: u64,
 }
 
@@ -55,7 +55,7 @@ impl Store {
         Ok(found.into_iter().collect())
     }
 
-    /// Bytes of the nars of all items. The first answer takes a look at each.
+    /// The [weight](super::Item::weight) of all items. The first answer takes a look at each.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -139,9 +139,9 @@ impl Store {
         Ok(())
     }
 
-    /// Removes items until the nars of those that are left have no more than `budget` bytes together, or nothing is left that
-    /// may go: those first that nobody used for longest, and never one that is held or kept by a root, or that one refers
-    /// to which stays.
+    /// Removes items until those that are left weigh no more than `budget` bytes together, or nothing is left that may go:
+    /// those first that nobody used for longest, and never one that is held or kept by a root, or that one refers to which
+    /// stays.
     ///
     /// # Errors
     /// When the disk says no, and not of a few items only, which are left. What was removed until then is.
@@ -252,7 +252,7 @@ impl Inner {
         Removal { store: self, _alone: alone }
     }
 
-    /// Counts the bytes of all nars.
+    /// Weighs all items.
     fn count(&self) -> Result<u64, StoreError> {
         // Nothing may come or go while it is counted.
         let mut state = self.state();
@@ -260,7 +260,7 @@ impl Inner {
         for path in self.all_items()? {
             // One that cannot be read has a size that nobody knows.
             if let Ok(Some(item)) = self.item(&path) {
-                used = used.saturating_add(item.nar_size);
+                used = used.saturating_add(item.weight());
             }
         }
         state.used = Some(used);
@@ -297,7 +297,7 @@ impl Inner {
 
     /// Makes an item not count any more, and moves its tree to where it is removed.
     fn take_out(&self, state: &mut State, path: &StorePath) -> Result<Option<Making>, StoreError> {
-        let size = self.item(path).ok().flatten().map_or(0, |item| item.nar_size);
+        let size = self.item(path).ok().flatten().map_or(0, |item| item.weight());
         let tree = self.unplace(path)?;
         state.used = state.used.map(|used| used.saturating_sub(size));
         Ok(tree)

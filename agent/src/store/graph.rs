@@ -30,6 +30,7 @@ pub(super) struct Graph {
 
 pub(super) struct Node {
     pub(super) path: StorePath,
+    /// Its weight.
     pub(super) size: u64,
     /// When it was used last; none: it is not there.
     pub(super) used: Option<SystemTime>,
@@ -81,7 +82,7 @@ impl Graph {
                 }
             }
             if let Some(node) = nodes.get_mut(n) {
-                (node.size, node.used, node.references) = (item.nar_size, Some(used), references);
+                (node.size, node.used, node.references) = (item.weight(), Some(used), references);
             }
         }
         Ok(Self { nodes })

@@ -79,7 +79,7 @@ pub(super) struct State {
     pub(super) is_unsaved: bool,
     /// Bytes of the nars of what did, as far as this process added it.
     pub(super) unsaved: u64,
-    /// Bytes of the nars of all items, once somebody asked.
+    /// The weight of all items, once somebody asked.
     pub(super) used: Option<u64>,
 }
 

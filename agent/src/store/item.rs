@@ -10,6 +10,8 @@ use drover_store::path::StorePath;
 
 /// A line of the file that no narinfo has, and that readers of narinfos skip.
 const PERIOD: &str = "Period: ";
+/// What an item takes of a disk besides the bytes of its nar: the file about it, the rest of a block here and there.
+const PER_ITEM: u64 = 8 << 10;
 
 /// An item of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +32,12 @@ impl Item {
     /// What it refers to besides itself.
     pub fn others(&self) -> impl Iterator<Item = &StorePath> {
         self.references.iter().filter(|reference| **reference != self.path)
+    }
+
+    /// How much of a store's budget it takes: about what it takes of the disk.
+    #[must_use]
+    pub fn weight(&self) -> u64 {
+        self.nar_size.saturating_add(PER_ITEM)
     }
 
     /// The text of its file. The period is that between two checkpoints in which it came.

@@ -169,7 +169,7 @@ impl Inner {
             Ok(_) => {
                 state.is_unsaved = true;
                 state.unsaved = state.unsaved.saturating_add(item.nar_size);
-                state.used = state.used.map(|used| used.saturating_add(item.nar_size));
+                state.used = state.used.map(|used| used.saturating_add(item.weight()));
                 if let Some(spared) = &mut state.spared {
                     spared.extend(item.references.iter().cloned());
                 }

@@ -12,7 +12,7 @@ fn used(store: &Store, path: &StorePath, days: u64) {
 }
 
 fn size(store: &Store, path: &StorePath) -> u64 {
-    store.item(path).unwrap().unwrap().nar_size
+    store.item(path).unwrap().unwrap().weight()
 }
 
 fn use_of(result: Result<(), StoreError>) -> Use {
@@ -113,6 +113,31 @@ fn cleaning_goes_by_last_use_and_ends_at_the_budget() {
     assert_eq!(store.clean(one * 4).unwrap().items, 0);
     assert_eq!(store.used().unwrap(), one * 4);
     assert_eq!(ground.names("making"), [""; 0]);
+}
+
+#[test]
+fn many_small_items_are_as_large_for_the_budget_as_they_are_on_disk() {
+    let ground = Ground::new();
+    let store = ground.open();
+    let count = 100;
+    for n in 0..count {
+        let text = format!("Derive {n}");
+        let path = path::text(&format!("small-{n}.drv"), text.as_bytes(), &[]).unwrap();
+        store.add_text(&path, text.as_bytes(), &[]).unwrap();
+    }
+    // A block for each, and one for the file about it.
+    let on_disk = count * 2 * 4096;
+    let budget = on_disk / 2;
+    assert!(store.used().unwrap() >= on_disk);
+    assert!(store.clean(budget).unwrap().items >= count / 2);
+    // What is counted anew is what was added up.
+    let used = store.used().unwrap();
+    assert!(used <= budget);
+    drop(store);
+    let store = ground.open();
+    assert_eq!(store.used().unwrap(), used);
+    add(&store, "one-more", &[]);
+    assert_eq!(store.used().unwrap(), used + size(&store, &path_of("one-more")));
 }
 
 #[test]
