@@ -176,18 +176,21 @@ impl Board {
             });
         let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
         let user = self.user.other();
-        // The sandbox's users, by their numbers, and the plain one.
-        let foreign = |entry: &PathBuf| {
-            entry
-                .symlink_metadata()
-                .is_ok_and(|file| (30_000..31_000).contains(&file.uid()) || Some(file.uid()) == user)
+        // What the sandbox's users, by their numbers, and the plain one have; and what an agent calls after itself, whoever
+        // it runs as. Other farms on this machine have their own.
+        let own = format!("-{pid}-");
+        let of_it = |entry: &PathBuf| {
+            let name = entry.file_name().unwrap_or_default().to_string_lossy();
+            let is_named = name.starts_with("drover") && name.contains(&own);
+            let foreign = |owner: u32| (30_000..31_000).contains(&owner) || Some(owner) == user;
+            is_named || entry.symlink_metadata().is_ok_and(|file| foreign(file.uid()))
         };
         Traces {
             making: self.making(),
             children: children.collect(),
             groups: groups(pid),
             mounts: mounts.lines().map(str::to_owned).collect(),
-            temporary: entries(&std::env::temp_dir()).filter(foreign).collect(),
+            temporary: entries(&std::env::temp_dir()).filter(of_it).collect(),
         }
     }
 }
