@@ -1,5 +1,6 @@
 //! The bench `sandbox-overhead`: what the agent's own sandbox adds to a build. An empty one, from its place to the
-//! description of its output, and the memory of an agent that does such builds.
+//! description of its output, and the memory of an agent that does such builds. For the time the executor is compiled for
+//! speed, as in the bench `sandbox`, and not for size; the memory is that of the agent as it is installed.
 //!
 //! `bench-sandbox-overhead FOLDER`: the store is in that folder. DROVER_BIN_DIR names the folder with the programs as they
 //! are to be measured.

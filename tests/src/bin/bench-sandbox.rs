@@ -1,6 +1,11 @@
 //! The bench `sandbox`: 300 small builds in a row in the agent's own sandbox, over the same 300 by guix-daemon through the
 //! agent's own client, both without a farm. The daemon has one connection for all of them, because each new one costs it a
-//! process; the sandbox a place for each, as an agent opens it.
+//! process; the sandbox a place for each, as an agent opens it. The daemon writes its database to the disk as it goes; the
+//! store of a sandbox is saved now and then, so here at the end of each run and in its time. Both runs begin with nothing
+//! that waits to be written, and are by turns: what one has removed may slow down the making of files for both (without a
+//! journal ext4 passes over each inode that was freed in the last minutes), and nothing more is removed between them.
+//!
+//! The executor is compiled for speed here, as the daemon is, and not for size as the agent that is installed.
 //!
 //! `bench-sandbox FOLDER`: both stores are in that folder, so on one disk. Wants root, for the daemon.
 
@@ -11,6 +16,7 @@ use std::time::Duration;
 use drover_agent::config::DaemonSocket;
 use drover_agent::executor::Executor;
 use drover_agent::executor::daemon::DaemonExecutor;
+use drover_os::tree;
 use drover_tests::bench::{self, Result, Side, Verdict, timed};
 use drover_tests::direct;
 use drover_tests::graph::{Graph, Made, Recipe};
@@ -38,6 +44,7 @@ fn run() -> Result<Verdict> {
     direct::add_shell(shelf.as_mut(), &graph)?;
 
     println!("{BUILDS} builds a run");
+    let written = || tree::sync_file_system(dir.path());
     let (mut their_run, mut our_run) = (0, 0);
     let ratio = bench::ratio(
         RUNS,
@@ -46,6 +53,7 @@ fn run() -> Result<Verdict> {
             run: &mut || {
                 their_run += 1;
                 let (graph, made) = self::graph(&format!("run-{their_run}"), BUILDS)?;
+                written()?;
                 let builds =
                     || made.iter().try_for_each(|made| direct::build(connection.as_mut(), &graph, made));
                 Ok(timed(builds)?.1)
@@ -56,6 +64,7 @@ fn run() -> Result<Verdict> {
             run: &mut || {
                 our_run += 1;
                 let (graph, made) = self::graph(&format!("run-{our_run}"), BUILDS)?;
+                written()?;
                 each_in_its_place(&sandbox, &graph, &made)
             },
         },
@@ -64,7 +73,11 @@ fn run() -> Result<Verdict> {
 }
 
 fn each_in_its_place(executor: &dyn Executor, graph: &Graph, made: &[Made]) -> Result<Duration> {
-    let builds = || made.iter().try_for_each(|made| direct::build(executor.open()?.as_mut(), graph, made));
+    let builds = || {
+        made.iter().try_for_each(|made| direct::build(executor.open()?.as_mut(), graph, made))?;
+        executor.save();
+        Ok(())
+    };
     Ok(timed(builds)?.1)
 }
 
