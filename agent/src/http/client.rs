@@ -13,10 +13,8 @@ use ureq::{Agent, Body, Error, RequestExt, SendBody, Timeout};
 use super::eager::EagerConnector;
 use super::transport::{NameResolver, OpenConnections, SocketConnector};
 
-/// The bytes of each buffer of a connection for what is sent; a connection has one, with TLS two. As long as a TLS record.
+/// The bytes of each buffer of a connection; a connection has two, with TLS four. As long as a TLS record.
 const BUFFER: usize = 16 * 1024;
-/// As well, for what is received: of inputs from nearby there is more than a TLS record at a time.
-const INPUT_BUFFER: usize = 64 * 1024;
 
 /// How often an answer may point elsewhere, for those who follow.
 const REDIRECTS: u32 = 10;
@@ -63,7 +61,7 @@ impl Client {
             .max_redirects(0)
             .max_redirects_will_error(false)
             .http_status_as_error(false)
-            .input_buffer_size(INPUT_BUFFER)
+            .input_buffer_size(BUFFER)
             .output_buffer_size(BUFFER)
             .max_response_header_size(BUFFER)
             .max_idle_connections(4)
