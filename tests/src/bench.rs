@@ -123,11 +123,28 @@ pub struct Side<'a> {
 /// # Errors
 /// When a run fails.
 pub fn ratio(runs: usize, theirs: Side<'_>, ours: Side<'_>) -> Result<f64> {
+    compare(runs, theirs, ours, |n| n % 2 == 1)
+}
+
+/// As [`ratio`], for sides of which ours needs what theirs has just made: always theirs first.
+///
+/// # Errors
+/// When a run fails.
+pub fn ratio_in_order(runs: usize, theirs: Side<'_>, ours: Side<'_>) -> Result<f64> {
+    compare(runs, theirs, ours, |_| true)
+}
+
+fn compare(
+    runs: usize,
+    theirs: Side<'_>,
+    ours: Side<'_>,
+    begins_with_theirs: impl Fn(usize) -> bool,
+) -> Result<f64> {
     (theirs.run)()?;
     (ours.run)()?;
     let (mut of_theirs, mut of_ours) = (Vec::new(), Vec::new());
     for n in 1..=runs {
-        let (a, b) = if n % 2 == 1 {
+        let (a, b) = if begins_with_theirs(n) {
             let a = (theirs.run)()?;
             (a, (ours.run)()?)
         } else {

@@ -65,7 +65,7 @@ fn compare(folder: &Path) -> Result<Verdict> {
         }
         Ok(time)
     };
-    let figure = bench::ratio(
+    let figure = bench::ratio_in_order(
         RUNS,
         Side { name: "first", run: &mut submit },
         Side { name: "1 % new", run: &mut resubmit },
