@@ -141,7 +141,10 @@ impl Store {
         let mut nar = HashingReader::new(nar);
         // It reads the stream to its end, and nothing may follow the nar.
         nar::unpack_for_store(&mut nar, tree.path(), limits).map_err(|source| nar_error(path, source))?;
-        canonical(path, tree.path())?;
+        // Owners and attributes come from the folder that the tree is made in, to all of it or to nothing.
+        if !is_canonical(tree.path()).map_err(StoreError::io("look at", tree.path()))? {
+            canonical(path, tree.path())?;
+        }
         Ok((tree, nar.state().clone(), nar.count()))
     }
 }
@@ -209,6 +212,14 @@ impl Inner {
         self.rename(from, doomed.path()).map_err(StoreError::io("move away", from))?;
         Ok(doomed)
     }
+}
+
+/// Whether the top of a tree that was unpacked belongs to whom it must, and has no attributes.
+fn is_canonical(tree: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = fs::symlink_metadata(tree)?;
+    let is_ours = owner().is_none_or(|owner| (metadata.uid(), metadata.gid()) == owner);
+    Ok(is_ours && !tree::has_attributes(tree))
 }
 
 fn canonical(item: &StorePath, tree: &Path) -> Result<(), StoreError> {

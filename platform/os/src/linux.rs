@@ -164,6 +164,13 @@ pub(crate) fn clear_attributes(path: &Path) {
     }
 }
 
+/// Whether a file, folder or link has extended attributes, access control lists among them.
+pub(crate) fn has_attributes(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    // SAFETY: the path ends with a zero; with no room, nothing is written.
+    unsafe { libc::llistxattr(path.as_ptr(), std::ptr::null_mut(), 0) > 0 }
+}
+
 /// Writes out the file system that a file is on.
 pub(crate) fn sync_file_system(file: BorrowedFd<'_>) -> io::Result<()> {
     Ok(nix::unistd::syncfs(file)?)

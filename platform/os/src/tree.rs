@@ -181,6 +181,12 @@ pub fn clear_attributes(path: &Path) {
     sys::clear_attributes(path);
 }
 
+/// Whether a file, a folder or a link itself has extended attributes.
+#[must_use]
+pub fn has_attributes(path: &Path) -> bool {
+    sys::has_attributes(path)
+}
+
 /// Writes everything to the disk that is yet to be written of the file system that `path` is on.
 ///
 /// # Errors

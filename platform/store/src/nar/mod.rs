@@ -9,6 +9,7 @@ mod node;
 mod one_file;
 mod pack;
 mod parser;
+mod place;
 mod unpack;
 mod verify;
 

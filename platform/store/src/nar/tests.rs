@@ -197,17 +197,34 @@ fn a_link_is_not_walked_through() {
 }
 
 #[test]
-fn files_for_a_store_have_its_modes_and_time_from_the_beginning() {
+fn what_is_made_for_a_store_has_its_modes_and_time() {
     use std::os::unix::fs::MetadataExt;
     let folder = tempfile::tempdir().unwrap();
-    let files = [(b"file".to_vec(), Node::file(*b"x")), (b"run".to_vec(), Node::program(*b"x"))];
-    let nar = Node::Directory(files.into()).to_nar();
+    // Deeper than folders are kept open for.
+    let mut tree = Node::Directory([(b"file".to_vec(), Node::file(*b"x"))].into());
+    for _ in 0..50 {
+        let link = (b"link".to_vec(), Node::Symlink(b"gone".to_vec()));
+        let run = (b"run".to_vec(), Node::program(*b"x"));
+        tree = Node::Directory([(b"deeper".to_vec(), tree), link, run].into());
+    }
+    let nar = tree.to_nar();
     let dest = folder.path().join("dest");
     unpack_for_store(&nar[..], &dest, Limits::default()).unwrap();
-    for (name, mode) in [("file", 0o444), ("run", 0o555)] {
-        let metadata = fs::metadata(dest.join(name)).unwrap();
-        assert_eq!((metadata.mode() & 0o777, metadata.mtime()), (mode, 1), "{name}");
+    let mut at = dest.clone();
+    let form = |path: &std::path::Path| {
+        let metadata = fs::symlink_metadata(path).unwrap();
+        (metadata.mode() & 0o7777, metadata.mtime(), metadata.mtime_nsec())
+    };
+    for _ in 0..50 {
+        assert_eq!(form(&at), (0o555, 1, 0), "{}", at.display());
+        assert_eq!(form(&at.join("run")), (0o555, 1, 0));
+        assert_eq!(form(&at.join("link")), (0o777, 1, 0));
+        at.push("deeper");
     }
+    assert_eq!(form(&at.join("file")), (0o444, 1, 0));
+    let mut again = Vec::new();
+    pack(&dest, &mut again).unwrap();
+    assert!(again == nar, "it should be the same tree");
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! From a nar to a tree on disk.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use super::place::Place;
 use super::{BUFFER, Error, Limits, Visitor, parse};
 
 /// What was unpacked.
@@ -33,8 +34,8 @@ pub fn unpack(from: impl Read, dest: &Path, limits: Limits) -> Result<Unpacked, 
     unpack_with(from, Unpacker::new(dest), limits)
 }
 
-/// As [`unpack`], with files that have the modes and the time of a store from the beginning, as far as the umask lets
-/// them: 0444 and 0555, and the first second of 1970. Folders and links do not.
+/// As [`unpack`], with the modes and the time of a store: 0444 and 0555, and the first second of 1970. Owners and attributes
+/// are those that whatever is made at `dest` gets by itself.
 ///
 /// # Errors
 /// As [`unpack`].
@@ -61,12 +62,16 @@ fn unpack_with(from: impl Read, mut unpacker: Unpacker, limits: Limits) -> Resul
 #[derive(Debug)]
 pub struct Unpacker {
     dest: PathBuf,
+    /// As it is told.
     path: PathBuf,
+    place: Place,
     depth: usize,
     file: Option<File>,
     nodes: u64,
-    /// Whether files get modes and time of a store.
+    /// Whether all gets modes and time of a store.
     for_store: bool,
+    /// Whether files have the modes that they were made with, once there is one: the umask is the same for all.
+    as_made: Option<bool>,
 }
 
 impl Unpacker {
@@ -75,10 +80,12 @@ impl Unpacker {
         Self {
             dest: dest.to_owned(),
             path: dest.to_owned(),
+            place: Place::top(dest),
             depth: 0,
             file: None,
             nodes: 0,
             for_store: false,
+            as_made: None,
         }
     }
 
@@ -110,7 +117,22 @@ impl Unpacker {
             self.path.pop();
         }
     }
+
+    /// Makes sure of the mode of a file.
+    fn set_mode(&mut self, file: &File, mode: u32) -> io::Result<()> {
+        let as_made = match self.as_made {
+            Some(as_made) => as_made,
+            None => file.metadata()?.permissions().mode() & 0o7777 == mode,
+        };
+        self.as_made = Some(as_made);
+        if as_made { Ok(()) } else { file.set_permissions(Permissions::from_mode(mode)) }
+    }
 }
+
+/// What all in a store was changed at, in seconds since 1970.
+const MODIFIED: i64 = 1;
+/// The mode of its folders.
+const FOLDER: u32 = 0o555;
 
 impl Visitor for Unpacker {
     fn regular(&mut self, executable: bool, _size: u64) -> Result<(), Error> {
@@ -120,9 +142,12 @@ impl Visitor for Unpacker {
             (true, false) => 0o444,
             (true, true) => 0o555,
         };
-        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&self.path);
-        let result = file.map(|file| self.file = Some(file));
-        self.made("create", result)
+        let file = self.place.file(mode);
+        let file = file.map_err(|error| Error::Tree { action: "create", path: self.path.clone(), error })?;
+        let result = if self.for_store { self.set_mode(&file, mode) } else { Ok(()) };
+        self.file = Some(file);
+        self.nodes += 1;
+        result.map_err(|error| Error::Tree { action: "set the mode of", path: self.path.clone(), error })
     }
 
     fn contents(&mut self, bytes: &[u8]) -> Result<(), Error> {
@@ -137,26 +162,28 @@ impl Visitor for Unpacker {
     fn end_regular(&mut self) -> Result<(), Error> {
         if let Some(file) = self.file.take().filter(|_| self.for_store) {
             // By the open file, which need not be looked up again.
-            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(MODIFIED.unsigned_abs());
             file.set_modified(time).map_err(|error| Error::Tree {
                 action: "set the time of",
                 path: self.path.clone(),
                 error,
             })?;
         }
+        self.place.up();
         self.up();
         Ok(())
     }
 
     fn symlink(&mut self, target: &[u8]) -> Result<(), Error> {
-        let result = symlink(OsStr::from_bytes(target), &self.path);
+        let result = self.place.link(target, self.for_store.then_some(MODIFIED));
         self.made("create the link", result)?;
+        self.place.up();
         self.up();
         Ok(())
     }
 
     fn directory(&mut self) -> Result<(), Error> {
-        let result = fs::create_dir(&self.path);
+        let result = self.place.folder();
         self.made("create the folder", result)?;
         self.depth += 1;
         Ok(())
@@ -172,10 +199,17 @@ impl Visitor for Unpacker {
             });
         }
         self.path.push(OsStr::from_bytes(name));
+        self.place.down(name);
         Ok(())
     }
 
     fn leave(&mut self) -> Result<(), Error> {
+        let result = self.place.leave(self.for_store.then_some((FOLDER, MODIFIED)));
+        result.map_err(|error| Error::Tree {
+            action: "finish the folder",
+            path: self.path.clone(),
+            error,
+        })?;
         self.depth = self.depth.saturating_sub(1);
         self.up();
         Ok(())
