@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::change::Change;
 use super::error::Error;
 use super::events::{self, Kind, Subject};
-use super::{Tx, depend, now, open_states, paths, retention, sql, wants};
+use super::{Tx, depend, hooks, now, open_states, paths, retention, sql, wants};
 
 /// Below so many new builds each is asked for what waited for it; above, what waits for anything is asked.
 const FEW: usize = if cfg!(test) { 2 } else { 200 };
@@ -27,6 +27,8 @@ pub(super) struct Plan {
     reopened: Vec<i64>,
     /// Those that need something that failed before.
     doomed: Vec<i64>,
+    /// Those that failed before and are not tried again here.
+    failed: Vec<i64>,
     /// Builds, new or not, of what was here and is not any more.
     lost: Vec<i64>,
     /// The targets of builds that run, perhaps with the priority of somebody who does not want them any more.
@@ -177,14 +179,15 @@ impl Plan {
     }
 
     /// The newest build of a target, if it failed and is not tried again.
-    fn failed_before(&self, tx: &Tx<'_>, target: i64) -> Result<Option<Found>, Error> {
+    fn failed_before(&mut self, tx: &Tx<'_>, target: i64) -> Result<Option<Found>, Error> {
         if self.retry || self.again.contains(&target) {
             return Ok(None);
         }
-        Ok(match newest(tx, target)? {
-            Some((build, BuildState::Failed | BuildState::TimedOut)) => Some(Found::Failed(build)),
-            _ => None,
-        })
+        let Some((build, BuildState::Failed | BuildState::TimedOut)) = newest(tx, target)? else {
+            return Ok(None);
+        };
+        self.failed.push(build);
+        Ok(Some(Found::Failed(build)))
     }
 
     /// The build that made the outputs, which are all here.
@@ -212,7 +215,7 @@ impl Plan {
     }
 
     /// After the last one: what waited already for something that is built now lifts it, and goes on if nothing else
-    /// is in its way, as do those above it; what needs something that failed before fails.
+    /// is in its way, as do those above it; what needs something that failed before fails, until that is tried again.
     pub(super) fn settle(&mut self, tx: &mut Tx<'_>) -> Result<(), Error> {
         let above = self.above(tx)?;
         for (derivation, priority) in above.lifted {
@@ -226,6 +229,7 @@ impl Plan {
         for build in std::mem::take(&mut self.doomed) {
             depend::fail_if_hopeless(tx, build)?;
         }
+        hooks::reconsider(tx, std::mem::take(&mut self.failed))?;
         wants::gone(tx, std::mem::take(&mut self.running)).map(drop)
     }
 

@@ -26,6 +26,7 @@ use mirror::Mirror;
 
 pub(super) use manager::start;
 pub(super) use queue::{enqueue, waiting};
+pub(super) use retry::reconsider;
 
 /// The hooks of the configuration, and how they do.
 #[derive(Debug)]
@@ -92,6 +93,12 @@ impl Hooks {
             };
             Some((&lane.hook.name, past, target))
         })
+    }
+
+    /// The hooks that are switched on and start with what happens from now on.
+    pub(super) fn without_past(&self) -> impl Iterator<Item = &HookName> {
+        let with: Vec<&HookName> = self.with_past().map(|(name, ..)| name).collect();
+        self.queued().map(|lane| &lane.hook.name).filter(move |name| !with.contains(name))
     }
 
     /// Of a hook that was not switched on at the last start, or pushed to somewhere else: a folder that it pushes to is

@@ -90,6 +90,11 @@ pub(in crate::farm) fn enqueue(
     Ok(())
 }
 
+/// Whether a hook that is run from the queue was switched on when the coordinator started.
+pub(super) fn is_on(sql: &Connection, hook: &str) -> Result<bool, Error> {
+    Ok(sql.prepare_cached("SELECT 1 FROM hooks_on WHERE hook = ?1")?.exists([hook])?)
+}
+
 /// How many runs wait for a hook, or `most` if there are more.
 pub(in crate::farm) fn waiting(sql: &Connection, hook: &str, most: i64) -> Result<i64, Error> {
     let count =

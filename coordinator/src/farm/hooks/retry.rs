@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use drover_wire::BuildState;
+use drover_wire::hook::HookKind;
 use rusqlite::OptionalExtension;
 
 use super::failure::Failure;
-use super::queue::Run;
+use super::queue::{self, Run};
 use crate::farm::change::Change;
 use crate::farm::error::Error;
+use crate::farm::events::{Kind, Subject};
 use crate::farm::plan::{self, Plan};
 use crate::farm::{Farm, Tx, depend, now, paths, sql, submit, unsql, wants};
 
@@ -25,6 +27,25 @@ pub(super) fn run(
         .write_alone_blocking::<_, Error>(move |tx| again(tx, build, times, timeouts, other_agents))?;
     if again {
         tracing::info!(build, "what failed is built again");
+    }
+    Ok(())
+}
+
+/// Has the hook look again at builds that failed and are wanted: it may have left them because nobody wanted them then.
+pub(in crate::farm) fn reconsider(
+    tx: &mut Tx<'_>,
+    failed: impl IntoIterator<Item = i64>,
+) -> Result<(), Error> {
+    let name = HookKind::Retry.as_str();
+    let mut on = None;
+    for build in failed {
+        let on = match on {
+            Some(on) => on,
+            None => *on.insert(queue::is_on(tx, name)?),
+        };
+        if on {
+            queue::enqueue(tx, name, Kind::BuildFailure, Subject::Build(build), None)?;
+        }
     }
     Ok(())
 }

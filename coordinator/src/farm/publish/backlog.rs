@@ -42,7 +42,9 @@ impl Farm {
             let made = !is_new || self.hooks.make_new(self, hook);
             on.push((hook.to_string(), past, target, is_new, made));
         }
-        let names = serde_json::json!(on.iter().map(|(hook, ..)| hook).collect::<Vec<_>>()).to_string();
+        let others: Vec<String> = self.hooks.without_past().map(ToString::to_string).collect();
+        let names: Vec<&String> = on.iter().map(|(hook, ..)| hook).chain(&others).collect();
+        let names = serde_json::json!(names).to_string();
         self.database.write_alone_blocking::<_, Error>(move |tx| {
             for off in [
                 "DELETE FROM hooks_on WHERE hook NOT IN (SELECT value FROM json_each(?1))",
@@ -60,6 +62,9 @@ impl Farm {
                     // It is as new at the next start.
                     tx.execute("DELETE FROM hooks_on WHERE hook = ?1", [hook])?;
                 }
+            }
+            for hook in others {
+                tx.execute("INSERT OR REPLACE INTO hooks_on VALUES (?1, '')", [hook])?;
             }
             Ok(())
         })

@@ -7,6 +7,7 @@ mod world;
 use drover_wire::BuildState;
 use proptest::prelude::*;
 
+use super::chaos::graph::Shape;
 use super::chaos::shape;
 use super::{RETRIES, cases};
 use model::Facts;
@@ -99,7 +100,7 @@ fn check_retries(world: &World, now: &Facts, after: &Step) {
     }
 }
 
-fn shapes() -> impl Strategy<Value = Vec<super::chaos::graph::Shape>> {
+fn shapes() -> impl Strategy<Value = Vec<Shape>> {
     proptest::collection::vec(shape(), 2..10)
 }
 
@@ -149,5 +150,28 @@ proptest! {
         for set in 0..2 {
             world.take(&Step::Again(set));
         }
+    }
+}
+
+fn plain(inputs: u32) -> Shape {
+    Shape { inputs, sources: 0, two_outputs: false, fixed: None, other_system: false }
+}
+
+#[test]
+fn what_failed_and_nobody_wanted_when_the_hook_looked_is_built_again_once_a_set_wants_it() {
+    let set = |wanted| Step::Supersede { set: 0, wanted, priorities: 0, keep: None };
+    let fails = Step::End { held: 0, how: How::Fails };
+    // Wanted itself, or by what a row wants.
+    for later in [set(0b01), set(0b10)] {
+        let mut world = World::new(&[plain(0), plain(1)]);
+        for step in [set(0b01), Step::Give(4), fails.clone(), Step::Drop(0), Step::Retry, later, Step::Retry]
+        {
+            let now = world.take(&step);
+            check_priorities(&world, &now, &step);
+            check_retries(&world, &now, &step);
+            world.before = now;
+        }
+        let again = world.before.builds.iter().filter(|build| build.made == 0 && build.is_open());
+        assert_eq!(again.count(), 1, "{:?}", world.before.builds);
     }
 }
