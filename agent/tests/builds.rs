@@ -364,11 +364,8 @@ fn a_coordinator_that_is_away_costs_nothing() {
     farm.stub.change(|told| told.away = true);
     // It ends while nobody listens.
     let report = farm.state.path().join("leases").join(lease.to_string()).join("report.json");
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while !report.exists() {
-        assert!(std::time::Instant::now() < end, "no report on disk");
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
+    let deadline = drover_os::Deadline::after(std::time::Duration::from_secs(60));
+    deadline.ask(|| report.exists().then_some(())).expect("no report on disk");
     farm.stub.change(|told| told.away = false);
     assert!(matches!(farm.stub.wait_for_report(lease), Report::Succeeded { .. }));
     assert_eq!(farm.log(lease), b"before\nafter\n");

@@ -6,15 +6,16 @@
 mod ground;
 mod stub;
 
+use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
-use std::{fs, thread};
+use std::time::Duration;
 
 use drover_agent::daemon::{Connection, NewText};
 use drover_agent::executor::Executor;
 use drover_agent::executor::daemon::DaemonExecutor;
+use drover_os::Deadline;
 use drover_store::path::{self, StorePath};
 use drover_wire::agent::{Allocation, Closure, Report, Text};
 use drover_wire::bundle::Kind;
@@ -24,6 +25,9 @@ use stub::Stub;
 
 /// As much as there is.
 const ALL: u64 = 1 << 62;
+
+/// How long the daemon may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Tests of one collection must not meet another.
 fn one_at_a_time() -> MutexGuard<'static, ()> {
@@ -45,11 +49,8 @@ fn garbage(ground: &Ground, size: u64) -> Made {
     let marker = path::text("marker", &text, &[]).unwrap();
     connection.add_texts([NewText { path: &marker, text: &text, references: &[] }].into_iter()).unwrap();
     drop(connection);
-    let end = Instant::now() + Duration::from_secs(60);
-    while let Err(error) = ground.connect().delete(std::slice::from_ref(&marker)) {
-        assert!(Instant::now() < end, "{error}");
-        thread::sleep(Duration::from_millis(20));
-    }
+    let deleted = || ground.connect().delete(std::slice::from_ref(&marker)).ok().map(drop);
+    assert!(Deadline::after(PATIENCE).ask(deleted).is_some(), "the daemon keeps what nobody holds");
     made
 }
 
@@ -60,15 +61,11 @@ fn build(connection: &mut Connection, made: &Made) {
 /// Has the daemon collect until this is gone: its process for a connection, and the roots with it, end a moment later
 /// than the connection.
 fn collect_until_gone(ground: &Ground, executor: &dyn Executor, path: &StorePath) -> u64 {
-    let end = Instant::now() + Duration::from_secs(60);
-    loop {
+    let gone = Deadline::after(PATIENCE).ask(|| {
         let freed = executor.tidy(ALL).unwrap();
-        if !is_valid(ground, path) {
-            return freed;
-        }
-        assert!(Instant::now() < end, "{path} stays");
-        thread::yield_now();
-    }
+        (!is_valid(ground, path)).then_some(freed)
+    });
+    gone.unwrap_or_else(|| panic!("{path} stays"))
 }
 
 #[test]
@@ -145,11 +142,8 @@ fn agent(stub: &Stub, ground: &Ground, daemon: &str, state: &Path) -> Agent {
 }
 
 fn wait_until_gone(ground: &Ground, path: &StorePath) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while is_valid(ground, path) {
-        assert!(Instant::now() < end, "{path} stays");
-        thread::sleep(Duration::from_millis(20));
-    }
+    let gone = Deadline::after(PATIENCE).ask(|| (!is_valid(ground, path)).then_some(()));
+    assert!(gone.is_some(), "{path} stays");
 }
 
 #[test]

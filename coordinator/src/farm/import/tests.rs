@@ -1,7 +1,8 @@
 use std::io::Write;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use drover_os::Deadline;
 use drover_store::key::SecretKey;
 use drover_store::nar::Node;
 use drover_store::narinfo::{NarInfo, Url};
@@ -176,11 +177,8 @@ impl Ground {
 }
 
 fn until(what: &str, mut is: impl FnMut() -> bool) {
-    let end = Instant::now() + LONG;
-    while !is() {
-        assert!(Instant::now() < end, "{what}");
-        thread::sleep(Duration::from_millis(5));
-    }
+    let is = Deadline::after(LONG).ask(|| is().then_some(()));
+    assert!(is.is_some(), "{what}");
 }
 
 fn why<'r>(refusals: &'r [ImportRefusal], made: &Made) -> &'r str {

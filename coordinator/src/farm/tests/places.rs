@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use drover_os::Deadline;
 use drover_store::Compression;
 use drover_wire::storage::PlaceSummary;
 
@@ -139,11 +140,8 @@ impl Two {
     }
 
     fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while !holds() {
-            assert!(Instant::now() < deadline, "{what}");
-            thread::sleep(Duration::from_millis(5));
-        }
+        let held = Deadline::after(Duration::from_secs(60)).ask(|| holds().then_some(()));
+        assert!(held.is_some(), "{what}");
     }
 
     fn start_move(&self, from: &str, to: Option<&str>) -> Result<(), Error> {

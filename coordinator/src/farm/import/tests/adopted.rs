@@ -1,7 +1,5 @@
 //! Files that are used where they lie: they go elsewhere before anybody has read them, and are not there for a while.
 
-use std::time::{Duration, Instant};
-
 use super::*;
 use crate::config::{Gib, LocationConfig, PlaceConfig};
 use crate::farm::outputs;
@@ -23,17 +21,12 @@ impl Ground {
     }
 
     fn until_moving(&self, what: &str, holds: impl Fn(&drover_wire::storage::Moving) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(60);
         let name = self.adopted();
-        loop {
+        until(what, || {
             let places = self.runtime.block_on(self.farm.fullness()).unwrap();
             let place = places.into_iter().find(|place| place.name == name).unwrap();
-            if holds(&place.moving.unwrap()) {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{what}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+            holds(&place.moving.unwrap())
+        });
     }
 
     fn has_signature(&self, made: &Made) -> bool {
@@ -206,12 +199,7 @@ fn an_import_waits_for_a_place_that_is_away_and_goes_on_when_it_is_back() {
     let (id, halt) = (ground.begin(ground.terms()), ground.halt());
     std::thread::scope(|scope| {
         scope.spawn(|| ground.go_on(id, &halt));
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while ground.farm.imports.waits.of(id).is_none() {
-            assert!(Instant::now() < deadline, "it should wait");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let why = ground.farm.imports.waits.of(id).unwrap();
+        let why = Deadline::after(LONG).ask(|| ground.farm.imports.waits.of(id)).expect("it should wait");
         assert!(why.contains("away") && why.contains("mounted"), "{why}");
         assert!(!there.exists(), "something was put where no disk is mounted");
         std::fs::rename(&away, &there).unwrap();
