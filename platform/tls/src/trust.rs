@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::client::WebPkiServerVerifier;
-use rustls::crypto::ring;
+use rustls::crypto::{CryptoProvider, KeyProvider, ring};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::sign::SigningKey;
 
 use crate::Pin;
 use crate::roots::Roots;
@@ -32,6 +34,21 @@ pub enum Trust {
 #[derive(Debug, Clone)]
 pub struct Authorities(Arc<Roots>);
 
+/// Clients prove who they are by other means than certificates of their own. That none can be given to them leaves out of
+/// the program what would sign with its key.
+#[derive(Debug)]
+struct NoKeys;
+
+impl KeyProvider for NoKeys {
+    fn load_private_key(&self, _: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, rustls::Error> {
+        Err(rustls::Error::General("clients have no certificate of their own here".to_owned()))
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider { key_provider: &NoKeys, ..ring::default_provider() })
+}
+
 impl Trust {
     /// Trusts the authorities in a file in PEM form; every one must be usable.
     ///
@@ -46,7 +63,7 @@ impl Trust {
     /// # Errors
     /// One sentence, when the system's authorities cannot be read.
     pub fn client(&self) -> Result<Arc<ClientConfig>, String> {
-        let provider = Arc::new(ring::default_provider());
+        let provider = provider();
         let check = match self {
             Self::System => Self::by(Arc::new(Roots::of_system()?))?,
             Self::Authorities(Authorities(roots)) => Self::by(Arc::clone(roots))?,
@@ -66,7 +83,7 @@ impl Trust {
     fn by(roots: Arc<Roots>) -> Result<Check, String> {
         let source = roots.source.clone();
         let store = Arc::new(roots.store.clone());
-        let verifier = WebPkiServerVerifier::builder_with_provider(store, Arc::new(ring::default_provider()))
+        let verifier = WebPkiServerVerifier::builder_with_provider(store, provider())
             .build()
             .map_err(|error| format!("{source}: {error}"))?;
         Ok(Check::Authorities { verifier, source })
