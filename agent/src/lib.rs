@@ -7,6 +7,7 @@ pub mod daemon;
 mod decompress;
 pub mod executor;
 pub mod http;
+mod json;
 pub mod logging;
 pub mod nar_stream;
 mod options;

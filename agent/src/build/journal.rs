@@ -5,7 +5,7 @@
 //! keep outputs from garbage collection until then. A lease without a report died with the agent that had it.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,8 @@ use drover_store::path::StorePath;
 use drover_wire::LeaseId;
 use drover_wire::agent::{Allocation, Report};
 use serde::{Deserialize, Serialize};
+
+use crate::json;
 
 /// The most bytes of a report. An output has some hundred bytes for each of its references.
 const REPORT_LIMIT: u64 = 64 << 20;
@@ -172,8 +174,7 @@ impl LeaseFolder {
         if fs::metadata(&path)?.len() > REPORT_LIMIT {
             return Err(io::Error::other(format!("{} is larger than any report", path.display())));
         }
-        serde_json::from_slice(&fs::read(&path)?)
-            .map_err(|e| io::Error::other(format!("{}: {e}", path.display())))
+        json::read(&mut File::open(&path)?).map_err(|e| io::Error::other(format!("{}: {e}", path.display())))
     }
 
     /// Makes the link that is to keep an output.

@@ -1,7 +1,7 @@
 //! A call: from route and message to request, from answer to value or error.
 
 use std::fmt::{self, Display};
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 use std::time::Duration;
 
 use data_encoding::BASE64;
@@ -19,6 +19,7 @@ use ureq::{Body, BodyReader};
 use super::error::Error;
 use crate::config::{BaseUrl, Credentials};
 use crate::http::{Client, SendError, reason};
+use crate::json;
 
 /// The most bytes that are read of an answer that refuses.
 const PROBLEM_LIMIT: u64 = 64 * 1024;
@@ -256,7 +257,7 @@ impl Call<'_> {
         // Only for a message: what came before an error is enough.
         let _ = answer.body_mut().as_reader().take(PROBLEM_LIMIT).read_to_end(&mut text);
         let status = status.as_u16();
-        Err(match serde_json::from_slice::<Problem>(&text) {
+        Err(match json::read::<Problem>(&mut &text[..]) {
             Ok(problem) => Error::Refused { attempt, status, problem, retry_after },
             Err(_) => {
                 let excerpt = location.unwrap_or_else(|| excerpt(&text));
@@ -273,8 +274,7 @@ impl Call<'_> {
     ) -> Result<T, Error> {
         let mut answer = self.check(answer)?;
         let status = answer.status().as_u16();
-        let body = answer.body_mut().as_reader().take(limit);
-        serde_json::from_reader(BufReader::with_capacity(4096, body)).map_err(|error| {
+        json::read(&mut answer.body_mut().as_reader().take(limit)).map_err(|error| {
             if error.is_io() {
                 return self.unreachable(format!("the answer broke off: {error}"));
             }
