@@ -1,5 +1,7 @@
 //! Points of time in certificates and in sentences about them.
 
+use std::time::Duration;
+
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
@@ -9,6 +11,16 @@ pub fn utc(seconds: u64) -> String {
     let (year, month, day) = date(seconds / 86_400);
     let (hour, minute) = (seconds / 3600 % 24, seconds / 60 % 60);
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
+}
+
+/// A time since 1970 as logs have it, in UTC: `2026-11-23T18:30:05.000250Z`.
+#[must_use]
+pub fn timestamp(since: Duration) -> String {
+    let seconds = since.as_secs();
+    let (year, month, day) = date(seconds / 86_400);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let micros = since.subsec_micros();
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
 }
 
 /// The Gregorian date of a day counted from 1970-01-01.
@@ -104,6 +116,12 @@ mod tests {
         assert_eq!(seconds((2000, 2, 29), (0, 0, 0)), Some(951_782_400));
         assert_eq!(seconds((2100, 2, 28), (23, 59, 59)), Some(4_107_542_399));
         assert!(utc(u64::MAX).starts_with("9999-12-31"));
+    }
+
+    #[test]
+    fn a_log_has_times_to_the_microsecond() {
+        assert_eq!(timestamp(Duration::new(1_793_491_265, 250_999)), "2026-11-01T00:01:05.000250Z");
+        assert!(timestamp(Duration::MAX).starts_with("9999-12-31T"));
     }
 
     #[test]
