@@ -266,8 +266,9 @@ pub(crate) fn wait_for_child_or_reader_gone(pipe: RawFd) -> bool {
 pub(crate) fn wait_for_child(longest: Duration) {
     #[allow(clippy::cast_possible_wrap)] // below a thousand million
     let nanoseconds = longest.subsec_nanos() as libc::c_long;
-    let seconds = libc::time_t::try_from(longest.as_secs()).unwrap_or(libc::time_t::MAX);
-    let time = libc::timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+    // A time has no more bits on some systems.
+    let seconds = i32::try_from(longest.as_secs()).unwrap_or(i32::MAX);
+    let time = libc::timespec { tv_sec: seconds.into(), tv_nsec: nanoseconds };
     wait_for_children(std::ptr::null_mut(), 0, &raw const time);
 }
 
