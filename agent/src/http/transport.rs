@@ -56,9 +56,8 @@ impl Connector for SocketConnector {
         stream.set_nodelay(true)?;
         stream.set_keepalive(KEEPALIVE)?;
         self.0.add(stream.canceller());
-        let buffers =
-            LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
-        Ok(Some(SocketTransport { stream, buffers }))
+        let sizes = (details.config.input_buffer_size(), details.config.output_buffer_size());
+        Ok(Some(SocketTransport { stream, buffers: LazyBuffers::new(sizes.0, sizes.1), sizes }))
     }
 }
 
@@ -73,6 +72,8 @@ impl fmt::Debug for SocketConnector {
 pub(super) struct SocketTransport {
     stream: Stream,
     buffers: LazyBuffers,
+    /// Of the buffers, for input and output.
+    sizes: (usize, usize),
 }
 
 impl Transport for SocketTransport {
@@ -103,7 +104,11 @@ impl Transport for SocketTransport {
         Ok(read > 0)
     }
 
+    /// Asked between two requests, for which the connection may wait long: without buffers.
     fn is_open(&mut self) -> bool {
+        if self.buffers.input().is_empty() {
+            self.buffers = LazyBuffers::new(self.sizes.0, self.sizes.1);
+        }
         self.stream.is_quiet()
     }
 }

@@ -75,9 +75,9 @@ impl<In: Transport> Connector<In> for TlsConnector {
             // A timeout below comes wrapped, and must be told from the rest.
             return Err(Error::from(error));
         }
-        let buffers =
-            LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
-        Ok(Some(Either::B(TlsTransport { buffers, stream: StreamOwned { conn: connection, sock: socket } })))
+        let sizes = (details.config.input_buffer_size(), details.config.output_buffer_size());
+        let stream = StreamOwned { conn: connection, sock: socket };
+        Ok(Some(Either::B(TlsTransport { buffers: LazyBuffers::new(sizes.0, sizes.1), sizes, stream })))
     }
 }
 
@@ -90,6 +90,8 @@ impl fmt::Debug for TlsConnector {
 /// A connection in TLS.
 pub struct TlsTransport {
     buffers: LazyBuffers,
+    /// Of the buffers, for input and output.
+    sizes: (usize, usize),
     stream: StreamOwned<ClientConnection, TransportAdapter>,
 }
 
@@ -112,7 +114,11 @@ impl Transport for TlsTransport {
         Ok(read > 0)
     }
 
+    /// Asked between two requests, for which the connection may wait long: without buffers.
     fn is_open(&mut self) -> bool {
+        if self.buffers.input().is_empty() {
+            self.buffers = LazyBuffers::new(self.sizes.0, self.sizes.1);
+        }
         self.stream.sock.get_mut().is_open()
     }
 
