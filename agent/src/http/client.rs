@@ -16,6 +16,9 @@ use super::transport::{NameResolver, OpenConnections, SocketConnector};
 /// The bytes of each buffer of a connection; a connection has two, with TLS four. As long as a TLS record.
 const BUFFER: usize = 16 * 1024;
 
+/// How long a connection is kept that nobody uses.
+pub(crate) const IDLE_AGE: Duration = Duration::from_secs(60);
+
 /// How often an answer may point elsewhere, for those who follow.
 const REDIRECTS: u32 = 10;
 
@@ -66,7 +69,7 @@ impl Client {
             .max_response_header_size(BUFFER)
             .max_idle_connections(4)
             .max_idle_connections_per_host(4)
-            .max_idle_age(Duration::from_secs(60))
+            .max_idle_age(IDLE_AGE)
             .timeout_resolve(Some(patience.resolve))
             .timeout_connect(Some(patience.connect))
             .timeout_per_read(Some(patience.silence))

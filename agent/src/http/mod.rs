@@ -12,8 +12,8 @@ mod stop;
 pub(crate) mod testing;
 mod transport;
 
-pub(crate) use client::reason;
 pub use client::{Client, Patience, SendError};
+pub(crate) use client::{IDLE_AGE, reason};
 // For the sandbox, which is there on Linux only.
 #[cfg(target_os = "linux")]
 pub(crate) use remote::{Remote, RemoteError};

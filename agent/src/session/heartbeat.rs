@@ -8,6 +8,7 @@ use drover_wire::agent::{Heartbeat, Machine, Progress};
 
 use super::Session;
 use crate::executor::Unsaved;
+use crate::http::IDLE_AGE;
 
 /// How soon a build that waits for the load alone is looked at again.
 const LOAD_LOOK: Duration = Duration::from_secs(2);
@@ -33,6 +34,7 @@ impl Session {
                 continue;
             }
             next = Instant::now() + self.beat();
+            self.come_to_rest();
         }
     }
 
@@ -102,6 +104,22 @@ impl Session {
         if let Err(error) = self.spawn("save", |session| session.executor.save()) {
             tracing::warn!("no thread to save the store: {error}");
         }
+    }
+
+    /// Gives the memory back that the last builds took, when no more are held: at the first heartbeat after them, and at
+    /// later ones until what outlives a build is gone, too.
+    fn come_to_rest(&self) {
+        let mut state = self.lock();
+        let Some(ended) = state.worked else { return };
+        if !state.held.is_empty() {
+            return;
+        }
+        if ended.elapsed() > IDLE_AGE {
+            state.worked = None;
+        }
+        drop(state);
+        machine::release_stacks();
+        machine::release_memory();
     }
 
     /// Notices when the executor goes and when it comes back, where that costs nothing.
@@ -260,6 +278,23 @@ mod tests {
         session.save_if_due();
         drop(session);
         assert_eq!(saves(&is_saved), 1);
+    }
+
+    #[test]
+    fn memory_is_given_back_at_rest_until_nothing_outlives_the_last_build() {
+        let folder = tempfile::tempdir().unwrap();
+        let (session, _) = session(folder.path(), Unsaved::Nothing);
+        let long_ago = Instant::now().checked_sub(IDLE_AGE + Duration::from_secs(1));
+        session.lock().worked = long_ago;
+        session.come_to_rest();
+        assert_eq!(session.lock().worked, long_ago, "a build is held");
+        session.lock().held.clear();
+        session.come_to_rest();
+        assert_eq!(session.lock().worked, None);
+        let now = Some(Instant::now());
+        session.lock().worked = now;
+        session.come_to_rest();
+        assert_eq!(session.lock().worked, now, "connections are still kept");
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(crate) use heartbeat::LEAST_STORE;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use drover_os::machine;
 use drover_os::signal::{Stage, Stop};
@@ -81,6 +81,8 @@ struct State {
     tidying: tidy::Tidying,
     /// A heartbeat is wanted at once.
     beat: bool,
+    /// When a build ended, if what it left in memory has not all gone since.
+    worked: Option<Instant>,
     /// The coordinator knows us, and what we hold.
     introduced: bool,
     heartbeat_every: Duration,
@@ -162,6 +164,7 @@ impl Session {
                 load_high: false,
                 tidying: tidy::Tidying::default(),
                 beat: false,
+                worked: None,
                 introduced: false,
                 heartbeat_every: Duration::from_secs(30),
                 poll_open: Duration::from_secs(60),

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::io;
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use drover_os::machine;
 use drover_wire::{LeaseId, Phase};
@@ -87,13 +88,10 @@ impl Session {
         let mut state = self.lock();
         state.held.remove(&lease);
         state.beat = true;
-        let idle = state.held.is_empty();
+        state.worked = Some(Instant::now());
         drop(state);
         self.changed.notify_all();
         self.start_what_fits();
-        if idle {
-            machine::release_memory();
-        }
     }
 
     /// Runs something in a thread that keeps the session.

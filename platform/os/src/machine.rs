@@ -75,6 +75,21 @@ pub fn release_memory() {
     sys::release_memory();
 }
 
+/// Has the system's threads give back the stacks of those that have ended, where they are kept for later ones. It takes a
+/// thread: for the moment when a piece of work is over that took several.
+pub fn release_stacks() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        // glibc keeps them until they have so many bytes together, and each holds some pages that its thread has written
+        // to. It goes by their size, of which most is addresses only: one that is larger has it let go of all.
+        const MORE_THAN_KEPT: usize = 41 << 20;
+        if let Ok(thread) = std::thread::Builder::new().stack_size(MORE_THAN_KEPT).spawn(|| ()) {
+            // It does not panic.
+            let _ = thread.join();
+        }
+    }
+}
+
 /// Has this process open as many files at a time as it wants to, or as many as the system lets it; gives how many those
 /// are. What it starts from now on may open as many.
 pub fn allow_open_files(wanted: u64) -> u64 {
@@ -159,6 +174,8 @@ pub fn system() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    use std::sync::{Arc, Barrier};
 
     #[test]
     fn this_machine_tells_what_it_is() {
@@ -186,6 +203,36 @@ mod tests {
         let disk = disk(Path::new("/")).unwrap();
         assert!(disk.free <= disk.total && disk.total > 0 && disk.files > 0);
         assert!(super::disk(Path::new("/no/such/folder")).is_none());
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    fn stacks_of_threads_that_have_ended_are_given_back() {
+        const THREADS: usize = 8;
+        // Of a size that no other thread here has.
+        const STACK: usize = 241 * 4096;
+        let stacks = || {
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            let size = |line: &str| {
+                let (from, to) = line.split_once(' ')?.0.split_once('-')?;
+                Some(usize::from_str_radix(to, 16).ok()? - usize::from_str_radix(from, 16).ok()?)
+            };
+            maps.lines().filter(|line| size(line) == Some(STACK)).count()
+        };
+        let together = Arc::new(Barrier::new(THREADS));
+        let thread = || {
+            let together = Arc::clone(&together);
+            std::thread::Builder::new().stack_size(STACK).spawn(move || together.wait()).unwrap()
+        };
+        let threads: Vec<_> = (0..THREADS).map(|_| thread()).collect();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        let kept = stacks();
+        assert!(kept > 0);
+        release_stacks();
+        // Threads of other tests may have got some of them.
+        assert!(stacks() < kept, "{kept}");
     }
 
     #[test]
