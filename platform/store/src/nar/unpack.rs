@@ -9,7 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::place::Place;
-use super::{BUFFER, Error, Limits, Visitor, parse};
+use super::{Error, Limits, Visitor, parse};
+
+/// The bytes of a nar that are taken, hashed perhaps, and written at a time. They are still in the processor's cache from the
+/// one to the other; and larger ones an allocator has from the system and gives back each time, page by page.
+const PIECE: usize = 64 * 1024;
 
 /// What was unpacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +48,7 @@ pub fn unpack_for_store(from: impl Read, dest: &Path, limits: Limits) -> Result<
 }
 
 fn unpack_with(from: impl Read, mut unpacker: Unpacker, limits: Limits) -> Result<Unpacked, Error> {
-    let mut from = BufReader::with_capacity(BUFFER, from);
+    let mut from = BufReader::with_capacity(PIECE, from);
     let result = parse(&mut from, limits, &mut unpacker).and_then(|nar_size| {
         let rest = from.fill_buf().map_err(|error| Error::Io { action: "read", error })?;
         if !rest.is_empty() {
