@@ -1,7 +1,8 @@
 //! Decompression of many streams, one after another or several at a time.
 
-use std::io::{self, BufReader, Read};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::io::{self, BufRead, Read};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer, WriteBuf};
 use zstd::stream::zio::Reader;
@@ -12,19 +13,21 @@ use zstd::zstd_safe::DCtx;
 pub(crate) struct Decompressors {
     window_log_max: u32,
     idle: Mutex<Vec<Decoder<'static>>>,
+    /// What streams are read into, for the same reason.
+    buffers: Mutex<Vec<Box<[u8]>>>,
 }
 
 impl Decompressors {
     /// Of streams whose window is of at most this power of two.
     pub(crate) fn new(window_log_max: u32) -> Self {
-        Self { window_log_max, idle: Mutex::default() }
+        Self { window_log_max, idle: Mutex::default(), buffers: Mutex::default() }
     }
 
     /// What is in a compressed stream, all of it.
     ///
     /// # Errors
     /// When there is no memory.
-    pub(crate) fn read<R: Read>(&self, from: R) -> io::Result<Reader<BufReader<R>, Lent<'_>>> {
+    pub(crate) fn read<R: Read>(&self, from: R) -> io::Result<Reader<Filled<'_, R>, Lent<'_>>> {
         let idle = self.idle().pop();
         let decoder = match idle {
             Some(mut decoder) => {
@@ -37,8 +40,14 @@ impl Decompressors {
                 decoder
             }
         };
-        let from = BufReader::with_capacity(DCtx::in_size(), from);
-        Ok(Reader::new(from, Lent { decoder: Some(decoder), home: self }))
+        let buffer = self.buffers().pop().unwrap_or_else(|| vec![0; DCtx::in_size()].into_boxed_slice());
+        let wanted = Arc::new(AtomicUsize::new(0));
+        let from = Filled { from, buffer, start: 0, end: 0, wanted: Arc::clone(&wanted), home: self };
+        Ok(Reader::new(from, Lent { decoder: Some(decoder), wanted, home: self }))
+    }
+
+    fn buffers(&self) -> MutexGuard<'_, Vec<Box<[u8]>>> {
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Decoder<'static>>> {
@@ -46,10 +55,61 @@ impl Decompressors {
     }
 }
 
+/// Reads a compressed stream until there is as much of it as the decompressor can use: of a block that is not whole, it
+/// would keep a copy of its own. No more is waited for than the frame has.
+pub(crate) struct Filled<'a, R> {
+    from: R,
+    /// Goes back in the end.
+    buffer: Box<[u8]>,
+    /// What is there and was not used.
+    start: usize,
+    end: usize,
+    /// The bytes that the decompressor can use.
+    wanted: Arc<AtomicUsize>,
+    home: &'a Decompressors,
+}
+
+impl<R: Read> BufRead for Filled<'_, R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let wanted = self.wanted.load(Ordering::Relaxed).clamp(1, self.buffer.len());
+        if self.end - self.start < wanted {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+            while self.end < wanted {
+                match self.from.read(self.buffer.get_mut(self.end..).unwrap_or_default())? {
+                    0 => break,
+                    n => self.end += n,
+                }
+            }
+        }
+        Ok(self.buffer.get(self.start..self.end).unwrap_or_default())
+    }
+
+    fn consume(&mut self, used: usize) {
+        self.start = self.end.min(self.start + used);
+    }
+}
+
+impl<R: Read> Read for Filled<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(buffer)?;
+        self.consume(read);
+        Ok(read)
+    }
+}
+
+impl<R> Drop for Filled<'_, R> {
+    fn drop(&mut self) {
+        self.home.buffers().push(std::mem::take(&mut self.buffer));
+    }
+}
+
 /// A decompressor that goes back in the end, wherever its stream has ended.
 pub(crate) struct Lent<'a> {
     /// There until then.
     decoder: Option<Decoder<'static>>,
+    /// How many bytes it can use next, as it says itself.
+    wanted: Arc<AtomicUsize>,
     home: &'a Decompressors,
 }
 
@@ -65,7 +125,9 @@ impl Operation for Lent<'_> {
         input: &mut InBuffer<'_>,
         output: &mut OutBuffer<'_, C>,
     ) -> io::Result<usize> {
-        self.decoder()?.run(input, output)
+        let wanted = self.decoder()?.run(input, output)?;
+        self.wanted.store(wanted, Ordering::Relaxed);
+        Ok(wanted)
     }
 
     fn flush<C: WriteBuf + ?Sized>(&mut self, output: &mut OutBuffer<'_, C>) -> io::Result<usize> {
@@ -127,6 +189,34 @@ mod tests {
             }
         }
         assert_eq!(decompressors.idle().len(), 1);
+    }
+
+    /// Gives some bytes in small pieces, and after them only an error.
+    struct Pieces<'a>(&'a [u8]);
+
+    impl Read for Pieces<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            if self.0.is_empty() {
+                return Err(io::Error::other("more was waited for than there is"));
+            }
+            let most = buffer.len().min(777);
+            self.0.read(&mut buffer[..most])
+        }
+    }
+
+    #[test]
+    fn what_has_come_in_small_pieces_is_there_without_a_wait_for_what_comes_after_it() {
+        let (one, other) = (text(300_000), text(1000));
+        let decompressors = Decompressors::new(27);
+        for _ in 0..2 {
+            let packed = [compressed(&one), compressed(&other)].concat();
+            let mut reader = decompressors.read(Pieces(&packed)).unwrap();
+            let mut read = vec![0; one.len() + other.len()];
+            reader.read_exact(&mut read).unwrap();
+            assert!(read == [one.as_slice(), &other].concat());
+            assert!(reader.read(&mut [0]).unwrap_err().to_string().contains("waited"));
+        }
+        assert_eq!(decompressors.buffers().len(), 1);
     }
 
     #[test]
