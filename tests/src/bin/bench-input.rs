@@ -1,7 +1,11 @@
 //! The bench `input`: a closure of 1 GiB in 200 items from a coordinator on the loopback into the store of an agent that
-//! builds in a sandbox, over `curl` and `zstd -d` with the same parallelism, written to the same disk. Both until it is
-//! synced. The agent's time is that from the submission of a build to the first line of its builder, so all that it checks
-//! and unpacks is in it; theirs ends with nars.
+//! builds in a sandbox, over `curl URL | zstd -d >NAR` for each item with the same parallelism, written to the same disk.
+//! Both until it is synced. The agent's time is that from the submission of a build to the first line of its builder, so
+//! all that it checks and unpacks is in it; theirs ends with nars.
+//!
+//! Beside that, without a limit, over the least that these two programs can be had for: as many pairs of them as the agent
+//! has threads, each for its share of all items over one connection and into one file. What the agent takes more than these
+//! is what they leave out: the hashes of what came, and a file for each file.
 //!
 //! Nothing of a run is removed before the last one has ended: without a journal, ext4 passes over each inode that was
 //! freed in the last minutes, one by one, so whoever makes files then would pay for another one's removals.
@@ -17,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use drover_store::hash::HashingWriter;
 use drover_store::nar;
-use drover_tests::bench::{self, Result, Side, Verdict};
+use drover_tests::bench::{self, Figure, Limit, Result, Side};
 use drover_tests::board::{Board, User};
 use drover_tests::client::want;
 use drover_tests::farm::{Farm, Setup};
@@ -37,10 +41,10 @@ const AT_A_TIME: usize = 4;
 const LIMIT: f64 = 1.3;
 
 fn main() -> ExitCode {
-    bench::main(run)
+    bench::main_of_several("input", run)
 }
 
-fn run() -> Result<Verdict> {
+fn run() -> Result<Vec<Figure>> {
     let folder = PathBuf::from(std::env::args_os().nth(1).ok_or("usage: bench-input FOLDER")?);
     fs::create_dir_all(&folder)?;
     let folder = folder.canonicalize()?;
@@ -67,26 +71,33 @@ fn run() -> Result<Verdict> {
     fs::write(&credentials, format!("user = \"{uuid}:{password}\"\n"))?;
     let mut needs = needs.iter().enumerate();
     let mut boards = Vec::new();
+    let (mut least, mut agents) = (Vec::new(), Vec::new());
+    let fetch = |by: &dyn Fn(&Path) -> Result<()>| -> Result<Duration> {
+        let dir = tempfile::Builder::new().prefix("nars-").tempdir_in(&folder)?;
+        let start = Instant::now();
+        by(dir.path())?;
+        sync(dir.path())?;
+        let time = start.elapsed();
+        let files = fs::read_dir(dir.path())?.flatten().flat_map(|file| file.metadata());
+        let size: u64 = files.map(|file| file.len()).sum();
+        if size < SIZE { Err(format!("only {size} bytes came").into()) } else { Ok(time) }
+    };
     let ratio = bench::ratio(
         RUNS,
         Side {
             name: "curl | zstd -d",
             run: &mut || {
-                let dir = tempfile::Builder::new().prefix("nars-").tempdir_in(&folder)?;
-                let time = curl(&farm, &credentials, &items, dir.path())?;
-                let size: u64 = fs::read_dir(dir.path())?
-                    .flatten()
-                    .flat_map(|file| file.metadata())
-                    .map(|file| file.len())
-                    .sum();
-                if size < SIZE { Err(format!("only {size} bytes came").into()) } else { Ok(time) }
+                least.push(fetch(&|dir| shares(&farm, &credentials, &items, dir))?.as_secs_f64());
+                fetch(&|dir| each(&farm, &credentials, &items, dir))
             },
         },
         Side {
             name: "agent",
             run: &mut || {
                 let (n, made) = needs.next().ok_or("there is nothing left to build")?;
-                agent(&farm, &format!("board-{n}"), made, &mut boards)
+                let time = agent(&farm, &format!("board-{n}"), made, &mut boards)?;
+                agents.push(time.as_secs_f64());
+                Ok(time)
             },
         },
     );
@@ -94,7 +105,13 @@ fn run() -> Result<Verdict> {
         remove(board)?;
     }
     let ratio = ratio?;
-    Ok(Verdict { name: "input", figure: ratio, limit: LIMIT, unit: "" })
+    // The first of each is not counted.
+    let (least, agents) = (bench::median(&mut least[1..]), bench::median(&mut agents[1..]));
+    println!("median: {AT_A_TIME} times curl | zstd -d for all {least:.3} s, agent {agents:.3} s");
+    Ok(vec![
+        Figure { of: "over curl | zstd -d for each item", figure: ratio, limit: Limit::Most(LIMIT) },
+        Figure { of: "over one curl | zstd -d for each thread", figure: agents / least, limit: Limit::None },
+    ])
 }
 
 /// To which items one refers: to itself, and to a few of those before it.
@@ -147,30 +164,59 @@ fn deliver(farm: &Farm, trees: &Path, graph: &Graph, items: &[Made]) -> Result<(
     Ok(())
 }
 
-/// Downloads all items by so many processes, each with a share of them over one connection, and syncs them.
-fn curl(farm: &Farm, credentials: &Path, items: &[Made], to: &Path) -> Result<Duration> {
-    let start = Instant::now();
-    let mut workers: Vec<(Child, Child)> = Vec::new();
+/// `curl` as the agent, and `zstd -d` behind it: what they bring goes into this file.
+fn curl<'i>(
+    farm: &Farm,
+    credentials: &Path,
+    items: impl Iterator<Item = &'i Made>,
+    to: &Path,
+) -> Result<(Child, Child)> {
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--fail", "--fail-early", "--noproxy", "*", "--config"])
+        .arg(credentials);
+    for item in items {
+        curl.arg(format!("http://{}{}", farm.agents, agents::NAR.path(&[&item.out().base_name()])));
+    }
+    let mut curl = curl.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let compressed = curl.stdout.take().ok_or("curl has no output")?;
+    let mut zstd = Command::new("zstd");
+    let zstd = zstd.args(["-d", "-q", "-c"]).stdin(compressed).stdout(File::create(to)?).spawn()?;
+    Ok((curl, zstd))
+}
+
+fn wait((mut curl, mut zstd): (Child, Child)) -> Result<()> {
+    if !curl.wait()?.success() || !zstd.wait()?.success() {
+        return Err("curl or zstd has failed".into());
+    }
+    Ok(())
+}
+
+/// Downloads each item by a `curl` and a `zstd` of its own into a file of its own, so many at a time.
+fn each(farm: &Farm, credentials: &Path, items: &[Made], to: &Path) -> Result<()> {
+    std::thread::scope(|scope| {
+        let worker = |worker: usize| {
+            for (n, item) in items.iter().enumerate().skip(worker).step_by(AT_A_TIME) {
+                let got = curl(farm, credentials, std::iter::once(item), &to.join(n.to_string()));
+                got.and_then(wait).map_err(|error| error.to_string())?;
+            }
+            Ok::<_, String>(())
+        };
+        let workers: Vec<_> = (0..AT_A_TIME).map(|n| scope.spawn(move || worker(n))).collect();
+        for worker in workers {
+            worker.join().map_err(|_| "a thread panicked")??;
+        }
+        Ok(())
+    })
+}
+
+/// Downloads all items by so many pairs of processes, each with a share of them over one connection into one file.
+fn shares(farm: &Farm, credentials: &Path, items: &[Made], to: &Path) -> Result<()> {
+    let mut workers = Vec::new();
     for worker in 0..AT_A_TIME {
-        let mut curl = Command::new("curl");
-        curl.args(["--silent", "--show-error", "--fail", "--fail-early", "--noproxy", "*", "--config"])
-            .arg(credentials);
-        for item in items.iter().skip(worker).step_by(AT_A_TIME) {
-            curl.arg(format!("http://{}{}", farm.agents, agents::NAR.path(&[&item.out().base_name()])));
-        }
-        let mut curl = curl.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-        let compressed = curl.stdout.take().ok_or("curl has no output")?;
-        let mut zstd = Command::new("zstd");
-        let nars = File::create(to.join(worker.to_string()))?;
-        workers.push((curl, zstd.args(["-d", "-q", "-c"]).stdin(compressed).stdout(nars).spawn()?));
+        let share = items.iter().skip(worker).step_by(AT_A_TIME);
+        workers.push(curl(farm, credentials, share, &to.join(worker.to_string()))?);
     }
-    for (mut curl, mut zstd) in workers {
-        if !curl.wait()?.success() || !zstd.wait()?.success() {
-            return Err("curl or zstd has failed".into());
-        }
-    }
-    sync(to)?;
-    Ok(start.elapsed())
+    workers.into_iter().try_for_each(wait)
 }
 
 /// From the submission of a build to the first line of its builder, by a new agent with an empty store.
