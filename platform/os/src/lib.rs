@@ -1,7 +1,8 @@
 //! What differs between Linux and the Hurd: sockets with deadlines, process trees, sandboxes, load, disks, signals.
 //!
 //! Everything above asks this crate and never which system it is on. The few calls that really differ sit in
-//! one module per system (`linux.rs`; `hurd.rs` goes beside it) behind the same functions; all else is POSIX.
+//! one module per system (`linux.rs` and `hurd.rs`) behind the same functions; all else is POSIX, or what both have.
+//! `hurd.rs` runs on Linux, too: compiled with `--cfg drover_portable` the tests go through it, without sandboxes.
 //!
 //! Every wait takes a [`Deadline`]. Waiting is done by `poll` on non-blocking descriptors and never by socket
 //! timeouts, which the Hurd does not have.
@@ -9,22 +10,31 @@
 // The only crate of the workspace with `unsafe`: each block says why it is sound.
 #![allow(unsafe_code)]
 
+mod attributes;
 mod deadline;
 pub mod file;
 pub mod machine;
+mod malloc;
 pub mod net;
 pub mod poll;
+mod posix;
 pub mod process;
 pub mod sandbox;
 pub mod signal;
 pub mod tree;
 pub mod user;
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(drover_portable)))]
 #[path = "linux.rs"]
 mod sys;
 
-#[cfg(not(target_os = "linux"))]
-compile_error!("drover-os knows Linux so far: write a module with the functions of linux.rs for this system");
+#[cfg(any(target_os = "hurd", drover_portable))]
+#[path = "hurd.rs"]
+mod sys;
+
+#[cfg(not(any(target_os = "linux", target_os = "hurd")))]
+compile_error!(
+    "drover-os knows Linux and the Hurd: write a module with the functions of hurd.rs for this system"
+);
 
 pub use deadline::Deadline;

@@ -1,15 +1,15 @@
-//! What is Linux's own. Another system gets a module with the same functions.
+//! What is Linux's own. `hurd.rs` has the same functions, but for those that a sandbox alone needs.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, c_int};
+use std::ffi::{CStr, c_int};
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 
 use crate::machine::Memory;
+use crate::posix::{self, set_option};
 pub(crate) use kin::{ask_for_senders, be_known, end_with_parent, is_told, sender, tell};
 
 #[path = "linux/kin.rs"]
@@ -21,53 +21,6 @@ pub(crate) fn is_noexec(path: &Path) -> Option<bool> {
     Some(statvfs(path).ok()?.flags().contains(FsFlags::ST_NOEXEC))
 }
 
-/// An unconnected Unix stream socket: non-blocking, closed on exec.
-pub(crate) fn unix_socket() -> io::Result<OwnedFd> {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    Ok(socket(AddressFamily::Unix, SockType::Stream, flags, None)?)
-}
-
-/// A pipe, its reading end first: non-blocking at both ends, closed on exec.
-pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    pipe_with(libc::O_NONBLOCK)
-}
-
-/// A pipe that blocks, its reading end first: closed on exec.
-pub(crate) fn blocking_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    pipe_with(0)
-}
-
-fn pipe_with(flags: c_int) -> io::Result<(OwnedFd, OwnedFd)> {
-    let mut ends: [RawFd; 2] = [-1; 2];
-    // SAFETY: `ends` has room for the two descriptors that the call writes.
-    if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC | flags) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call succeeded, so both are open, fresh and owned by nobody else.
-    Ok(unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) })
-}
-
-/// Two sockets that are connected to one another: blocking, closed on exec.
-///
-/// Safe to call between fork and exec: one system call.
-pub(crate) fn socket_pair() -> io::Result<[RawFd; 2]> {
-    let mut ends: [RawFd; 2] = [-1; 2];
-    // SAFETY: `ends` has room for the two descriptors that the call writes.
-    let result = unsafe {
-        libc::socketpair(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0, ends.as_mut_ptr())
-    };
-    if result == 0 { Ok(ends) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Closes a descriptor that its owner gave up; none if it is negative.
-///
-/// Safe to call between fork and exec: one system call.
-pub(crate) fn close(descriptor: RawFd) {
-    // SAFETY: takes no memory, and the caller says that nobody uses it any more.
-    unsafe { libc::close(descriptor) };
-}
-
 /// Probes a silent TCP peer after `idle`, then every quarter of it, and gives it up after four probes.
 pub(crate) fn set_keepalive(socket: BorrowedFd<'_>, idle: Duration) -> io::Result<()> {
     let seconds = c_int::try_from(idle.as_secs()).unwrap_or(c_int::MAX).max(1);
@@ -75,50 +28,6 @@ pub(crate) fn set_keepalive(socket: BorrowedFd<'_>, idle: Duration) -> io::Resul
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, seconds)?;
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, (seconds / 4).max(1))?;
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 4)
-}
-
-fn set_option(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
-    #[allow(clippy::cast_possible_truncation)] // four
-    let size = size_of::<c_int>() as libc::socklen_t;
-    // SAFETY: the value lives on the stack during the call and `size` is its size; nothing is kept.
-    let result =
-        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Sets the sizes from which glibc takes memory from the system, and gives it back, and so keeps it from raising them
-/// each time that a larger buffer is freed. musl has no such habit.
-pub(crate) fn hoard_no_memory() {
-    #[cfg(target_env = "gnu")]
-    {
-        // As large as the buffers of connections: among them in the heap would lie small things that stay, each of which
-        // keeps a page.
-        const MAPPED: c_int = 16 * 1024;
-        const TRIMMED: c_int = 64 * 1024;
-        // SAFETY: numbers are set under the allocator's own lock. Whether it takes them changes nothing but sizes.
-        unsafe {
-            libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED);
-            libc::mallopt(libc::M_TRIM_THRESHOLD, TRIMMED);
-        }
-    }
-}
-
-/// Has glibc use one arena, as musl does.
-pub(crate) fn share_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: a number is set under the allocator's own lock.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1);
-    }
-}
-
-/// What musl frees goes back by itself; glibc keeps it until it is told.
-pub(crate) fn release_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: only pages that the allocator has free are given back, under its own lock.
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }
 
 /// Reads what is in the page cache; none where there is nothing of it, or the file system or kernel cannot tell.
@@ -146,37 +55,6 @@ pub(crate) fn read_from_memory(
             error => Err(error),
         },
     }
-}
-
-/// Removes extended attributes, as far as the system lets.
-pub(crate) fn clear_attributes(path: &Path) {
-    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return };
-    // SAFETY: the path ends with a zero; with no room, nothing is written.
-    let length = unsafe { libc::llistxattr(path.as_ptr(), std::ptr::null_mut(), 0) };
-    // None, which is the rule, or a file system that has no such thing.
-    let Some(length) = usize::try_from(length).ok().filter(|length| *length > 0) else { return };
-    let mut names = vec![0_u8; length];
-    // SAFETY: as above, and `names` is ours and as long as said; nothing is kept.
-    let length = unsafe { libc::llistxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
-    let Some(names) = usize::try_from(length).ok().and_then(|length| names.get(..length)) else { return };
-    for name in names.split_inclusive(|byte| *byte == 0) {
-        if let Ok(name) = CStr::from_bytes_with_nul(name) {
-            // SAFETY: both end with a zero; nothing is kept. What stays is the system's, such as a label.
-            unsafe { libc::lremovexattr(path.as_ptr(), name.as_ptr()) };
-        }
-    }
-}
-
-/// Whether a file, folder or link has extended attributes, access control lists among them.
-pub(crate) fn has_attributes(path: &Path) -> bool {
-    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
-    // SAFETY: the path ends with a zero; with no room, nothing is written.
-    unsafe { libc::llistxattr(path.as_ptr(), std::ptr::null_mut(), 0) > 0 }
-}
-
-/// Writes out the file system that a file is on.
-pub(crate) fn sync_file_system(file: BorrowedFd<'_>) -> io::Result<()> {
-    Ok(nix::unistd::syncfs(file)?)
 }
 
 /// A number that the kernel takes at each start.
@@ -219,22 +97,8 @@ pub(crate) fn close_all_but<const COUNT: usize>(mut keep: [RawFd; COUNT]) {
     if closed && range(first, libc::c_uint::MAX) {
         return;
     }
-    // Kernels before 5.9: one by one.
-    for descriptor in 0..end_of_descriptors() {
-        if !keep.contains(&descriptor) {
-            // SAFETY: as above; a number that is not open is refused without effect.
-            unsafe { libc::close(descriptor) };
-        }
-    }
-}
-
-/// The number from which on there are no descriptors here.
-fn end_of_descriptors() -> c_int {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is ours and of the type that the call fills.
-    let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
-    let end = if known { limit.rlim_cur.min(1 << 20) } else { 1024 };
-    c_int::try_from(end).unwrap_or(1024)
+    // Kernels before 5.9.
+    posix::close_all_but(&keep);
 }
 
 extern "C" fn woken(_signal: c_int) {}
@@ -254,25 +118,37 @@ pub(crate) fn wake_for_children() {
     }
 }
 
-/// Waits until a child ends, or nobody can read any more what is written to this pipe; whether it is the latter.
+/// By what a supervisor reports, the end of who reads it first: non-blocking, closed on exec.
+pub(crate) fn report_channel() -> io::Result<(OwnedFd, OwnedFd)> {
+    posix::pipe()
+}
+
+/// Waits until a child ends, or nobody can read any more what is written to this pipe, but no longer than this; whether
+/// it is that nobody can.
 ///
 /// Safe to call between fork and exec: one system call.
-pub(crate) fn wait_for_child_or_reader_gone(pipe: RawFd) -> bool {
+pub(crate) fn wait_for_child_or_reader_gone(pipe: RawFd, longest: Option<Duration>) -> bool {
     // That its other end is closed is told without being asked for.
     let mut entry = libc::pollfd { fd: pipe, events: 0, revents: 0 };
-    wait_for_children(&raw mut entry, 1, std::ptr::null()) && entry.revents != 0
+    let longest = longest.map(timespec);
+    let longest = longest.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    wait_for_children(&raw mut entry, 1, longest) && entry.revents != 0
 }
 
 /// Waits until a child ends, but no longer than this.
 ///
 /// Safe to call between fork and exec: one system call.
 pub(crate) fn wait_for_child(longest: Duration) {
+    let longest = timespec(longest);
+    wait_for_children(std::ptr::null_mut(), 0, &raw const longest);
+}
+
+fn timespec(time: Duration) -> libc::timespec {
     #[allow(clippy::cast_possible_wrap)] // below a thousand million
-    let nanoseconds = longest.subsec_nanos() as libc::c_long;
+    let nanoseconds = time.subsec_nanos() as libc::c_long;
     // A time has no more bits on some systems.
-    let seconds = i32::try_from(longest.as_secs()).unwrap_or(i32::MAX);
-    let time = libc::timespec { tv_sec: seconds.into(), tv_nsec: nanoseconds };
-    wait_for_children(std::ptr::null_mut(), 0, &raw const time);
+    let seconds = i32::try_from(time.as_secs()).unwrap_or(i32::MAX);
+    libc::timespec { tv_sec: seconds.into(), tv_nsec: nanoseconds }
 }
 
 /// Waits with all signals let in: whether it is about the descriptors.
@@ -290,10 +166,16 @@ fn wait_for_children(
     }
 }
 
+/// Whether something is left of a program that has ended, and whose end no signal will tell: all orphans are the calling
+/// process' children.
+pub(crate) fn is_something_left(_program: libc::pid_t) -> bool {
+    false
+}
+
 /// Sends SIGKILL to every child of the calling process.
 ///
 /// Safe to call between fork and exec: system calls only, and nothing but the stack. That is why it reads /proc by hand.
-pub(crate) fn kill_children() {
+pub(crate) fn kill_what_is_left(_program: libc::pid_t) {
     // SAFETY: takes nothing and cannot fail.
     let own = unsafe { libc::getpid() };
     let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
@@ -364,8 +246,18 @@ fn parent_of(proc: RawFd, name: &[u8]) -> Option<libc::pid_t> {
     libc::pid_t::try_from(parent).ok()
 }
 
+/// Kills what runs below a supervisor. One that forks meanwhile hands its child to the supervisor, where the next call
+/// finds it.
+pub(crate) fn kill_below(supervisor: u32, _program: u32) -> io::Result<()> {
+    for descendant in descendants(supervisor)?.into_iter().filter_map(|id| libc::pid_t::try_from(id).ok()) {
+        // SAFETY: takes numbers. It may be gone already.
+        unsafe { libc::kill(descendant, libc::SIGKILL) };
+    }
+    Ok(())
+}
+
 /// The living descendants of a process, itself not included. Zombies do not live.
-pub(crate) fn descendants(root: u32) -> io::Result<Vec<u32>> {
+fn descendants(root: u32) -> io::Result<Vec<u32>> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     let mut dead = Vec::new();
     for entry in fs::read_dir("/proc")? {
@@ -426,15 +318,6 @@ pub(crate) fn uptime() -> Option<Duration> {
     Some(Duration::new(u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_nsec).ok()?))
 }
 
-/// What systemd and others write at a machine's installation: 32 hex digits.
-pub(crate) fn machine_id() -> Option<String> {
-    ["/etc/machine-id", "/var/lib/dbus/machine-id"].into_iter().find_map(|path| {
-        let id = fs::read_to_string(path).ok()?;
-        let id = id.trim();
-        (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| id.to_ascii_lowercase())
-    })
-}
-
 /// Guix's name for the kernel: the second half of a system's name.
 pub(crate) const KERNEL: &str = "linux";
 
@@ -464,32 +347,6 @@ mod tests {
         assert_eq!(next_entry(rest), None);
         assert_eq!(next_entry(&both[..23]), None);
         assert_eq!((number(b"self"), number(b"1234"), number(b"0")), (None, Some(1234), None));
-    }
-
-    /// For [`all_descriptors_but_some_are_closed`], which runs this as a process of its own.
-    #[test]
-    fn closes_all_but_some() {
-        if std::env::var_os("DROVER_TEST_CLOSE").is_none() {
-            return;
-        }
-        let files = [(); 4].map(|()| std::os::fd::IntoRawFd::into_raw_fd(fs::File::open("/").unwrap()));
-        // SAFETY: takes numbers, and gives one that is not open.
-        let far = unsafe { libc::fcntl(files[0], libc::F_DUPFD, 100) };
-        close_all_but([2, files[2], -1, 1, far, 0, files[1]]);
-        // SAFETY: as above; what is not open is refused.
-        let open = |file: RawFd| unsafe { libc::fcntl(file, libc::F_GETFD) } >= 0;
-        assert!([0, 1, 2, files[1], files[2], far].into_iter().all(open));
-        assert!((0..200).filter(|file| open(*file)).count() == 6);
-        std::process::exit(7);
-    }
-
-    #[test]
-    fn all_descriptors_but_some_are_closed() {
-        let status = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "sys::tests::closes_all_but_some", "--nocapture"])
-            .env("DROVER_TEST_CLOSE", "1")
-            .status();
-        assert_eq!(status.unwrap().code(), Some(7));
     }
 
     #[test]

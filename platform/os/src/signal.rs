@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use crate::poll::{self, Interest};
-use crate::{Deadline, sys};
+use crate::{Deadline, posix};
 
 /// How far a stop has gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,7 +68,7 @@ impl Stop {
     /// When the system has no descriptors or threads left.
     pub fn on_signals() -> io::Result<Self> {
         let stop = Self::new()?;
-        let (reader, writer) = sys::pipe()?;
+        let (reader, writer) = posix::pipe()?;
         ignore_broken_pipes();
         let listener = stop.clone();
         thread::Builder::new().name("signals".into()).stack_size(64 * 1024).spawn(move || {
@@ -176,7 +176,7 @@ impl fmt::Debug for Stop {
 
 impl Level {
     fn new() -> io::Result<Self> {
-        let (reader, writer) = sys::pipe()?;
+        let (reader, writer) = posix::pipe()?;
         Ok(Self { reader, writer: Mutex::new(Some(writer)) })
     }
 

@@ -14,7 +14,7 @@ use nix::sys::stat::{FchmodatFlags, Mode, UtimensatFlags, fchmodat, fstatat, uti
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use crate::{sys, user};
+use crate::{attributes, user};
 
 /// Folders that are open at a time while a tree is removed. What lies deeper is moved up first.
 const OPEN: usize = 32;
@@ -178,13 +178,13 @@ pub fn set_modified(path: &Path, seconds: i64) -> io::Result<()> {
 /// Removes the extended attributes of a file, a folder or a link itself, access control lists among them. Those that the
 /// system does not give up stay.
 pub fn clear_attributes(path: &Path) {
-    sys::clear_attributes(path);
+    attributes::clear(path);
 }
 
 /// Whether a file, a folder or a link itself has extended attributes.
 #[must_use]
 pub fn has_attributes(path: &Path) -> bool {
-    sys::has_attributes(path)
+    attributes::are_there(path)
 }
 
 /// Writes everything to the disk that is yet to be written of the file system that `path` is on.
@@ -192,7 +192,7 @@ pub fn has_attributes(path: &Path) -> bool {
 /// # Errors
 /// What the system reports.
 pub fn sync_file_system(path: &Path) -> io::Result<()> {
-    sys::sync_file_system(File::open(path)?.as_fd())
+    Ok(nix::unistd::syncfs(File::open(path)?)?)
 }
 
 #[cfg(test)]

@@ -99,19 +99,19 @@ pub(crate) fn end_with_parent(socket: RawFd) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys;
+    use crate::posix;
 
     #[test]
     fn who_sends_is_known_and_that_nobody_does_is_too() {
-        let [ours, theirs] = sys::socket_pair().unwrap();
+        let [ours, theirs] = posix::socket_pair(0).unwrap();
         ask_for_senders(ours).unwrap();
         assert!(be_known(theirs));
         assert_eq!(sender(ours), i32::try_from(std::process::id()).ok());
         tell(ours);
         assert!(is_told(theirs));
-        sys::close(theirs);
+        posix::close(theirs);
         assert_eq!(sender(ours), None);
         assert!(!is_told(ours));
-        sys::close(ours);
+        posix::close(ours);
     }
 }

@@ -12,7 +12,7 @@ use nix::sys::socket::{self, UnixAddr};
 use super::resolve;
 use super::stream::{Socket, Stream};
 use crate::poll::{self, Interest};
-use crate::{Deadline, sys};
+use crate::{Deadline, posix};
 
 /// The longest that connecting to one address takes when no deadline says less: what systems allow themselves.
 const LONGEST: Duration = Duration::from_secs(130);
@@ -64,7 +64,7 @@ pub fn connect_unix(path: &Path, deadline: Deadline) -> io::Result<Stream> {
     let failed =
         |error: io::Error| io::Error::new(error.kind(), format!("connect to {}: {error}", path.display()));
     let address = UnixAddr::new(path).map_err(|errno| failed(errno.into()))?;
-    let socket = sys::unix_socket().map_err(failed)?;
+    let socket = posix::unix_socket().map_err(failed)?;
     loop {
         match socket::connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &address) {
             Ok(()) | Err(Errno::EISCONN) => break,

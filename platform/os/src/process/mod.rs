@@ -1,13 +1,15 @@
 //! Programs that are ended together with everything that they started.
 //!
 //! A program runs below a small supervisor, a fork of ours that inherits every descendant whose own parent ends
-//! (on Linux; elsewhere the process group is what there is). So nothing escapes by forking twice or by making a
-//! session of its own: as long as a descendant lives, it is found below the supervisor. And when we are killed, so that
-//! nobody hears its reports any more, the supervisor ends what is below it.
+//! (on Linux; elsewhere the process group is what there is, and what leaves that is lost). So nothing escapes by forking
+//! twice or by making a session of its own: as long as a descendant lives, it is found below the supervisor. And when we are
+//! killed, so that nobody hears its reports any more, the supervisor ends what is below it.
 //!
 //! In a sandbox there is a keeper between the two, so that the end of the supervisor is that of the program, too, whatever
 //! that is up to.
 
+#[cfg(all(target_os = "linux", not(drover_portable)))]
+mod keeper;
 mod program;
 mod supervisor;
 
@@ -17,7 +19,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::poll::{self, Interest};
@@ -124,10 +126,7 @@ impl Tree {
             let _ = killpg(pid(self.pid), Signal::SIGKILL);
         }
         loop {
-            // One that forks while we look hands its child to the supervisor, where the next look finds it.
-            for descendant in sys::descendants(self.supervisor.id())? {
-                let _ = kill(pid(descendant), Signal::SIGKILL);
-            }
+            sys::kill_below(self.supervisor.id(), self.pid)?;
             if self.is_gone()? {
                 return Ok(());
             }

@@ -10,11 +10,13 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(all(target_os = "linux", not(drover_portable)))]
+use super::keeper;
 use super::supervisor::{self, Record};
 use super::{Tree, next_record};
 use crate::sandbox::plan::Plan;
 use crate::sandbox::{Failure, Sandbox};
-use crate::{Deadline, sys};
+use crate::{Deadline, posix, sys};
 
 /// How long a program in a sandbox may take to come to run: longer than any disk that still answers has it wait.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -134,12 +136,12 @@ impl Program {
     pub fn spawn(mut self) -> io::Result<Tree> {
         let name = self.command.get_program().to_string_lossy().into_owned();
         let failed = |error: io::Error| io::Error::new(error.kind(), format!("start {name}: {error}"));
-        let (reports, writer) = sys::pipe().map_err(failed)?;
+        let (reports, writer) = sys::report_channel().map_err(failed)?;
         let report_to = writer.as_raw_fd();
         let sandbox = self.finished_plan().map_err(failed)?.map(Arc::new);
         let output = self.connect_output(sandbox.as_deref()).map_err(failed)?;
         // Closes when the program runs; before, it says why it does not.
-        let (failures, fail_writer) = sys::pipe().map_err(failed)?;
+        let (failures, fail_writer) = posix::pipe().map_err(failed)?;
         let fail_to = fail_writer.as_raw_fd();
         let plan = sandbox.clone();
         // SAFETY: the closure runs between fork and exec and makes system calls only; it takes no lock, allocates
@@ -147,7 +149,10 @@ impl Program {
         // are open until after the spawn.
         unsafe {
             self.command.pre_exec(move || match &plan {
-                Some(plan) => supervisor::split_into(plan, report_to, fail_to),
+                #[cfg(all(target_os = "linux", not(drover_portable)))]
+                Some(plan) => keeper::split_into(plan, report_to, fail_to),
+                #[cfg(any(not(target_os = "linux"), drover_portable))]
+                Some(plan) => plan.split_into(report_to, fail_to),
                 None => supervisor::split(report_to),
             })
         };
@@ -202,7 +207,7 @@ impl Program {
         if !self.one_output {
             return Ok(None);
         }
-        let (reader, writer) = sys::blocking_pipe()?;
+        let (reader, writer) = posix::blocking_pipe()?;
         if let Some(plan) = sandbox {
             plan.hand_over(&writer)?;
         }
@@ -211,7 +216,7 @@ impl Program {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(all(test, target_os = "linux", not(drover_portable)))]
 mod tests {
     use std::fs::OpenOptions;
     use std::io::Read;

@@ -10,8 +10,7 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 use super::Exit;
-use crate::sandbox::plan::Plan;
-use crate::sys;
+use crate::{posix, sys};
 
 /// The bytes of a report.
 pub(super) const RECORD: usize = 8;
@@ -21,15 +20,26 @@ const SIGNAL: i32 = 3;
 /// Between two looks at a program that dies with those who started it.
 const LOOK: Duration = Duration::from_millis(20);
 /// What we call ourselves: who ends all processes of the name of those who started us means those, whose end is seen here.
-const NAME: &CStr = c"drover-watcher";
+pub(super) const NAME: &CStr = c"drover-watcher";
 
 /// Whom a supervisor looks after.
 #[derive(Debug, Clone, Copy)]
-enum Child {
+pub(super) enum Child {
     /// The program.
     Program(libc::pid_t),
     /// Its keeper, who reports its end. The program's process id, if there is a program.
+    #[cfg_attr(any(not(target_os = "linux"), drover_portable), allow(dead_code))]
     Keeper(Option<libc::pid_t>),
+}
+
+impl Child {
+    /// The program's process id; 0 if there is no program.
+    fn program(self) -> libc::pid_t {
+        match self {
+            Self::Program(program) => program,
+            Self::Keeper(program) => program.unwrap_or(0),
+        }
+    }
 }
 
 /// What the supervisor reports.
@@ -71,104 +81,13 @@ pub(super) fn split(report_to: RawFd) -> io::Result<()> {
     }
 }
 
-/// Runs in the forked child as [`split`] does, for a program in a sandbox; never returns. Between the supervisor and the
-/// program there is a keeper, and the program is made by that. Who cannot go on writes the number of the step that failed, or
-/// -1, and what the system said, to the second pipe, which closes when the program runs.
-pub(super) fn split_into(sandbox: &Plan, report_to: RawFd, fail_to: RawFd) -> ! {
-    // At once: on its way the program holds nothing open that others of our threads are writing, such as another
-    // program, which could not be run meanwhile. Whoever forked us waits for nothing more.
-    sys::close_all_but([0, 1, 2, report_to, fail_to, sandbox.descriptor()]);
-    begin();
-    if let Err((number, error)) = sandbox.enter_outer() {
-        fail(fail_to, number, &error);
-    }
-    let pair = sys::socket_pair().and_then(|pair| sys::ask_for_senders(pair[0]).map(|()| pair));
-    let [ours, theirs] = match pair {
-        Ok(pair) => pair,
-        Err(error) => fail(fail_to, -1, &error),
-    };
-    // SAFETY: as in `split`.
-    let keeper = unsafe { libc::fork() };
-    match keeper {
-        -1 => fail(fail_to, -1, &io::Error::last_os_error()),
-        0 => {
-            sys::close(ours);
-            keep(sandbox, report_to, fail_to, theirs)
-        }
-        _ => {
-            sys::close(theirs);
-            // None when there will be no program, of which it says more to the second pipe.
-            let program = sys::sender(ours);
-            let help = || {
-                let Some(program) = program else { return };
-                sys::tell(ours);
-                sandbox.help(program, ours);
-            };
-            supervise(Child::Keeper(program), report_to, ours, help)
-        }
-    }
-}
-
-/// Becomes the keeper, the first process of a pid namespace, and with its end that of all in there: the program and the
-/// namespace of which that is the first. It ends with the supervisor, whatever ended that, and unlike the program, which may run
-/// others in its place, it never goes back on that.
-fn keep(sandbox: &Plan, report_to: RawFd, fail_to: RawFd, socket: RawFd) -> ! {
-    match sys::end_with_parent(socket) {
-        Ok(true) => {}
-        Ok(false) => fail(fail_to, -1, &io::Error::from_raw_os_error(libc::EPIPE)),
-        Err(error) => fail(fail_to, -1, &error),
-    }
-    if let Err((number, error)) = sandbox.enter_middle() {
-        fail(fail_to, number, &error);
-    }
-    // SAFETY: as in `split`.
-    let program = unsafe { libc::fork() };
-    match program {
-        -1 => fail(fail_to, -1, &io::Error::last_os_error()),
-        0 => {
-            sys::close(report_to);
-            // SAFETY: as in `split`.
-            unsafe { libc::setsid() };
-            // Its start is reported before anything of it can be, even its end.
-            if !(sys::be_known(socket) && sys::is_told(socket)) {
-                fail(fail_to, -1, &io::Error::from_raw_os_error(libc::EPIPE));
-            }
-            let (number, error) = sandbox.enter(socket);
-            fail(fail_to, number, &error)
-        }
-        _ => {
-            sys::call_process(NAME);
-            sys::close_all_but([report_to]);
-            loop {
-                let mut status = 0;
-                // SAFETY: `status` is ours. There is one child, and none is adopted: orphans are those of the program.
-                let ended = unsafe { libc::waitpid(program, &raw mut status, 0) };
-                if ended == program {
-                    report_end(report_to, status);
-                }
-                if ended >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-                    // SAFETY: ends this process without running anything that was registered for its end.
-                    unsafe { libc::_exit(0) }
-                }
-            }
-        }
-    }
-}
-
-fn begin() {
+pub(super) fn begin() {
     // SAFETY: changes this process' session only; cannot fail in a process just forked.
     unsafe { libc::setsid() };
     sys::adopt_orphans();
 }
 
-/// Reports a step into a sandbox that failed, and ends.
-fn fail(to: RawFd, number: i32, error: &io::Error) -> ! {
-    report(to, number, error.raw_os_error().unwrap_or(libc::EIO));
-    // SAFETY: ends this process without running anything that was registered for its end.
-    unsafe { libc::_exit(1) }
-}
-
-/// Reads a report of [`split_into`]: the number of the step, and what the system said.
+/// Reads a report of who could not enter a sandbox: the number of the step, and what the system said.
 pub(super) fn parse_failure(bytes: [u8; RECORD]) -> (i32, io::Error) {
     let [a, b, c, d, e, f, g, h] = bytes;
     let error = io::Error::from_raw_os_error(i32::from_ne_bytes([e, f, g, h]));
@@ -176,7 +95,7 @@ pub(super) fn parse_failure(bytes: [u8; RECORD]) -> (i32, io::Error) {
 }
 
 /// Becomes the supervisor; `help` is done for the program first, with the descriptor `helper`.
-fn supervise(child: Child, report_to: RawFd, helper: RawFd, help: impl FnOnce()) -> ! {
+pub(super) fn supervise(child: Child, report_to: RawFd, helper: RawFd, help: impl FnOnce()) -> ! {
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE] {
         // SAFETY: installs no code of ours. Requests to stop are for those who started us: they end the tree. That they
         // are gone is seen where it is looked for.
@@ -191,24 +110,25 @@ fn supervise(child: Child, report_to: RawFd, helper: RawFd, help: impl FnOnce())
     // waits for the closing of a pipe of its own until the program runs.
     sys::close_all_but([report_to, helper]);
     help();
-    sys::close(helper);
+    posix::close(helper);
     sys::wake_for_children();
     loop {
-        reap(child, report_to);
-        if sys::wait_for_child_or_reader_gone(report_to) {
+        // What is left is looked at from time to time where it is not heard of.
+        let is_heard_of = reap(child, report_to);
+        if sys::wait_for_child_or_reader_gone(report_to, (!is_heard_of).then_some(LOOK)) {
             break;
         }
     }
     loop {
         // One that forks while we look leaves us its child, which the next look finds.
-        sys::kill_children();
+        sys::kill_what_is_left(child.program());
         reap(child, report_to);
         sys::wait_for_child(LOOK);
     }
 }
 
-/// Takes note of those that ended; does not come back when none are left.
-fn reap(child: Child, report_to: RawFd) {
+/// Takes note of those that ended; does not come back when none are left. Whether the end of those that are will wake us.
+fn reap(child: Child, report_to: RawFd) -> bool {
     loop {
         let mut status = 0;
         // SAFETY: `status` is ours; the call looks at any child.
@@ -222,9 +142,12 @@ fn reap(child: Child, report_to: RawFd) {
                 Child::Keeper(_) => {}
             }
         } else if ended == 0 {
-            return;
+            return true;
         } else if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-            // No children are left: no program, and no orphan of it.
+            // No children are left: no program, and where orphans become ours none of those.
+            if sys::is_something_left(child.program()) {
+                return false;
+            }
             // SAFETY: ends this process without running anything that was registered for its end.
             unsafe { libc::_exit(0) };
         }
@@ -232,7 +155,7 @@ fn reap(child: Child, report_to: RawFd) {
 }
 
 /// Reports how the program ended, from the status that the system gave.
-fn report_end(to: RawFd, status: libc::c_int) {
+pub(super) fn report_end(to: RawFd, status: libc::c_int) {
     if libc::WIFSIGNALED(status) {
         report(to, SIGNAL, libc::WTERMSIG(status));
     } else {
@@ -241,7 +164,7 @@ fn report_end(to: RawFd, status: libc::c_int) {
 }
 
 /// Writes two numbers.
-fn report(to: RawFd, kind: i32, value: i32) {
+pub(super) fn report(to: RawFd, kind: i32, value: i32) {
     let (kind, value) = (kind.to_ne_bytes(), value.to_ne_bytes());
     let bytes = [kind[0], kind[1], kind[2], kind[3], value[0], value[1], value[2], value[3]];
     // SAFETY: the bytes are on our stack for the call. The pipe has room for our few records, and if nobody reads

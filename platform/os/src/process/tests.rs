@@ -5,6 +5,9 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+/// How a program leaves its process group: where that is all by which it is found, it does not.
+const LEAVE: &str = if cfg!(all(target_os = "linux", not(drover_portable))) { "setsid" } else { "" };
+
 fn shell(script: &str) -> Program {
     Program::new("/bin/sh").args(["-c", script])
 }
@@ -72,7 +75,8 @@ fn terminating_reaches_the_program() {
 
 #[test]
 fn a_grandchild_that_forked_twice_into_its_own_session_dies_with_its_tree() {
-    let mut tree = shell("(setsid sh -c 'echo $$; exec sleep 1000' &) ; exit 0").pipes().spawn().unwrap();
+    let script = format!("({LEAVE} sh -c 'echo $$; exec sleep 1000' &) ; exit 0");
+    let mut tree = shell(&script).pipes().spawn().unwrap();
     let grandchild = first_number(tree.stdout.as_mut().unwrap());
     assert_eq!(tree.wait(soon()).unwrap(), Some(Exit::Code(0)));
     assert!(is_alive(grandchild));
@@ -82,7 +86,8 @@ fn a_grandchild_that_forked_twice_into_its_own_session_dies_with_its_tree() {
 
 #[test]
 fn dropping_a_tree_kills_what_the_program_left_behind() {
-    let mut tree = shell("setsid sh -c '(echo $$; exec sleep 1000)' & wait").pipes().spawn().unwrap();
+    let script = format!("{LEAVE} sh -c '(echo $$; exec sleep 1000)' & wait");
+    let mut tree = shell(&script).pipes().spawn().unwrap();
     let grandchild = first_number(tree.stdout.as_mut().unwrap());
     assert!(is_alive(grandchild));
     drop(tree);
@@ -95,16 +100,17 @@ fn dropping_a_tree_kills_what_the_program_left_behind() {
 fn starts_trees_and_waits_to_be_killed() {
     let Some(folder) = std::env::var_os("DROVER_TEST_TREES") else { return };
     // Below one that ignores what it can, in a session of its own; and left by its parent.
-    let deep =
-        "trap '' TERM HUP PIPE INT; setsid sh -c 'echo $$ >deep; exec sleep 1000' & echo $$ >top; wait";
+    let deep = format!(
+        "trap '' TERM HUP PIPE INT; {LEAVE} sh -c 'echo $$ >deep; exec sleep 1000' & echo $$ >top; wait"
+    );
     let left = "(sh -c 'echo $$ >left; exec sleep 1000' &) ; exit 0";
     let folder = Path::new(&folder);
     // Started by a thread that does not live as long as they do.
-    let start = |script: &'static str| {
+    let start = |script: &str| {
         let program = shell(script).folder(folder);
         std::thread::spawn(move || program.spawn().unwrap()).join().unwrap()
     };
-    let _trees = [deep, left].map(start);
+    let _trees = [&deep, left].map(start);
     std::thread::sleep(Duration::from_secs(600));
 }
 

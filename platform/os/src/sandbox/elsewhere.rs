@@ -37,23 +37,7 @@ impl Plan {
         match self.0 {}
     }
 
-    pub(crate) fn enter_outer(&self) -> Result<(), (i32, io::Error)> {
-        match self.0 {}
-    }
-
-    pub(crate) fn enter_middle(&self) -> Result<(), (i32, io::Error)> {
-        match self.0 {}
-    }
-
-    pub(crate) fn enter(&self, _: RawFd) -> (i32, io::Error) {
-        match self.0 {}
-    }
-
-    pub(crate) fn descriptor(&self) -> RawFd {
-        match self.0 {}
-    }
-
-    pub(crate) fn help(&self, _: i32, _: RawFd) {
+    pub(crate) fn split_into(&self, _: RawFd, _: RawFd) -> io::Result<()> {
         match self.0 {}
     }
 }

@@ -35,6 +35,7 @@ pub struct Failure {
 }
 
 impl Failure {
+    #[cfg_attr(any(not(target_os = "linux"), drover_portable), allow(dead_code))]
     pub(crate) fn new(step: Step, what: String, errno: i32) -> Self {
         Self { step, what, errno }
     }

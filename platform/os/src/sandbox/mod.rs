@@ -14,20 +14,20 @@ mod available;
 pub mod cgroup;
 mod failure;
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(drover_portable)))]
 mod action;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(drover_portable)))]
 mod enter;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(drover_portable)))]
 mod mounts;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(drover_portable)))]
 pub(crate) mod plan;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(drover_portable)))]
 mod seccomp;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(drover_portable)))]
 mod users;
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), drover_portable))]
 #[path = "elsewhere.rs"]
 pub(crate) mod plan;
 

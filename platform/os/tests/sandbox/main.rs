@@ -1,5 +1,5 @@
 //! Programs in sandboxes, for real: as root where the tests are run as root, and as a plain user.
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", not(drover_portable)))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(unsafe_code)] // probes make system calls that programs are not to make
 

@@ -199,6 +199,7 @@ impl Drop for Place {
 
 impl Group {
     /// The file that takes the processes that are to be in the group.
+    #[cfg(all(target_os = "linux", not(drover_portable)))]
     pub(crate) fn processes(&self) -> PathBuf {
         self.folder.join("cgroup.procs")
     }

@@ -193,7 +193,7 @@ fn a_group_of_the_kernels_is_emptied_and_removed() {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(drover_portable)))]
 fn a_sandbox_runs_in_its_group_from_the_beginning() {
     use crate::sandbox::{Bind, Ids, Limits, Made, Sandbox};
 
