@@ -1,6 +1,6 @@
 //! Builds in the agent's own sandbox that do not do what they should, and that try to get out.
 
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", not(drover_portable)))]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod ground;

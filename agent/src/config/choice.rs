@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use super::DaemonSocket;
+use crate::executor::HAS_SANDBOX;
 
 /// What a guix-daemon has of its own, whether it runs or not.
 const DATABASE: &str = "/var/guix/db/db.sqlite";
@@ -73,9 +74,7 @@ pub(super) fn choose(
         (None, GuixDaemon::Database) if !another_store => {
             (ExecutorKind::Daemon, "its database is there, so its socket should be soon")
         }
-        (None, _) if !cfg!(target_os = "linux") => {
-            (ExecutorKind::Daemon, "this system has nothing to make a sandbox of")
-        }
+        (None, _) if !HAS_SANDBOX => (ExecutorKind::Daemon, "this system has nothing to make a sandbox of"),
         (None, _) => (ExecutorKind::Sandbox, "there is no guix-daemon's socket on this machine"),
     };
     Choice { kind, why }

@@ -324,7 +324,7 @@ fn a_daemon_is_preferred_where_there_is_one_or_somebody_says_so() {
         assert_eq!(choice.kind, expected, "{arguments:?}");
         assert!(choice.why.contains(why), "{choice:?}");
     }
-    if cfg!(target_os = "linux") {
+    if crate::executor::HAS_SANDBOX {
         assert_eq!(chosen(GuixDaemon::Nothing, None, &[]).kind, Sandbox);
         // A store of its own is in no daemon's way.
         assert_eq!(chosen(GuixDaemon::Database, None, &["--store-root=/srv"]).kind, Sandbox);

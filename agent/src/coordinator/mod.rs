@@ -5,7 +5,7 @@
 
 mod call;
 mod error;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(drover_portable)))]
 mod files;
 
 use std::io::Read;
@@ -23,7 +23,7 @@ use crate::http::{Client, Patience};
 use call::Caller;
 pub use call::Download;
 pub use error::Error;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(drover_portable)))]
 pub use files::FarmFiles;
 
 /// The most bytes of an answer that holds little.

@@ -5,7 +5,7 @@
 //! our own fits beside the [`daemon`] that a machine with Guix has.
 
 pub mod daemon;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(drover_portable)))]
 pub mod sandbox;
 
 use std::error::Error as StdError;
@@ -21,6 +21,9 @@ use drover_wire::ItemInfo;
 use drover_wire::agent::{Output, TimeLimit};
 
 pub use crate::daemon::NewText;
+
+/// Whether there is a sandbox for this system at all; whether it is to be had on a machine is another question.
+pub const HAS_SANDBOX: bool = cfg!(all(target_os = "linux", not(drover_portable)));
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +52,7 @@ pub enum Error {
 
 impl Error {
     /// That something, in these words, was refused for this reason.
+    #[cfg_attr(any(not(target_os = "linux"), drover_portable), allow(dead_code))]
     pub(crate) fn refused(words: String, reason: &(dyn StdError + 'static)) -> Self {
         if is_full(reason) { Self::Full(words) } else { Self::Refused(words) }
     }

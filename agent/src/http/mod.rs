@@ -2,11 +2,11 @@
 
 mod client;
 mod eager;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(drover_portable)))]
 mod pace;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(drover_portable)))]
 mod remote;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(drover_portable)))]
 mod stop;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -15,7 +15,7 @@ mod transport;
 pub use client::{Client, Patience, SendError};
 pub(crate) use client::{IDLE_AGE, reason};
 // For the sandbox, which is there on Linux only.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(drover_portable)))]
 pub(crate) use remote::{Remote, RemoteError};
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(drover_portable)))]
 pub(crate) use stop::Wanted;

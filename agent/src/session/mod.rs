@@ -27,11 +27,11 @@ use drover_wire::{LeaseId, PROTOCOL, Phase};
 use crate::build::control::{Control, Order};
 use crate::build::journal::{Finished, Journal, JournalError};
 use crate::config::{Config, ExecutorKind};
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(drover_portable)))]
 use crate::coordinator::FarmFiles;
 use crate::coordinator::{self, Coordinator};
 use crate::executor::daemon::DaemonExecutor;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(drover_portable)))]
 use crate::executor::sandbox::SandboxExecutor;
 use crate::executor::{self, Executor};
 use crate::retry::{self, Pauses};
@@ -127,7 +127,7 @@ fn executor(config: &Config, roots: &Path) -> Result<Box<dyn Executor>, SessionE
     }
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(drover_portable)))]
 fn sandbox(config: &Config, roots: &Path) -> Result<Box<dyn Executor>, SessionError> {
     let settings = config.sandbox.clone();
     let (root, why) = (settings.store_root.display(), config.executor.why);
@@ -140,7 +140,7 @@ fn sandbox(config: &Config, roots: &Path) -> Result<Box<dyn Executor>, SessionEr
     Ok(Box::new(executor.map_err(SessionError::Executor)?))
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), drover_portable))]
 fn sandbox(_: &Config, _: &Path) -> Result<Box<dyn Executor>, SessionError> {
     let words = "sandboxes are made on Linux only; use --executor daemon";
     Err(SessionError::Executor(executor::Error::Refused(words.to_owned())))

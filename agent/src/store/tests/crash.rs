@@ -150,10 +150,11 @@ fn what_came_after_the_last_checkpoint_is_read_again_after_a_loss_of_power() {
     spoil(store.inner.file_of(&unread));
     drover_os::tree::remove(&store.on_disk(&empty)).unwrap();
     drop(store);
-    // The same start of the machine: what is in memory is what was written.
-    let store = ground.open();
-    assert!(store.has(&lost) && store.has(&above) && !store.has(&empty));
-    drop(store);
+    // The same start of the machine: what is in memory is what was written. Where starts have no names each may be another.
+    if drover_os::machine::boot_id().is_some() {
+        let store = ground.open();
+        assert!(store.has(&lost) && store.has(&above) && !store.has(&empty));
+    }
     fs::write(ground.own("boot"), "another start of the machine").unwrap();
     let store = ground.open();
     for path in [&lost, &unread, &above, &top] {
