@@ -5,6 +5,7 @@ pub mod config;
 pub mod coordinator;
 pub mod daemon;
 mod decompress;
+pub mod doctor;
 pub mod executor;
 pub mod http;
 mod json;

@@ -4,9 +4,13 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use drover_agent::config::{self, EXIT_REFUSED, Request, Surroundings};
+use drover_agent::doctor;
 
 fn main() -> ExitCode {
     drover_os::signal::ignore_broken_pipes();
+    if let Some(code) = doctor::command(std::env::args_os().skip(1)) {
+        return code;
+    }
     match config::read(std::env::args_os().skip(1), &Surroundings::here()) {
         Ok(Request::Print(text)) => {
             // A reader that has seen enough is no failure.

@@ -109,6 +109,7 @@ pub(crate) fn find(name: &str) -> Option<&'static Definition> {
 pub(crate) fn help() -> String {
     let mut text = String::from(
         "Usage: drover-agent [OPTION]...\n\
+         \x20      drover-agent doctor [--json] [OPTION]...   what works on this machine\n\
          Builds what a drover coordinator allocates, with this machine's guix-daemon, or\n\
          else in a sandbox of its own.\n\n",
     );

@@ -13,7 +13,7 @@ use super::choice::{self, ExecutorKind};
 use super::sandbox::SandboxDraft;
 use super::sources::Given;
 use super::values::{self, BaseUrl, DaemonSocket, LogLevel, Secret};
-use super::{Config, ConfigError, Credentials, LogSettings, Place, Surroundings};
+use super::{Config, ConfigError, Credentials, Glance, LogSettings, Place, Surroundings};
 
 /// The environment variable by which Guix's own programs find the daemon.
 pub(super) const DAEMON_VARIABLE: &str = "GUIX_DAEMON_SOCKET";
@@ -208,6 +208,27 @@ impl Draft {
     /// Sees all values together, and fills in what was not said.
     pub(super) fn finish(mut self, surroundings: &Surroundings) -> Result<Config, ConfigError> {
         let credentials = self.credentials(surroundings)?;
+        self.finish_as(credentials, surroundings)
+    }
+
+    /// As [`Draft::finish`], for who looks: as nobody if nothing says who.
+    pub(super) fn glance(mut self, surroundings: &Surroundings) -> Result<Glance, ConfigError> {
+        let has_coordinator = self.coordinator.is_some();
+        let (credentials, nobody) = match self.credentials(surroundings) {
+            Ok(credentials) => (credentials, None),
+            Err(error) => {
+                let token = Secret::new("nobody").map_err(|reason| Place::Nowhere.error(reason))?;
+                (Credentials::Token { name: "nobody".into(), token }, Some(error.to_string()))
+            }
+        };
+        Ok(Glance { config: self.finish_as(credentials, surroundings)?, nobody, has_coordinator })
+    }
+
+    fn finish_as(
+        mut self,
+        credentials: Credentials,
+        surroundings: &Surroundings,
+    ) -> Result<Config, ConfigError> {
         let max_parallel_builds = self.max_parallel_builds.unwrap_or(1);
         let max_allocated_builds =
             self.max_allocated_builds.unwrap_or_else(|| max_parallel_builds.saturating_add(1));

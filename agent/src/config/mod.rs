@@ -108,6 +108,17 @@ pub enum Request {
     Print(String),
 }
 
+/// What is configured, for who looks and does not work.
+#[derive(Debug, Clone)]
+pub struct Glance {
+    /// The configuration; without an identity of its own if `nobody` says so.
+    pub config: Config,
+    /// Why there is nothing that proves who this agent is.
+    pub nobody: Option<String>,
+    /// Whether somebody said which coordinator.
+    pub has_coordinator: bool,
+}
+
 /// Why a configuration is refused: one sentence that begins with the place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {reason}")]
@@ -191,10 +202,30 @@ pub fn read(
     arguments: impl IntoIterator<Item = OsString>,
     surroundings: &Surroundings,
 ) -> Result<Request, ConfigError> {
-    let line = match sources::command_line(arguments)? {
-        sources::CommandLine::Print(text) => return Ok(Request::Print(text)),
-        sources::CommandLine::Options(line) => line,
-    };
+    match sources::command_line(arguments)? {
+        sources::CommandLine::Print(text) => Ok(Request::Print(text)),
+        sources::CommandLine::Options(line) => {
+            draft(line, surroundings)?.finish(surroundings).map(Box::new).map(Request::Run)
+        }
+    }
+}
+
+/// As [`read`], for who looks and does not work: an agent that is nobody yet is in order.
+///
+/// # Errors
+/// As [`read`].
+pub fn glance(
+    arguments: impl IntoIterator<Item = OsString>,
+    surroundings: &Surroundings,
+) -> Result<Glance, ConfigError> {
+    match sources::command_line(arguments)? {
+        sources::CommandLine::Print(_) => Err(Place::Nowhere.error("--version is asked for by itself")),
+        sources::CommandLine::Options(line) => draft(line, surroundings)?.glance(surroundings),
+    }
+}
+
+/// What a command line says, and the file.
+fn draft(line: sources::Line, surroundings: &Surroundings) -> Result<Draft, ConfigError> {
     let file = match &line.config {
         Some(file) => sources::file(file, &Place::Option("config".into()))?,
         None => {
@@ -204,8 +235,7 @@ pub fn read(
             }
         }
     };
-    let draft = Draft::from_given(&sources::merge(line.given, file)?)?;
-    draft.finish(surroundings).map(Box::new).map(Request::Run)
+    Draft::from_given(&sources::merge(line.given, file)?)
 }
 
 #[cfg(test)]

@@ -69,6 +69,11 @@ impl BaseUrl {
         format!("{}{path}", self.text)
     }
 
+    /// The host, by name or address, in brackets where IPv6 has them.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
     /// Whether connections are encrypted.
     pub fn is_https(&self) -> bool {
         self.https

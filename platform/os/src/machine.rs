@@ -146,6 +146,20 @@ pub fn started() -> Option<Instant> {
     Instant::now().checked_sub(uptime()?)
 }
 
+/// Whether the clock of deadlines is another one than that of the date, which somebody may set. Where it is not, it shows
+/// the seconds since 1970.
+pub fn has_steady_clock() -> bool {
+    let seconds = |clock| {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `time` is ours and of the type that the call fills.
+        (unsafe { libc::clock_gettime(clock, &raw mut time) } == 0).then_some(time.tv_sec)
+    };
+    match (seconds(libc::CLOCK_MONOTONIC), seconds(libc::CLOCK_REALTIME)) {
+        (Some(steady), Some(date)) => steady.abs_diff(date) > 1,
+        _ => false,
+    }
+}
+
 /// A name for the time since the machine's start, which no other start has; none where the system has no such thing.
 pub fn boot_id() -> Option<String> {
     sys::boot_id()

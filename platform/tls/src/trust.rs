@@ -1,13 +1,14 @@
 //! Whom a connection trusts.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::ClientConfig;
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, KeyProvider, ring};
-use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::sign::SigningKey;
+use rustls::{ClientConfig, ClientConnection};
 
 use crate::Pin;
 use crate::roots::Roots;
@@ -78,6 +79,29 @@ impl Trust {
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
         Ok(Arc::new(config))
+    }
+
+    /// Whom this trusts, in words; and begins a connection to nobody, which takes authorities, a key and random numbers.
+    ///
+    /// # Errors
+    /// One sentence about what there is none of.
+    pub fn examine(&self) -> Result<String, String> {
+        let words = |roots: &Roots| format!("{} authorities: {}", roots.store.len(), roots.source);
+        let whom = match self {
+            Self::System => words(&Roots::of_system()?),
+            Self::Authorities(Authorities(roots)) => words(roots),
+            Self::Keys(pins) => format!("{} pinned keys", pins.len()),
+            Self::AnybodyForCheckedContents => "anybody, for what is checked when it is there".into(),
+        };
+        let failed = |error: rustls::Error| format!("begin a connection: {error}");
+        let nobody = ServerName::from(IpAddr::from([127, 0, 0, 1]));
+        let mut connection = ClientConnection::new(self.client()?, nobody).map_err(failed)?;
+        let begun =
+            connection.write_tls(&mut Vec::new()).map_err(|error| format!("begin a connection: {error}"))?;
+        if begun == 0 {
+            return Err("a connection begins with nothing".into());
+        }
+        Ok(whom)
     }
 
     fn by(roots: Arc<Roots>) -> Result<Check, String> {
