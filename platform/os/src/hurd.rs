@@ -5,8 +5,9 @@
 //! What a program started is found by its process group. What leaves that, by a session of its own, is not found any more:
 //! what builds here is a guix-daemon, which sees to its builders itself.
 //!
-//! The Hurd's `poll` tells of a descriptor only what it was asked for: no hang-ups and no errors. Where the end of another
-//! process is waited for, it is that of a socket that is read from.
+//! The Hurd's `poll` tells little more of a descriptor than what it was asked for, and nothing if it was asked for nothing; a
+//! connection that was refused is just writable. So where the end of another process is waited for, it is that of a socket
+//! that is read from.
 
 use std::ffi::{CStr, c_int};
 use std::io;
@@ -162,8 +163,13 @@ pub(crate) fn kill_what_is_left(program: libc::pid_t) {
 ///
 /// Safe to call between fork and exec: one system call.
 pub(crate) fn is_something_left(program: libc::pid_t) -> bool {
+    if program <= 1 {
+        return false;
+    }
     // SAFETY: takes numbers; signal 0 is sent to nobody. As long as the group has a member, no other gets its number.
-    unsafe { libc::kill(-program, 0) == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH) }
+    let found = unsafe { libc::kill(-program, 0) } == 0;
+    // What has become another user may be sent nothing, and is there all the same.
+    found || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
 }
 
 /// Kills what runs below a supervisor: the group of its program.

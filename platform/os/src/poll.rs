@@ -49,6 +49,14 @@ impl<'fd> Entry<'fd> {
         self.raw.revents & (libc::POLLOUT | libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0
     }
 
+    /// There, what has an error or has hung up is what it was waited for to be, and nothing else is told of it.
+    #[cfg(drover_portable)]
+    fn forget_what_the_hurd_does_not_tell(&mut self) {
+        if self.raw.revents & !(libc::POLLIN | libc::POLLOUT) != 0 {
+            self.raw.revents = self.raw.events;
+        }
+    }
+
     /// Whether anything at all was reported.
     pub fn is_ready(&self) -> bool {
         self.raw.revents != 0
@@ -74,7 +82,11 @@ pub fn wait(entries: &mut [Entry<'_>], deadline: Deadline) -> io::Result<usize> 
             Ok(0) if deadline.is_over() => return Ok(0),
             // A wait longer than poll can express, or one that woke a little early.
             Ok(0) => {}
-            Ok(ready) => return Ok(ready),
+            Ok(ready) => {
+                #[cfg(drover_portable)]
+                entries.iter_mut().for_each(Entry::forget_what_the_hurd_does_not_tell);
+                return Ok(ready);
+            }
             Err(_) => {
                 let error = io::Error::last_os_error();
                 if error.kind() != io::ErrorKind::Interrupted {

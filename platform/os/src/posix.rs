@@ -5,11 +5,11 @@ use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-/// An unconnected Unix stream socket: non-blocking, closed on exec.
-pub(crate) fn unix_socket() -> io::Result<OwnedFd> {
+/// An unconnected stream socket of this family: non-blocking, closed on exec.
+pub(crate) fn stream_socket(family: c_int) -> io::Result<OwnedFd> {
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: takes numbers.
-    let socket = unsafe { libc::socket(libc::AF_UNIX, kind, 0) };
+    let socket = unsafe { libc::socket(family, kind, 0) };
     if socket < 0 {
         return Err(io::Error::last_os_error());
     }

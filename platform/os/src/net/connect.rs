@@ -2,12 +2,13 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{self, UnixAddr};
+use nix::sys::socket::{self, SockaddrStorage, UnixAddr};
 
 use super::resolve;
 use super::stream::{Socket, Stream};
@@ -45,13 +46,32 @@ pub fn connect_any(addresses: &[SocketAddr], deadline: Deadline) -> io::Result<S
             last = io::Error::new(io::ErrorKind::TimedOut, format!("{address}: no time left"));
             break;
         }
-        // Non-blocking connect and poll inside; no socket option is involved.
-        match TcpStream::connect_timeout(address, share) {
+        match connect_one(address, Deadline::after(share)) {
             Ok(tcp) => return Stream::new(Socket::Tcp(tcp), address.to_string()),
             Err(error) => last = io::Error::new(error.kind(), format!("{address}: {error}")),
         }
     }
     Err(last)
+}
+
+/// Connects to one address. Not by the standard library, which takes a connection that is refused for one that is made
+/// where `poll` does not tell of errors.
+fn connect_one(address: &SocketAddr, deadline: Deadline) -> io::Result<TcpStream> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let tcp = TcpStream::from(posix::stream_socket(family)?);
+    match socket::connect(tcp.as_raw_fd(), &SockaddrStorage::from(*address)) {
+        Ok(()) => return Ok(tcp),
+        // One that was interrupted goes on by itself.
+        Err(Errno::EINPROGRESS | Errno::EINTR) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    if !poll::wait_one(tcp.as_fd(), Interest::Writable, deadline)? {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    match tcp.take_error()? {
+        None => Ok(tcp),
+        Some(error) => Err(error),
+    }
 }
 
 /// Connects to a Unix socket by its path.
@@ -64,17 +84,16 @@ pub fn connect_unix(path: &Path, deadline: Deadline) -> io::Result<Stream> {
     let failed =
         |error: io::Error| io::Error::new(error.kind(), format!("connect to {}: {error}", path.display()));
     let address = UnixAddr::new(path).map_err(|errno| failed(errno.into()))?;
-    let socket = posix::unix_socket().map_err(failed)?;
+    let socket = posix::stream_socket(libc::AF_UNIX).map_err(failed)?;
     loop {
-        match socket::connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &address) {
+        match socket::connect(socket.as_raw_fd(), &address) {
             Ok(()) | Err(Errno::EISCONN) => break,
             // The listener's queue is full, which no poll reports the end of.
             Err(Errno::EAGAIN) if !deadline.is_over() => thread::sleep(QUEUE_PAUSE),
             Err(Errno::EAGAIN) => return Err(failed(io::ErrorKind::TimedOut.into())),
             Err(Errno::EINTR) => {}
             Err(Errno::EINPROGRESS | Errno::EALREADY) => {
-                let descriptor = std::os::fd::AsFd::as_fd(&socket);
-                if !poll::wait_one(descriptor, Interest::Writable, deadline).map_err(failed)? {
+                if !poll::wait_one(socket.as_fd(), Interest::Writable, deadline).map_err(failed)? {
                     return Err(failed(io::ErrorKind::TimedOut.into()));
                 }
             }
