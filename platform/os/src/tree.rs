@@ -122,8 +122,12 @@ fn entries_of(folder: BorrowedFd<'_>) -> nix::Result<OwningIter> {
 
 /// Of a file system that does not say so with the name.
 fn is_folder(parent: BorrowedFd<'_>, name: &CStr) -> nix::Result<bool> {
-    let status = fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-    Ok(status.st_mode & libc::S_IFMT == libc::S_IFDIR)
+    match fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(status) => Ok(status.st_mode & libc::S_IFMT == libc::S_IFDIR),
+        // A file whose size has more bits than the call's answer, which is of 32 on some systems.
+        Err(Errno::EOVERFLOW) => Ok(false),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Who is not root needs the rights that the owner has.
