@@ -81,15 +81,15 @@ fn wait() -> io::Result<ExitCode> {
 }
 
 pub(super) fn examine(_: &Glance) -> Outcome {
-    let program = ourselves();
-    let (program, first) = match Role::Echo.start(&program) {
-        Ok(tree) => (program, tree),
-        Err(error) => match Role::Echo.start(SHELL.as_ref()) {
-            Ok(tree) => (SHELL.into(), tree),
+    let ourselves = ourselves();
+    // What is taken for this program may be the loader that runs it, which starts and does something else.
+    let program = match starts_and_talks(&ourselves) {
+        Ok(()) => ourselves,
+        Err(error) => match starts_and_talks(SHELL.as_ref()) {
+            Ok(()) => SHELL.into(),
             Err(other) => return Err(format!("{error}; {other}")),
         },
     };
-    talks(first)?;
     listens(&program)?;
     let left = if Path::new(SHELL).exists() {
         leaves_nothing_behind()?;
@@ -109,14 +109,16 @@ fn ourselves() -> OsString {
     }
 }
 
-fn talks(mut tree: Tree) -> Result<(), String> {
+fn starts_and_talks(program: &OsStr) -> Result<(), String> {
+    let mut tree = Role::Echo.start(program).map_err(|error| error.to_string())?;
     let (Some(mut stdin), Some(stdout)) = (tree.stdin.take(), tree.stdout.take()) else {
         return Err("a program has no pipes".into());
     };
-    stdin.write_all(b"Is it well?\n").map_err(failed("write to a program"))?;
+    let told = stdin.write_all(b"Is it well?\n");
     drop(stdin);
     let said = process::read_all(stdout, LIMIT).map_err(failed("read from a program"))?;
     let end = tree.wait(Deadline::after(PATIENCE)).map_err(failed("wait for a program"))?;
+    told.map_err(failed("write to a program"))?;
     expect(said == b"Is it well?\n", || {
         format!("a program was to say what it was told, and said “{}”", String::from_utf8_lossy(&said))
     })?;

@@ -31,6 +31,12 @@ fn what_every_machine_has_works() {
 }
 
 #[test]
+fn where_this_program_is_another_one_programs_are_examined_by_the_shell() {
+    // As under a loader that somebody named: what runs here is a program of tests, which starts and says something else.
+    assert!(works(processes::examine(&glance(&[]))).starts_with("/bin/sh talks"));
+}
+
+#[test]
 fn examinations_have_names_that_fit() {
     let names: std::collections::BTreeSet<_> = EXAMINATIONS.iter().map(|(name, _)| name).collect();
     assert_eq!(names.len(), EXAMINATIONS.len());
