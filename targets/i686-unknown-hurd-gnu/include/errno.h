@@ -1,0 +1,3 @@
+#pragma once
+int *__errno_location(void);
+#define errno (*__errno_location())
