@@ -7,7 +7,8 @@ lists=${1:?the folder of a source of glibc}/sysdeps/mach/hurd/i386
 printf '# Symbols of the GNU C Library on the Hurd, made by symbols.sh from %s.\n' "$(basename "$1")"
 printf '# A library and a version, and below them names; behind a colon, how many bytes of data it is.\n'
 # The names of the libraries as they are asked for, and of the lists.
-for names in ld.so.1:ld libc.so.0.3:libc libm.so.6:libm libpthread.so.0.3:libpthread librt.so.1:librt libdl.so.2:libdl libutil.so.1:libutil
+for names in ld.so.1:ld libc.so.0.3:libc libm.so.6:libm libpthread.so.0.3:libpthread librt.so.1:librt libdl.so.2:libdl \
+    libutil.so.1:libutil
 do
     library=${names%:*}
     LC_ALL=C sort -s -k1,1V -k2,2 "$lists/${names#*:}.abilist" | awk -v library="$library" '
