@@ -70,6 +70,7 @@ pub(crate) static OPTIONS: &[Definition] = &[
     option("name", "NAME", "host name", "the name to go with a token", Draft::name),
     Definition { group: "token", ..option("dynamic-auth-token", "TEXT", "", "the token (better in a file)", Draft::token) },
     Definition { group: "token", ..option("dynamic-auth-token-file", "FILE", "", "a file that holds the token", Draft::token_file) },
+    option("hardware", "TEXT", "", "what tells this machine: enrol once", Draft::hardware),
     Definition { repeatable: true, ..option("system", "SYSTEM", "this one's", "build for it; repeatable", Draft::system) },
     option("max-parallel-builds", "N", "1", "builds that run at a time", Draft::max_parallel_builds),
     option("max-parallel-uploads", "N", "1", "outputs sent at a time", Draft::max_parallel_uploads),

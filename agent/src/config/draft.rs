@@ -31,6 +31,7 @@ pub(crate) struct Draft {
     password: Option<Secret>,
     name: Option<String>,
     token: Option<Secret>,
+    hardware: Option<String>,
     systems: Vec<String>,
     max_parallel_builds: Option<u32>,
     max_parallel_uploads: Option<u32>,
@@ -105,6 +106,11 @@ impl Draft {
 
     pub(crate) fn token_file(&mut self, text: &str) -> Applied {
         self.token = Some(Secret::from_file(text)?);
+        Ok(())
+    }
+
+    pub(crate) fn hardware(&mut self, text: &str) -> Applied {
+        self.hardware = Some(values::hardware(text)?);
         Ok(())
     }
 
@@ -218,7 +224,7 @@ impl Draft {
             Ok(credentials) => (credentials, None),
             Err(error) => {
                 let token = Secret::new("nobody").map_err(|reason| Place::Nowhere.error(reason))?;
-                (Credentials::Token { name: "nobody".into(), token }, Some(error.to_string()))
+                (Credentials::Token { name: "nobody".into(), token, hardware: None }, Some(error.to_string()))
             }
         };
         Ok(Glance { config: self.finish_as(credentials, surroundings)?, nobody, has_coordinator })
@@ -325,6 +331,9 @@ impl Draft {
             (Some(_), Some(_), None) if self.name.is_some() => {
                 Err(self.place(&["name"]).error("an agent with a uuid has its name from the coordinator"))
             }
+            (Some(_), Some(_), None) if self.hardware.is_some() => Err(self
+                .place(&["hardware"])
+                .error("an agent with a uuid does not enrol itself: hardware goes with a dynamic token")),
             (Some(uuid), Some(password), None) => Ok(Credentials::Password { uuid, password }),
             (None, None, Some(token)) => {
                 let name = match self.name.take() {
@@ -336,7 +345,7 @@ impl Draft {
                         .and_then(values::name)
                         .map_err(|reason| Place::Nowhere.error(format!("{reason}; give --name")))?,
                 };
-                Ok(Credentials::Token { name, token })
+                Ok(Credentials::Token { name, token, hardware: self.hardware.take() })
             }
         }
     }

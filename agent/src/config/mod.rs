@@ -87,6 +87,8 @@ pub enum Credentials {
         name: String,
         /// A dynamic token.
         token: Secret,
+        /// What tells this machine, if it is to enrol once and have a password of its own from then on.
+        hardware: Option<String>,
     },
 }
 

@@ -99,10 +99,26 @@ fn a_dynamic_token_goes_with_a_name_or_the_host_name() {
         [(&["--dynamic-auth-token=t"][..], "board-7"), (&["--dynamic-auth-token=t", "--name=x"][..], "x")]
     {
         match accepted(arguments).credentials {
-            Credentials::Token { name, token } => assert_eq!((&*name, token.expose()), (expected, "t")),
+            Credentials::Token { name, token, .. } => assert_eq!((&*name, token.expose()), (expected, "t")),
             Credentials::Password { .. } => panic!("a password"),
         }
     }
+}
+
+#[test]
+fn a_machine_that_is_told_by_its_hardware_enrols_with_a_token_and_not_with_a_uuid() {
+    let hardware = |arguments: &[&str]| match accepted(arguments).credentials {
+        Credentials::Token { hardware, .. } => hardware,
+        Credentials::Password { .. } => panic!("a password"),
+    };
+    let token = "--dynamic-auth-token=t";
+    assert_eq!(hardware(&[token, "--hardware=serial:4711"]).as_deref(), Some("serial:4711"));
+    assert_eq!(hardware(&[token]), None);
+    for wrong in ["", "serial: 4711", "sérial", &"x".repeat(129)] {
+        refused(&[token, &format!("--hardware={wrong}")], "--hardware", "visible ASCII characters");
+    }
+    let with_uuid = [&PASSWORD[..], &["--hardware=x"]].concat();
+    refused(&with_uuid, "--hardware", "goes with a dynamic token");
 }
 
 #[test]

@@ -121,6 +121,14 @@ impl FromStr for BaseUrl {
     }
 }
 
+/// What tells a machine from others: 1 to 128 visible ASCII characters.
+pub(crate) fn hardware(text: &str) -> Result<String, String> {
+    if !text.is_empty() && text.len() <= 128 && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("“{text}” is not 1 to 128 visible ASCII characters, such as serial:4711"))
+}
+
 /// Where guix-daemon listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DaemonSocket {

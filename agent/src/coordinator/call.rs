@@ -328,7 +328,7 @@ fn identity(credentials: &Credentials) -> HeaderMap {
             let pair = BASE64.encode(format!("{uuid}:{}", password.expose()).as_bytes());
             insert(AUTHORIZATION, &format!("Basic {pair}"), true);
         }
-        Credentials::Token { name, token } => {
+        Credentials::Token { name, token, .. } => {
             insert(AUTHORIZATION, &format!("Bearer {}", token.expose()), true);
             insert(ureq::http::HeaderName::from_static(AGENT_NAME_HEADER), name, false);
         }

@@ -14,7 +14,8 @@ use std::time::Duration;
 use drover_store::path::StorePath;
 use drover_wire::LeaseId;
 use drover_wire::agent::{
-    BundleRequest, Closure, Heartbeat, Hello, Orders, Output, Poll, Received, Report, Reported, Welcome,
+    BundleRequest, Closure, Enrolled, Enrolment, Heartbeat, Hello, Orders, Output, Poll, Received, Report,
+    Reported, Welcome,
 };
 use drover_wire::route::agents as routes;
 
@@ -50,6 +51,14 @@ impl Coordinator {
         let caller =
             || Caller::new(Client::new(&config.trust, patience), &config.coordinator, &config.credentials);
         Self { calls: caller(), polls: caller() }
+    }
+
+    /// Has this machine made an agent, with the token that it has.
+    ///
+    /// # Errors
+    /// [`Error`]; final ones mean that the token is none, or the name another's.
+    pub fn enrol(&self, enrolment: &Enrolment) -> Result<Enrolled, Error> {
+        self.calls.ask(&routes::ENROL, &[], enrolment, "enrol this machine", SMALL)
     }
 
     /// Introduces this agent.

@@ -6,6 +6,7 @@
 //! nothing more is taken, under one lock that is never held over a call.
 
 mod drain;
+mod enrol;
 mod heartbeat;
 mod host;
 mod poll;
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 use drover_os::machine;
 use drover_os::signal::{Stage, Stop};
 use drover_wire::agent::{Allocation, GiveUpReason, Hello, Orders};
-use drover_wire::{LeaseId, PROTOCOL, Phase};
+use drover_wire::{Code, LeaseId, PROTOCOL, Phase};
 
 use crate::build::control::{Control, Order};
 use crate::build::journal::{Finished, Journal, JournalError};
@@ -45,6 +46,9 @@ pub enum SessionError {
     /// The coordinator does not want this agent.
     #[error("the coordinator does not take this agent: {0}")]
     Refused(#[source] coordinator::Error),
+    /// This machine cannot enrol itself.
+    #[error(transparent)]
+    Enrol(#[from] enrol::EnrolError),
     /// There is nobody to build.
     #[error("builds cannot be done here: {0}")]
     Executor(#[source] executor::Error),
@@ -103,10 +107,12 @@ struct Held {
 ///
 /// # Errors
 /// When the agent cannot start, or the coordinator refuses it at its first contact.
-pub fn run(config: Config) -> Result<(), SessionError> {
+pub fn run(mut config: Config) -> Result<(), SessionError> {
     machine::hoard_no_memory();
     let stop = Stop::on_signals()?;
     let journal = Journal::open(&config.state_dir)?;
+    let Some(credentials) = enrol::credentials(&config, &stop)? else { return Ok(()) };
+    config.credentials = credentials;
     let executor = executor(&config, &journal.roots())?;
     Session::new(config, executor, journal, stop).work()
 }
@@ -189,7 +195,15 @@ impl Session {
         match retry::until_it_works(what, &self.stop, Stage::Drain, Pauses::default(), || self.introduce()) {
             Ok(()) => {}
             Err(_) if self.stop.is_requested() => return Ok(()),
-            Err(error) => return Err(SessionError::Refused(error)),
+            Err(error) => {
+                if error.code() == Some(Code::Unauthorized) && enrol::forget(&self.config.state_dir) {
+                    tracing::warn!(
+                        "the password that this machine enrolled with is not accepted any more: the same machine \
+                         enrolled itself anew since, or somebody in its place; it is forgotten, and the next start enrols anew"
+                    );
+                }
+                return Err(SessionError::Refused(error));
+            }
         }
         for finished in results {
             self.spawn_delivery(finished);

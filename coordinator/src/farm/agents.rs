@@ -30,7 +30,7 @@ impl Farm {
                 Some(_) => {
                     Err(Error::Conflict(format!("there is an agent with the name {} already", new.name)))
                 }
-                None => make(tx, &new.name, None),
+                None => make(tx, &new.name, None, None),
             })
             .await?;
         tracing::info!(agent = row.name, uuid = %row.uuid, "agent made");
@@ -44,6 +44,7 @@ impl Farm {
             builtins: Vec::new(),
             accepting: 0,
             machine: drover_wire::agent::Machine::default(),
+            hardware: None,
             builds: Vec::new(),
         })
     }
@@ -114,6 +115,7 @@ impl Farm {
                         builtins: saved.builtins,
                         accepting: view.accepting,
                         machine: view.machine,
+                        hardware: saved.hardware,
                         builds: builds
                             .into_iter()
                             .map(|build| list::summary(sql, &phases, build))
@@ -134,12 +136,13 @@ pub(super) struct Saved {
     version: Option<String>,
     pub(super) systems: Vec<String>,
     pub(super) builtins: Vec<String>,
+    hardware: Option<String>,
 }
 
 /// All agents, by name.
 pub(super) fn saved(sql: &Connection) -> Result<Vec<Saved>, Error> {
     let mut statement = sql.prepare_cached(
-        "SELECT id, uuid, name, seen_at, version, systems, builtins FROM agents ORDER BY name",
+        "SELECT id, uuid, name, seen_at, version, systems, builtins, hardware FROM agents ORDER BY name",
     )?;
     let rows = statement.query_map([], |columns| {
         Ok(Saved {
@@ -148,6 +151,7 @@ pub(super) fn saved(sql: &Connection) -> Result<Vec<Saved>, Error> {
             version: columns.get(4)?,
             systems: words(columns, 5)?,
             builtins: words(columns, 6)?,
+            hardware: columns.get(7)?,
         })
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
@@ -190,31 +194,73 @@ pub(super) fn platforms_of(
 }
 
 /// The agent of that name, which a dynamic token speaks for: made by it, now or earlier.
-pub(super) fn enrol(tx: &mut Tx<'_>, token: i64, name: &str) -> Result<AgentRow, Error> {
+pub(super) fn by_name(tx: &mut Tx<'_>, token: i64, name: &str) -> Result<AgentRow, Error> {
     check_name(name)?;
     match find(tx, name)? {
-        Some((row, Some(own))) if own == token => Ok(row),
-        Some(_) => Err(Error::Forbidden(format!(
-            "the name {name} is taken: that agent was not made with this token; choose another name"
+        Some(known) if known.token == Some(token) && known.hardware.is_none() => Ok(known.row),
+        Some(known) if known.token == Some(token) => Err(Error::Forbidden(format!(
+            "the agent {name} is that of a machine that enrolled itself, and speaks with its own password; a token alone \
+             does not speak for it"
         ))),
+        Some(_) => Err(taken(name)),
         None => {
-            let row = make(tx, name, Some(token))?;
+            let row = make(tx, name, Some(token), None)?;
             tracing::info!(agent = row.name, uuid = %row.uuid, "agent enrolled itself");
             Ok(row)
         }
     }
 }
 
-fn find(sql: &Connection, name: &str) -> Result<Option<(AgentRow, Option<i64>)>, Error> {
-    let mut select = sql.prepare_cached("SELECT id, uuid, name, token FROM agents WHERE name = ?1")?;
-    Ok(select.query_row([name], |columns| Ok((row(columns)?, columns.get(3)?))).optional()?)
+/// The agent of a machine that has this token: made now, if none is there, by this name.
+pub(super) fn by_hardware(
+    tx: &mut Tx<'_>,
+    token: i64,
+    name: &str,
+    hardware: &str,
+) -> Result<AgentRow, Error> {
+    let known = tx
+        .prepare_cached("SELECT id, uuid, name FROM agents WHERE token = ?1 AND hardware = ?2")?
+        .query_row((token, hardware), row)
+        .optional()?;
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    check_name(name)?;
+    if find(tx, name)?.is_some() {
+        return Err(taken(name));
+    }
+    make(tx, name, Some(token), Some(hardware))
 }
 
-fn make(tx: &mut Tx<'_>, name: &str, token: Option<i64>) -> Result<AgentRow, Error> {
+fn taken(name: &str) -> Error {
+    Error::Forbidden(format!(
+        "the name {name} is taken: that agent was not made with this token, or for another machine; choose another name"
+    ))
+}
+
+/// An agent that was found by its name.
+struct Known {
+    row: AgentRow,
+    token: Option<i64>,
+    hardware: Option<String>,
+}
+
+fn find(sql: &Connection, name: &str) -> Result<Option<Known>, Error> {
+    let mut select =
+        sql.prepare_cached("SELECT id, uuid, name, token, hardware FROM agents WHERE name = ?1")?;
+    let known = |columns: &Row<'_>| {
+        Ok(Known { row: row(columns)?, token: columns.get(3)?, hardware: columns.get(4)? })
+    };
+    Ok(select.query_row([name], known).optional()?)
+}
+
+fn make(tx: &mut Tx<'_>, name: &str, token: Option<i64>, hardware: Option<&str>) -> Result<AgentRow, Error> {
     let uuid = AgentId(Uuid::new_v4());
     let id = tx
-        .prepare_cached("INSERT INTO agents (uuid, name, token, created_at) VALUES (?1, ?2, ?3, ?4)")?
-        .insert((uuid.0.as_bytes(), name, token, sql(now())))?;
+        .prepare_cached(
+            "INSERT INTO agents (uuid, name, token, hardware, created_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .insert((uuid.0.as_bytes(), name, token, hardware, sql(now())))?;
     let row = AgentRow { id, uuid, name: name.to_owned() };
     tx.note(Change::Agent { row: row.clone(), platforms: HashSet::new() });
     Ok(row)

@@ -12,6 +12,7 @@ mod cancel;
 pub mod change;
 mod closure;
 mod depend;
+pub mod enrol;
 mod error;
 mod events;
 mod files;

@@ -1,7 +1,7 @@
 //! Who may speak: tokens and passwords. Only their hashes are kept.
 //!
-//! A secret is 32 random bytes, so a plain hash of it cannot be searched for. Nothing takes one back yet; what was
-//! accepted once is accepted from memory from then on.
+//! A secret is 32 random bytes, so a plain hash of it cannot be searched for. What was accepted once is accepted from memory
+//! from then on; only passwords that a machine enrolled with are taken back, by its next enrolment.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -14,6 +14,7 @@ use rusqlite::{Connection, OptionalExtension};
 use subtle::ConstantTimeEq;
 
 use super::change::AgentRow;
+use super::enrol::Enroller;
 use super::error::Error;
 use super::{Farm, agents, now, sql};
 
@@ -83,11 +84,20 @@ struct Accepted {
     tokens: Vec<(i64, [u8; 32])>,
     passwords: HashMap<AgentId, (AgentRow, Vec<[u8; 32]>)>,
     enrolled: HashMap<(i64, String), AgentRow>,
+    /// How often passwords were taken back: who read of one before that does not put it here after it.
+    taken_back: u64,
 }
 
 impl Secrets {
     fn accepted(&self) -> MutexGuard<'_, Accepted> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets an agent's passwords, some of which the database has no longer.
+    pub(super) fn forget(&self, agent: AgentId) {
+        let mut accepted = self.accepted();
+        accepted.passwords.remove(&agent);
+        accepted.taken_back += 1;
     }
 }
 
@@ -143,15 +153,22 @@ impl Farm {
             return Ok(None);
         }
         let hash = hash(password);
-        if let Some((row, hashes)) = self.secrets.accepted().passwords.get(&uuid) {
-            if matching(hashes.iter().map(|one| ((), one)), &hash).is_some() {
-                return Ok(Some(row.clone()));
+        let before = {
+            let accepted = self.secrets.accepted();
+            if let Some((row, hashes)) = accepted.passwords.get(&uuid) {
+                if matching(hashes.iter().map(|one| ((), one)), &hash).is_some() {
+                    return Ok(Some(row.clone()));
+                }
             }
-        }
+            accepted.taken_back
+        };
         let (row, hashes) = self.database.read(move |sql| passwords(sql, uuid)).await?;
         let found = matching(hashes.iter().map(|one| ((), one)), &hash).is_some();
         let Some(row) = row.filter(|_| found) else { return Ok(None) };
         let mut accepted = self.secrets.accepted();
+        if accepted.taken_back != before {
+            return Ok(Some(row));
+        }
         let (_, known) = accepted.passwords.entry(uuid).or_insert_with(|| (row.clone(), Vec::new()));
         if !known.contains(&hash) {
             known.push(hash);
@@ -160,6 +177,24 @@ impl Farm {
     }
 
     async fn check_dynamic(&self, token: &str, name: Option<String>) -> Result<Option<AgentRow>, Error> {
+        let Some(Enroller { token: id, name }) = self.check_enroller(token, name).await? else {
+            return Ok(None);
+        };
+        let key = (id, name);
+        if let Some(row) = self.secrets.accepted().enrolled.get(&key) {
+            return Ok(Some(row.clone()));
+        }
+        let name = key.1.clone();
+        let row = self.database.write(move |tx| agents::by_name(tx, id, &name)).await?;
+        self.secrets.accepted().enrolled.insert(key, row.clone());
+        Ok(Some(row))
+    }
+
+    /// The machine that says this, if the token is one, for [`Farm::enrol`].
+    ///
+    /// # Errors
+    /// When it says no name.
+    pub async fn check_enroller(&self, token: &str, name: Option<String>) -> Result<Option<Enroller>, Error> {
         if token.len() > SECRET_MAX {
             return Ok(None);
         }
@@ -185,14 +220,7 @@ impl Farm {
                 drover_wire::AGENT_NAME_HEADER
             )));
         };
-        let key = (id, name);
-        if let Some(row) = self.secrets.accepted().enrolled.get(&key) {
-            return Ok(Some(row.clone()));
-        }
-        let name = key.1.clone();
-        let row = self.database.write(move |tx| agents::enrol(tx, id, &name)).await?;
-        self.secrets.accepted().enrolled.insert(key, row.clone());
-        Ok(Some(row))
+        Ok(Some(Enroller { token: id, name }))
     }
 
     /// When there is no client token at all, makes one, and gives the file that it is in. Blocks.

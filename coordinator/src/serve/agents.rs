@@ -6,10 +6,10 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
-use drover_wire::agent::{Heartbeat, Hello, Poll};
+use drover_wire::agent::{Enrolment, Heartbeat, Hello, Poll};
 use drover_wire::route::Route;
 use drover_wire::route::agents::{
-    BUNDLE, CLOSURE, DECLARE, FILE, HEARTBEAT, HELLO, KEY, LOG, NAR, POLL, REPORT, UPLOAD,
+    BUNDLE, CLOSURE, DECLARE, ENROL, FILE, HEARTBEAT, HELLO, KEY, LOG, NAR, POLL, REPORT, UPLOAD,
 };
 use drover_wire::{LOG_CHUNK_LIMIT, LeaseId};
 use serde::Deserialize;
@@ -20,10 +20,12 @@ use super::router::{Mounted, at};
 use super::{bundle, contents, nar};
 use crate::farm::Farm;
 use crate::farm::change::AgentRow;
+use crate::farm::enrol::Enroller;
 
 /// The handler of a route; none if it is no route of agents.
 pub(super) fn handler(route: &Route) -> Option<Mounted> {
     Some(match *route {
+        ENROL => at(route, enrol),
         HELLO => at(route, hello),
         POLL => at(route, poll),
         HEARTBEAT => at(route, heartbeat),
@@ -47,6 +49,11 @@ type Core = State<Arc<Farm>>;
 #[derive(Debug, Deserialize)]
 struct At {
     offset: u64,
+}
+
+async fn enrol(State(farm): Core, Extension(machine): Extension<Enroller>, call: Call) -> Answer {
+    let enrolment: Enrolment = call.body.json(SMALL_MESSAGE_LIMIT).await?;
+    json(to_its_end(async move { farm.enrol(machine, enrolment).await }).await?)
 }
 
 async fn hello(State(farm): Core, Extension(agent): Caller, call: Call) -> Answer {

@@ -9,6 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use data_encoding::BASE64;
 use drover_wire::AGENT_NAME_HEADER;
+use drover_wire::route::agents::ENROL;
 
 use super::problem::{Refusal, STRANGE_AGENT, STRANGE_CLIENT, unauthorized};
 use crate::farm::Farm;
@@ -19,11 +20,20 @@ pub(super) async fn agents(State(farm): State<Arc<Farm>>, mut request: Request, 
     let Some(who) = agent_credentials(request.headers()) else {
         return unauthorized(STRANGE_AGENT);
     };
-    match farm.check_agent(who).await {
-        Ok(Some(agent)) => {
-            request.extensions_mut().insert(agent);
-            next.run(request).await
+    let found = match who {
+        // A machine that enrols itself is no agent yet.
+        Credentials::Token { token, name } if request.uri().path() == ENROL.pattern => {
+            let found = farm.check_enroller(&token, name).await;
+            found.map(|machine| machine.map(|machine| drop(request.extensions_mut().insert(machine))))
         }
+        _ if request.uri().path() == ENROL.pattern => Ok(None),
+        who => {
+            let found = farm.check_agent(who).await;
+            found.map(|agent| agent.map(|agent| drop(request.extensions_mut().insert(agent))))
+        }
+    };
+    match found {
+        Ok(Some(())) => next.run(request).await,
         Ok(None) => unauthorized(STRANGE_AGENT),
         Err(error) => Refusal::from(error).into_response(),
     }

@@ -9,6 +9,7 @@ mod house;
 mod peer;
 
 mod bundles;
+mod enrolment;
 mod hooks;
 mod http;
 mod lives;

@@ -1,6 +1,6 @@
 //! Between agents and the coordinator.
 //!
-//! An agent says [`Hello`] when it starts and whenever the coordinator was away; then it keeps one [`Poll`] open, sends a
+//! An agent that has nothing but a dynamic token may send an [`Enrolment`] first. It says [`Hello`] when it starts and whenever the coordinator was away; then it keeps one [`Poll`] open, sends a
 //! [`Heartbeat`] at the pace it was told, and for each lease: asks for the [`Closure`], fetches what its store lacks,
 //! sends the log in chunks, declares and uploads outputs, and ends it with a [`Report`]. Every message may be sent
 //! again after a lost answer: the second one changes nothing.
@@ -50,6 +50,31 @@ pub struct Welcome {
     pub public_key: String,
     /// The leases of [`Hello::holding`] that the agent has no longer: it drops these builds and what it has of them.
     pub give_up: Vec<LeaseId>,
+}
+
+/// “This machine is to have an agent”: asked with a dynamic token and a name, once, by a machine that keeps what it gets. It is
+/// the same agent again for the same machine with the same token, whatever it has forgotten meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrolment {
+    /// What tells the machine from all others, such as `serial:` and its serial number.
+    pub hardware: String,
+}
+
+/// The coordinator's answer to [`Enrolment`]. What an earlier one answered to the same machine is not accepted any more.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrolled {
+    /// Who the agent is.
+    pub agent: AgentId,
+    /// Its name: the one that it came with first.
+    pub name: String,
+    /// Its password.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Enrolled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Enrolled({}, {}, …)", self.agent, self.name)
+    }
 }
 
 /// “Give me work”: answered at once if there are [`Orders`], else held open.

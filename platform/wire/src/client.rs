@@ -354,6 +354,9 @@ pub struct AgentSummary {
     pub accepting: u32,
     /// What its machine does.
     pub machine: Machine,
+    /// What tells its machine from others, if that enrolled itself by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<String>,
     /// The builds that it holds.
     pub builds: Vec<BuildSummary>,
 }

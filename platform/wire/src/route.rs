@@ -85,6 +85,7 @@ macro_rules! routes {
 /// What agents ask.
 pub mod agents {
     routes!(Agents {
+        ENROL Post "/v1/enrol" "`Enrolment` → `Enrolled`, with a dynamic token and a name only";
         HELLO Post "/v1/hello" "`Hello` → `Welcome`";
         POLL Post "/v1/poll" "`Poll` → `Orders`, held open";
         HEARTBEAT Post "/v1/heartbeat" "`Heartbeat` → `Orders`";
