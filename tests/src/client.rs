@@ -8,8 +8,8 @@ use drover_store::nar;
 use drover_store::path::StorePath;
 use drover_wire::bundle::{Kind, Writer};
 use drover_wire::client::{
-    AgentSummary, BuildDetails, BuildList, BuildSummary, NewAgent, Secret, Submission, Submitted, WaitAnswer,
-    WaitQuestion, Wanted,
+    AgentSummary, BuildDetails, BuildList, BuildSummary, NewAgent, NewToken, Secret, Submission, Submitted,
+    WaitAnswer, WaitQuestion, Wanted,
 };
 use drover_wire::route::clients;
 use drover_wire::{BuildId, BuildState};
@@ -34,6 +34,14 @@ impl Client {
             self.peer.post(&clients::NEW_AGENT.path(&[]), &NewAgent { name: name.to_owned() }).value();
         let secret: Secret = self.peer.post(&clients::PASSWORD.path(&[&agent.agent]), &()).value();
         (agent.agent.to_string(), secret.secret)
+    }
+
+    /// A new token, with which agents enrol themselves.
+    #[track_caller]
+    #[must_use]
+    pub fn new_agent_token(&self) -> String {
+        let new = NewToken { note: "a test".to_owned() };
+        self.peer.post(&clients::AGENT_TOKEN.path(&[]), &new).value::<Secret>().secret
     }
 
     /// All agents.

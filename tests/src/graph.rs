@@ -157,11 +157,24 @@ impl Graph {
 
     /// [`Graph::new`] with this shell.
     #[must_use]
-    pub fn with_shell(mut shell: Shell, salt: impl Into<String>) -> Self {
+    pub fn with_shell(shell: Shell, salt: impl Into<String>) -> Self {
+        let mut graph = Self {
+            items: BTreeMap::new(),
+            shell: shell.clone(),
+            parts: Vec::new(),
+            salt: salt.into(),
+            derivations: Vec::new(),
+        };
+        graph.use_shell(shell);
+        graph
+    }
+
+    /// From now on builders are run by this shell, as those for another system must be.
+    pub fn use_shell(&mut self, mut shell: Shell) {
         let items = std::mem::take(&mut shell.items);
-        let parts = items.iter().map(|(path, _)| path.clone()).collect();
-        let items = items.into_iter().map(|(path, tree)| (path, Item::Tree(tree))).collect();
-        Self { items, shell, parts, salt: salt.into(), derivations: Vec::new() }
+        self.parts = items.iter().map(|(path, _)| path.clone()).collect();
+        self.items.extend(items.into_iter().map(|(path, tree)| (path, Item::Tree(tree))));
+        self.shell = shell;
     }
 
     /// Adds a file as a recursive source.

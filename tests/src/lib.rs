@@ -10,6 +10,7 @@ pub mod client;
 pub mod demo;
 pub mod direct;
 pub mod elf;
+pub mod emulated;
 pub mod farm;
 pub mod graph;
 pub mod ground;

@@ -1,0 +1,200 @@
+//! Boards that start from images, in QEMU: a graph across two kinds of processors, and what boards do without what they need.
+//! `ci/test boards` makes the images first.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Seek as _, SeekFrom, Write as _};
+use std::process::Command;
+
+use drover_tests::client::want;
+use drover_tests::emulated::{AARCH64, Emulated, Kind, RISCV64, START, Setup};
+use drover_tests::farm::Farm;
+use drover_tests::graph::{Graph, Made, Recipe};
+use drover_tests::shell::Shell;
+use drover_tests::{ground, wait};
+use drover_wire::BuildState;
+
+/// Says which processor it ran on, and keeps that and what its inputs are.
+const SCRIPT: &str = r#"
+echo "on $(uname -m)"
+{ uname -m; for input in $inputs; do echo "$input"; cat "$input"; done; } >$out
+"#;
+
+/// Long enough for a power cut in it.
+const LONG: &str = r#"
+echo "in the midst of it"
+for second in 1 2 3 4 5 6 7 8; do sleep 1; echo $second; done
+for input in $inputs; do cat "$input"; done >$out
+"#;
+
+/// Wants more memory than it may have.
+const GREEDY: &str = "tail -c 500000000 /dev/zero\necho it has all of it\n";
+
+fn available(test: &str) -> bool {
+    let lacking = [AARCH64, RISCV64].into_iter().find(|kind| kind.image().is_none());
+    if let Some(kind) = lacking {
+        ground::skipped(test, &format!("there is no image of {}: ci/image makes it", kind.triple));
+    }
+    lacking.is_none()
+}
+
+/// A graph whose builders are run by each kind's own shell.
+struct Both {
+    graph: Graph,
+    shells: Vec<(Kind, Shell)>,
+}
+
+impl Both {
+    fn new(salt: &str) -> Self {
+        let shells = [AARCH64, RISCV64].map(|kind| (kind, Shell::busybox(&kind.busybox()).unwrap()));
+        Self { graph: Graph::with_shell(shells[0].1.clone(), salt), shells: shells.into() }
+    }
+
+    fn add(&mut self, kind: Kind, name: &str, script: &str, inputs: &[&Made]) -> Made {
+        let (_, shell) = self.shells.iter().find(|(of, _)| *of == kind).unwrap();
+        self.graph.use_shell(shell.clone());
+        let recipe = Recipe::new(name, script).system(kind.system);
+        self.graph.add(inputs.iter().fold(recipe, |recipe, made| recipe.input(made))).unwrap()
+    }
+}
+
+#[test]
+fn boards_start_through_their_firmware_and_build_a_graph_across_a_power_cut() {
+    if !available("boards") {
+        return;
+    }
+    let farm = Farm::start();
+    let setup = Setup::new("52:54:00:00:00:01");
+    let mut arm = Emulated::start(AARCH64, &farm, &farm.dir().join("arm"), &setup);
+    let setup =
+        Setup::new("52:54:00:00:00:02").lines("name = risky\nmax-memory = 64M\nboard-clock = coordinator\n");
+    let mut riscv = Emulated::start(RISCV64, &farm, &farm.dir().join("riscv"), &setup);
+    riscv.says(0, "enrolled as risky");
+    arm.says(0, "enrolled as board-");
+    farm.wait_online("risky");
+
+    let mut both = Both::new("boards");
+    let a1 = both.add(AARCH64, "a1", SCRIPT, &[]);
+    let r1 = both.add(RISCV64, "r1", SCRIPT, &[&a1]);
+    let long = both.add(RISCV64, "long", LONG, &[&r1]);
+    let a2 = both.add(AARCH64, "a2", SCRIPT, &[&a1, &r1]);
+    let fails = both.add(AARCH64, "fails", "echo 'as it should'; exit 3", &[&r1]);
+    let never = both.add(RISCV64, "never", SCRIPT, &[&fails]);
+    let greedy = both.add(RISCV64, "greedy", GREEDY, &[]);
+    let r2 = both.add(RISCV64, "r2", SCRIPT, &[&a2, &long]);
+    let a3 = both.add(AARCH64, "a3", SCRIPT, &[&r2, &a2]);
+    let all = [&a1, &r1, &long, &a2, &fails, &never, &r2, &a3, &greedy];
+    let builds = farm.client.submit_as(&both.graph, all.iter().map(|made| want(made)).collect());
+
+    wait::until_within(START, "the long build should run", || {
+        let log = farm.client.log(builds[2]);
+        String::from_utf8_lossy(&log).contains("in the midst of it").then_some(())
+    });
+    let mark = riscv.console.mark();
+    riscv.cut_power();
+    riscv.restore_power();
+    riscv.says(mark, "the store is on /dev/");
+
+    let ends = farm.client.wait_ends(&builds);
+    let mut states = all.iter().zip(&builds).map(|(made, build)| (made.path.derivation_name(), ends[build]));
+    assert!(
+        states.all(|(name, state)| state
+            == match name {
+                "fails" | "greedy" => BuildState::Failed,
+                "never" => BuildState::DependencyFailed,
+                _ => BuildState::Succeeded,
+            }),
+        "{ends:?}"
+    );
+    // It was the same agent before and after, which lost its hold on one build.
+    let agents = farm.client.agents();
+    let mut hardware: Vec<_> = agents.iter().filter_map(|agent| agent.hardware.as_deref()).collect();
+    hardware.sort_unstable();
+    assert_eq!(hardware, ["address:52:54:00:00:00:01", "address:52:54:00:00:00:02"], "{agents:#?}");
+    assert_eq!(farm.client.show(builds[2]).attempts.len(), 2);
+    let text = String::from_utf8_lossy(&farm.client.log(builds[6])).into_owned();
+    assert!(text.contains("on riscv64"), "{text}");
+
+    let mut counts = BTreeMap::new();
+    for build in farm.client.by_derivation().values() {
+        if let Some(agent) = &build.agent {
+            *counts.entry(agent.clone()).or_insert(0) += 1;
+        }
+    }
+    assert_eq!(counts.len(), 2, "{counts:?}");
+    for (name, count) in counts {
+        println!("the board {name} did {count} builds");
+    }
+    arm.power_off();
+    riscv.power_off();
+}
+
+#[test]
+fn a_board_without_a_disk_a_coordinator_or_the_time_says_so_and_tries_again() {
+    if !available("a board that lacks things") {
+        return;
+    }
+    let mut farm = Farm::start();
+    let folder = farm.dir().join("board");
+    // What begins with zeros is still somebody's.
+    fs::create_dir(&folder).unwrap();
+    let disk = folder.join("store.img");
+    let mut file = File::create(&disk).unwrap();
+    file.set_len(1 << 30).unwrap();
+    file.seek(SeekFrom::Start(1 << 20)).unwrap();
+    file.write_all(b"what somebody wrote").unwrap();
+    drop(file);
+    let before = fs::read(&disk).unwrap();
+
+    let setup = Setup {
+        arguments: vec!["-rtc", "base=1970-01-02T03:04:05"],
+        ..Setup::new("52:54:00:00:00:03").lines("name = lonely\n")
+    };
+    let mut board = Emulated::start(RISCV64, &farm, &folder, &setup);
+    farm.coordinator.kill();
+    board.says(0, "this machine's clock was in 1970; it is set to the image's date");
+    board.says(
+        0,
+        "there is no disk for the store, neither one that was it before nor an empty one: it is in memory",
+    );
+    board.says(0, "will try again to enrol this machine");
+    farm.coordinator.restart();
+    board.says(0, "enrolled as lonely");
+    farm.wait_online("lonely");
+    board.power_off();
+    assert!(fs::read(&disk).unwrap() == before, "the disk was written to");
+}
+
+#[test]
+fn a_torn_disk_is_mended_and_a_missing_network_and_a_wrong_configuration_are_told_each_time() {
+    if !available("a board that is broken") {
+        return;
+    }
+    let farm = Farm::start();
+    let folder = farm.dir().join("board");
+    fs::create_dir(&folder).unwrap();
+    let disk = folder.join("store.img");
+    File::create(&disk).unwrap().set_len(1 << 30).unwrap();
+    let made = Command::new("mkfs.ext4").args(["-q", "-F", "-L", "drover"]).arg(&disk).status().unwrap();
+    assert!(made.success());
+    // The first files' places: what is the root folder nobody knows any more.
+    let mut file = OpenOptions::new().write(true).open(&disk).unwrap();
+    let dumped = Command::new("dumpe2fs").arg(&disk).output().unwrap();
+    let text = String::from_utf8_lossy(&dumped.stdout).into_owned();
+    let table = text.split_once("Inode table at ").unwrap().1.split('-').next().unwrap();
+    file.seek(SeekFrom::Start(table.parse::<u64>().unwrap() * 4096)).unwrap();
+    file.write_all(&[0x5a; 4096]).unwrap();
+    drop(file);
+
+    let setup = Setup::new("52:54:00:00:00:04")
+        .lines("name = broken\nboard-interface = eth7\nmax-parallel-builds = many\n");
+    let mut board = Emulated::start(RISCV64, &farm, &folder, &setup);
+    board.says(0, "is torn; it is mended");
+    board.says(0, "the store is on /dev/");
+    board.says(0, "no network: no network card is there; tried again in 2 s");
+    // The line is that of the file as a person sees it.
+    board.says(0, "drover-agent.conf:8: max-parallel-builds: ");
+    board.says(0, "the agent ended for its configuration, drover-agent.conf on the partition DROVER; started again in 4 s");
+    board.power_off();
+}
