@@ -65,13 +65,14 @@ fn boards_start_through_their_firmware_and_build_a_graph_across_a_power_cut() {
         return;
     }
     let farm = Farm::start();
-    let setup = Setup::new("52:54:00:00:00:01");
+    let setup =
+        Setup { arguments: vec!["-smbios", "type=1,serial=VF7110-0042"], ..Setup::new("52:54:00:00:00:01") };
     let mut arm = Emulated::start(AARCH64, &farm, &farm.dir().join("arm"), &setup);
     let setup =
         Setup::new("52:54:00:00:00:02").lines("name = risky\nmax-memory = 64M\nboard-clock = coordinator\n");
     let mut riscv = Emulated::start(RISCV64, &farm, &farm.dir().join("riscv"), &setup);
     riscv.says(0, "enrolled as risky");
-    arm.says(0, "enrolled as board-");
+    arm.says(0, "serial:VF7110-0042, enrolled as board-VF71100042");
     farm.wait_online("risky");
 
     let mut both = Both::new("boards");
@@ -111,7 +112,7 @@ fn boards_start_through_their_firmware_and_build_a_graph_across_a_power_cut() {
     let agents = farm.client.agents();
     let mut hardware: Vec<_> = agents.iter().filter_map(|agent| agent.hardware.as_deref()).collect();
     hardware.sort_unstable();
-    assert_eq!(hardware, ["address:52:54:00:00:00:01", "address:52:54:00:00:00:02"], "{agents:#?}");
+    assert_eq!(hardware, ["address:52:54:00:00:00:02", "serial:VF7110-0042"], "{agents:#?}");
     assert_eq!(farm.client.show(builds[2]).attempts.len(), 2);
     let text = String::from_utf8_lossy(&farm.client.log(builds[6])).into_owned();
     assert!(text.contains("on riscv64"), "{text}");
@@ -162,6 +163,13 @@ fn a_board_without_a_disk_a_coordinator_or_the_time_says_so_and_tries_again() {
     farm.coordinator.restart();
     board.says(0, "enrolled as lonely");
     farm.wait_online("lonely");
+    // Its memory forgets its password, as a card does that is flashed anew, and it is the same agent.
+    let mark = board.console.mark();
+    board.cut_power();
+    board.restore_power();
+    board.says(mark, "enrolled as lonely");
+    farm.coordinator.line("what it had as a password is not accepted any more");
+    assert_eq!(farm.client.agents().len(), 1);
     board.power_off();
     assert!(fs::read(&disk).unwrap() == before, "the disk was written to");
 }
@@ -188,13 +196,14 @@ fn a_torn_disk_is_mended_and_a_missing_network_and_a_wrong_configuration_are_tol
     drop(file);
 
     let setup = Setup::new("52:54:00:00:00:04")
-        .lines("name = broken\nboard-interface = eth7\nmax-parallel-builds = many\n");
+        .lines("name = broken\nboard-interface = eth7\nboard-disc = none\nmax-parallel-builds = many\n");
     let mut board = Emulated::start(RISCV64, &farm, &folder, &setup);
+    board.says(0, "there is no option board-disc");
     board.says(0, "is torn; it is mended");
     board.says(0, "the store is on /dev/");
     board.says(0, "no network: no network card is there; tried again in 2 s");
     // The line is that of the file as a person sees it.
-    board.says(0, "drover-agent.conf:8: max-parallel-builds: ");
+    board.says(0, "drover-agent.conf:9: max-parallel-builds: ");
     board.says(0, "the agent ended for its configuration, drover-agent.conf on the partition DROVER; started again in 4 s");
     board.power_off();
 }
