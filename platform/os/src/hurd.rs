@@ -156,36 +156,22 @@ fn wait_for_children(channel: RawFd, longest: Option<Duration>) -> bool {
 ///
 /// Safe to call between fork and exec: one system call.
 pub(crate) fn kill_what_is_left(program: libc::pid_t) {
-    kill_group(program);
+    posix::kill_group(program);
 }
 
 /// Whether something is left of a program that has ended, and whose end no signal will tell.
 ///
 /// Safe to call between fork and exec: one system call.
 pub(crate) fn is_something_left(program: libc::pid_t) -> bool {
-    if program <= 1 {
-        return false;
-    }
-    // SAFETY: takes numbers; signal 0 is sent to nobody. As long as the group has a member, no other gets its number.
-    let found = unsafe { libc::kill(-program, 0) } == 0;
-    // What has become another user may be sent nothing, and is there all the same.
-    found || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
+    posix::has_members(program)
 }
 
 /// Kills what runs below a supervisor: the group of its program.
 pub(crate) fn kill_below(_supervisor: u32, program: u32) -> io::Result<()> {
     if let Ok(program) = libc::pid_t::try_from(program) {
-        kill_group(program);
+        posix::kill_group(program);
     }
     Ok(())
-}
-
-fn kill_group(program: libc::pid_t) {
-    // 0 would be our own, and 1 everything.
-    if program > 1 {
-        // SAFETY: takes numbers. There may be nobody.
-        unsafe { libc::kill(-program, libc::SIGKILL) };
-    }
 }
 
 #[cfg(test)]
@@ -196,17 +182,5 @@ mod tests {
     fn what_a_socket_is_not_asked_for_does_not_end_a_connection() {
         let (one, _other) = report_channel().unwrap();
         set_keepalive(std::os::fd::AsFd::as_fd(&one), Duration::from_secs(30)).unwrap();
-    }
-
-    #[test]
-    fn a_group_that_has_no_members_is_gone() {
-        let mut child = std::process::Command::new("/bin/sh");
-        std::os::unix::process::CommandExt::process_group(&mut child, 0);
-        let mut child = child.args(["-c", "read word"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
-        let id = libc::pid_t::try_from(child.id()).unwrap();
-        assert!(is_something_left(id));
-        kill_what_is_left(id);
-        assert!(!child.wait().unwrap().success());
-        assert!(!is_something_left(id));
     }
 }

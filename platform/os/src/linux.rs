@@ -68,8 +68,18 @@ pub(crate) fn boot_id() -> Option<String> {
 ///
 /// Safe to call between fork and exec: one system call.
 pub(crate) fn adopt_orphans() {
-    // SAFETY: takes and writes no memory. Kernels without it (before 3.4) say EINVAL, and orphans then go to init.
+    // SAFETY: takes and writes no memory. Where it is not to be had, see below.
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
+}
+
+/// Whether there is something like the adoption of orphans. QEMU says EINVAL where it plays the processor of a program and nothing
+/// else, and orphans go to the system's first process: then what is left of a program is what is left of its process group.
+///
+/// Safe to call between fork and exec: one system call.
+fn can_adopt() -> bool {
+    let mut adopts: c_int = 0;
+    // SAFETY: writes to a number of ours.
+    unsafe { libc::prctl(libc::PR_GET_CHILD_SUBREAPER, &raw mut adopts, 0, 0, 0) == 0 }
 }
 
 /// Gives the calling process a name of its own, of at most 15 bytes, among those that are listed.
@@ -166,16 +176,19 @@ fn wait_for_children(
     }
 }
 
-/// Whether something is left of a program that has ended, and whose end no signal will tell: all orphans are the calling
-/// process' children.
-pub(crate) fn is_something_left(_program: libc::pid_t) -> bool {
-    false
+/// Whether something is left of a program that has ended, and whose end no signal will tell: where orphans are adopted, all that
+/// is left are the calling process' children.
+pub(crate) fn is_something_left(program: libc::pid_t) -> bool {
+    !can_adopt() && posix::has_members(program)
 }
 
 /// Sends SIGKILL to every child of the calling process.
 ///
 /// Safe to call between fork and exec: system calls only, and nothing but the stack. That is why it reads /proc by hand.
-pub(crate) fn kill_what_is_left(_program: libc::pid_t) {
+pub(crate) fn kill_what_is_left(program: libc::pid_t) {
+    if !can_adopt() {
+        posix::kill_group(program);
+    }
     // SAFETY: takes nothing and cannot fail.
     let own = unsafe { libc::getpid() };
     let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
@@ -248,7 +261,10 @@ fn parent_of(proc: RawFd, name: &[u8]) -> Option<libc::pid_t> {
 
 /// Kills what runs below a supervisor. One that forks meanwhile hands its child to the supervisor, where the next call
 /// finds it.
-pub(crate) fn kill_below(supervisor: u32, _program: u32) -> io::Result<()> {
+pub(crate) fn kill_below(supervisor: u32, program: u32) -> io::Result<()> {
+    if let (false, Ok(program)) = (can_adopt(), libc::pid_t::try_from(program)) {
+        posix::kill_group(program);
+    }
     for descendant in descendants(supervisor)?.into_iter().filter_map(|id| libc::pid_t::try_from(id).ok()) {
         // SAFETY: takes numbers. It may be gone already.
         unsafe { libc::kill(descendant, libc::SIGKILL) };

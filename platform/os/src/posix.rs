@@ -93,6 +93,30 @@ pub(crate) fn set_option(socket: BorrowedFd<'_>, level: c_int, name: c_int, valu
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Whether the process group that a program began has members, which need not be the program.
+///
+/// Safe to call between fork and exec: one system call.
+pub(crate) fn has_members(program: libc::pid_t) -> bool {
+    if program <= 1 {
+        return false;
+    }
+    // SAFETY: takes numbers; signal 0 is sent to nobody. As long as the group has a member, no other gets its number.
+    let found = unsafe { libc::kill(-program, 0) } == 0;
+    // What has become another user may be sent nothing, and is there all the same.
+    found || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
+}
+
+/// Sends SIGKILL to the process group that a program began.
+///
+/// Safe to call between fork and exec: one system call.
+pub(crate) fn kill_group(program: libc::pid_t) {
+    // 0 would be our own, and 1 everything.
+    if program > 1 {
+        // SAFETY: takes numbers. There may be nobody.
+        unsafe { libc::kill(-program, libc::SIGKILL) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,5 +152,17 @@ mod tests {
                 .status();
             assert_eq!(status.unwrap().code(), Some(7), "{way}");
         }
+    }
+
+    #[test]
+    fn a_group_that_has_no_members_is_gone() {
+        let mut child = std::process::Command::new("/bin/sh");
+        std::os::unix::process::CommandExt::process_group(&mut child, 0);
+        let mut child = child.args(["-c", "read word"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let id = libc::pid_t::try_from(child.id()).unwrap();
+        assert!(has_members(id));
+        kill_group(id);
+        assert!(!child.wait().unwrap().success());
+        assert!(!has_members(id));
     }
 }
