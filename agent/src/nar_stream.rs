@@ -16,7 +16,7 @@ use zstd::stream::write::Encoder;
 const CHUNK: usize = 256 * 1024;
 
 /// Bytes of a job of the compressor. It holds several of them at a time; its own choice would be 8 MiB.
-const JOB: u32 = 2 * 1024 * 1024;
+const JOB: u32 = 768 * 1024;
 
 /// Buffers that are filled, waiting or being emptied.
 const BUFFERS: usize = 4;
