@@ -111,8 +111,7 @@ pub(crate) fn help() -> String {
     let mut text = String::from(
         "Usage: drover-agent [OPTION]...\n\
          \x20      drover-agent doctor [--json] [OPTION]...   what works on this machine\n\
-         Builds what a drover coordinator allocates, with this machine's guix-daemon, or\n\
-         else in a sandbox of its own.\n\n",
+         Builds what a drover coordinator allocates, by guix-daemon or in a sandbox.\n\n",
     );
     let for_sandbox = |option: &&Definition| option.only == Some(ExecutorKind::Sandbox);
     OPTIONS.iter().filter(|option| !for_sandbox(option)).for_each(|option| describe(&mut text, option));
