@@ -22,6 +22,10 @@ use crate::posix;
 /// Guix's name for the kernel: the second half of a system's name.
 pub(crate) const KERNEL: &str = if cfg!(target_os = "hurd") { "gnu" } else { "linux" };
 
+/// How often who waits at a local socket looks whether it was cancelled: its shutdown wakes nobody who waits for it already
+/// (pflocal: `sock_shutdown`), only the other side's does.
+pub(crate) const LOOK_WHETHER_CANCELLED: Option<Duration> = Some(Duration::from_millis(500));
+
 /// Probes a silent TCP peer, as often as the system sees fit, if it does.
 pub(crate) fn set_keepalive(socket: BorrowedFd<'_>, _idle: Duration) -> io::Result<()> {
     match posix::set_option(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1) {
@@ -139,8 +143,10 @@ fn wait_for_children(channel: RawFd, longest: Option<Duration>) -> bool {
     let time = longest.map_or(-1, |time| c_int::try_from(time.as_millis()).unwrap_or(c_int::MAX));
     let entry = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     let mut entries = [entry(woken), entry(channel)];
+    // With nothing but such as are skipped, the Hurd's does not wait.
+    let count = if woken < 0 && channel < 0 { 0 } else { 2 };
     // SAFETY: the entries are ours, and two; those of negative numbers are skipped.
-    if unsafe { libc::poll(entries.as_mut_ptr(), 2, time) } <= 0 {
+    if unsafe { libc::poll(entries.as_mut_ptr(), count, time) } <= 0 {
         return false;
     }
     if entries[0].revents != 0 {

@@ -21,6 +21,9 @@ pub(crate) fn is_noexec(path: &Path) -> Option<bool> {
     Some(statvfs(path).ok()?.flags().contains(FsFlags::ST_NOEXEC))
 }
 
+/// Who waits at a socket is woken when it is shut down.
+pub(crate) const LOOK_WHETHER_CANCELLED: Option<Duration> = None;
+
 /// Probes a silent TCP peer after `idle`, then every quarter of it, and gives it up after four probes.
 pub(crate) fn set_keepalive(socket: BorrowedFd<'_>, idle: Duration) -> io::Result<()> {
     let seconds = c_int::try_from(idle.as_secs()).unwrap_or(c_int::MAX).max(1);

@@ -2,6 +2,7 @@
 
 mod connect;
 mod listener;
+mod piece;
 mod resolve;
 mod stream;
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use super::piece::write_some;
 use crate::poll::{self, Interest};
 use crate::{Deadline, sys};
 
@@ -127,9 +128,7 @@ impl Stream {
                     return Ok(0);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if !poll::wait_one(self.as_fd(), Interest::Readable, deadline)? {
-                        return Err(self.shared.timed_out(READ));
-                    }
+                    self.shared.wait(Interest::Readable, deadline, READ)?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 other => return other,
@@ -143,22 +142,24 @@ impl Stream {
     /// # Errors
     /// As [`Stream::read_before`]. A peer that is gone is [`io::ErrorKind::BrokenPipe`], never a signal.
     pub fn write_before(&self, bytes: &[u8], deadline: Deadline) -> io::Result<usize> {
-        loop {
+        let write = |piece: &[u8]| {
             self.shared.check_cancelled()?;
-            match self.shared.socket.write(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if !poll::wait_one(self.as_fd(), Interest::Writable, deadline)? {
-                        return Err(self.shared.timed_out(WRITE));
-                    }
+            self.shared.socket.write(piece)
+        };
+        let wait = |pause: Duration| {
+            if !pause.is_zero() {
+                // In spite of that there is room, so that nothing else looks at the deadline.
+                if deadline.is_over() {
+                    return Err(self.shared.timed_out(WRITE));
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    self.shared.check_cancelled()?;
-                    return Err(error);
-                }
-                done => return done,
+                std::thread::sleep(deadline.remaining().map_or(pause, |left| left.min(pause)));
             }
-        }
+            self.shared.wait(Interest::Writable, deadline, WRITE)
+        };
+        write_some(bytes, write, wait).or_else(|error| {
+            self.shared.check_cancelled()?;
+            Err(error)
+        })
     }
 
     /// Ends our side, the peer's or both; the other clones see it too.
@@ -238,6 +239,24 @@ impl Shared {
         Ok(())
     }
 
+    /// Waits until it is worth another try.
+    fn wait(&self, interest: Interest, deadline: Deadline, what: &str) -> io::Result<()> {
+        let look = match &self.socket {
+            Socket::Tcp(_) => None,
+            Socket::Unix(_) => sys::LOOK_WHETHER_CANCELLED,
+        };
+        loop {
+            let next = look.map_or(Deadline::never(), Deadline::after).min(deadline);
+            if poll::wait_one(self.socket.as_fd(), interest, next)? {
+                return Ok(());
+            }
+            if deadline.is_over() {
+                return Err(self.timed_out(what));
+            }
+            self.check_cancelled()?;
+        }
+    }
+
     fn timed_out(&self, what: &str) -> io::Error {
         let message = format!("{what} {}: nothing moved within the time limit", self.peer);
         io::Error::new(io::ErrorKind::TimedOut, message)
@@ -267,12 +286,18 @@ impl Socket {
     }
 }
 
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(tcp) => tcp.as_fd(),
+            Self::Unix(unix) => unix.as_fd(),
+        }
+    }
+}
+
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.shared.socket {
-            Socket::Tcp(tcp) => tcp.as_fd(),
-            Socket::Unix(unix) => unix.as_fd(),
-        }
+        self.shared.socket.as_fd()
     }
 }
 
@@ -362,6 +387,18 @@ mod tests {
         let canceller = here.canceller();
         let reading = thread::spawn(move || here.read(&mut [0; 8]).unwrap_err());
         canceller.cancel();
+        assert_eq!(reading.join().unwrap().kind(), io::ErrorKind::ConnectionAborted);
+    }
+
+    #[test]
+    #[cfg(any(target_os = "hurd", drover_portable))]
+    fn a_cancellation_that_wakes_nobody_is_seen_nevertheless() {
+        let (mut here, _there) = Stream::pair().unwrap();
+        here.set_timeout(None);
+        let shared = here.shared.clone();
+        let reading = thread::spawn(move || here.read(&mut [0; 8]).unwrap_err());
+        // As the Hurd's server of local sockets has it: whoever waits at a socket is not woken by its shutdown.
+        shared.cancelled.store(true, Ordering::SeqCst);
         assert_eq!(reading.join().unwrap().kind(), io::ErrorKind::ConnectionAborted);
     }
 
