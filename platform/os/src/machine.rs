@@ -108,13 +108,16 @@ pub fn disk(path: &Path) -> Option<Disk> {
     let stat = nix::sys::statvfs::statvfs(path).ok()?;
     // The types of these fields differ between systems.
     #[allow(clippy::useless_conversion, clippy::unnecessary_fallible_conversions)]
-    let (unit, blocks, free, all_files, files) = (
+    let (fragment, block, blocks, free, all_files, files) = (
         u64::try_from(stat.fragment_size()).ok()?,
+        u64::try_from(stat.block_size()).ok()?,
         u64::try_from(stat.blocks()).ok()?,
         u64::try_from(stat.blocks_available()).ok()?,
         u64::try_from(stat.files()).ok()?,
         u64::try_from(stat.files_available()).ok()?,
     );
+    // Not all of the Hurd's file systems tell both.
+    let unit = if fragment == 0 { block } else { fragment };
     // Some file systems, such as btrfs, have no such number, and say 0 of 0.
     let files = if all_files == 0 { u64::MAX } else { files };
     Some(Disk { total: blocks.checked_mul(unit)?, free: free.checked_mul(unit)?, files })
