@@ -9,8 +9,9 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 /// What only looks at the machine, and works on every one that can run these tests.
-const EVERYWHERE: [&str; 9] = [
+const EVERYWHERE: [&str; 10] = [
     "threads",
+    "random",
     "clock",
     "deadlines",
     "tcp-sockets",
@@ -52,6 +53,22 @@ fn without_a_daemon_all_but_the_builder_works_and_the_code_is_1() {
     let (state, words) = line(&said, "executor");
     assert!(state == "fails" && words.contains("/no/such/socket"), "{said}");
     assert_eq!(line(&said, "coordinator").0, "unknown", "{said}");
+}
+
+#[test]
+fn what_kills_one_check_is_told_and_the_others_are_done() {
+    // Who writes to a file is killed by a signal, then.
+    let Output { stdout, .. } = Command::new("/bin/sh")
+        .args(["-c", "ulimit -c 0; ulimit -f 0; exec \"$0\" doctor --config /dev/null"])
+        .arg(env!("CARGO_BIN_EXE_drover-agent"))
+        .output()
+        .unwrap();
+    let said = text(&stdout);
+    let (state, words) = line(&said, "files");
+    assert!(state == "fails" && words.contains("broke off, ended by signal"), "{said}");
+    for name in EVERYWHERE.iter().filter(|name| **name != "files") {
+        assert_eq!(line(&said, name).0, "works", "{said}");
+    }
 }
 
 #[test]

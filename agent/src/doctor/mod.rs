@@ -1,14 +1,18 @@
 //! `drover-agent doctor`: what works on this machine and what does not, one line each.
 //!
-//! Each examination does the thing itself, by the same code as the agent, in a thread of its own: where a deadline is no
-//! deadline, the doctor says so and goes on. Nothing is needed for it but the program; what is configured is looked at, too.
+//! Each examination does the thing itself, by the same code as the agent, in a program of its own, which is this one again,
+//! so that what it dies of is told, too; and who waits for that does so in a thread of its own: where a deadline is no
+//! deadline, the doctor says so and goes on. Where this program cannot be run again, it is the thread that examines; where
+//! there are no threads, the doctor itself. Nothing is needed for it but the program; what is configured is looked at, too.
 
+mod apart;
 mod codecs;
 mod executor;
 mod files;
 mod machine;
 mod outside;
 mod processes;
+mod random;
 mod report;
 mod sockets;
 mod threads;
@@ -18,9 +22,12 @@ use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
+
+use drover_os::process::Program;
 
 use crate::config::{self, EXIT_REFUSED, Glance, Surroundings};
 use report::{Form, Report};
@@ -29,6 +36,8 @@ use report::{Form, Report};
 const COMMAND: &str = "doctor";
 /// The longest that an examination may take on a machine that is very busy: a daemon that collects garbage answers late.
 const LONGEST: Duration = Duration::from_secs(90);
+/// Until it is plain that one which must have ended did not even begin.
+const GRACE: Duration = Duration::from_secs(10);
 
 const HELP: &str = "\
 Usage: drover-agent doctor [--json] [OPTION]...
@@ -61,6 +70,7 @@ type Examination = (&'static str, fn(&Glance) -> Outcome);
 /// In the order in which they are told: from what everything else needs.
 const EXAMINATIONS: &[Examination] = &[
     ("threads", threads::examine),
+    ("random", random::examine),
     ("clock", time::clock),
     ("deadlines", time::deadlines),
     ("tcp-sockets", sockets::tcp),
@@ -84,7 +94,13 @@ pub fn command(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCode
     let mut arguments = arguments.into_iter();
     let word = arguments.next()?;
     if word == processes::COMMAND {
-        return Some(processes::run(arguments.next().as_deref()));
+        let role = arguments.next();
+        return Some(if role.as_deref().is_some_and(|role| role == apart::EXAMINE) {
+            let name = arguments.next();
+            apart::run(name.as_deref(), arguments)
+        } else {
+            processes::run(role.as_deref())
+        });
     }
     (word == COMMAND).then(|| run(arguments.collect()))
 }
@@ -98,13 +114,17 @@ fn run(mut arguments: Vec<OsString>) -> ExitCode {
     let before = arguments.len();
     arguments.retain(|argument| argument != "--json");
     let form = if arguments.len() < before { Form::Json } else { Form::Lines };
-    match config::glance(arguments, &Surroundings::here()) {
+    match config::glance(arguments.clone(), &Surroundings::here()) {
         Ok(glance) => {
             let mut report = Report::new(form);
-            let glance = Arc::new(glance);
+            let mut room = Room { threads: threads_run(), apart: Arc::new(AtomicBool::new(true)) };
+            let (glance, arguments) = (Arc::new(glance), Arc::new(arguments));
             for (name, examine) in EXAMINATIONS {
                 report.begin(name);
-                report.end(name, &examined(name, *examine, &glance));
+                let (glance, arguments) = (Arc::clone(&glance), Arc::clone(&arguments));
+                let outcome =
+                    room.examined(name, move || apart::program(name, &arguments), move || examine(&glance));
+                report.end(name, &outcome);
             }
             ExitCode::from(u8::from(!report.finish()))
         }
@@ -115,21 +135,59 @@ fn run(mut arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
-/// What comes of an examination that may never end.
-fn examined(name: &str, examine: fn(&Glance) -> Outcome, glance: &Arc<Glance>) -> Outcome {
-    let (outcome, outcomes) = mpsc::channel();
-    let glance = Arc::clone(glance);
-    thread::Builder::new()
-        .name(name.into())
-        .spawn(move || {
+/// Where examinations can be done.
+struct Room {
+    /// In threads.
+    threads: bool,
+    /// In programs of their own, as far as it is known.
+    apart: Arc<AtomicBool>,
+}
+
+impl Room {
+    /// What comes of an examination that may never end, and may be the end of who does it.
+    fn examined(
+        &mut self,
+        name: &str,
+        program: impl Fn() -> Program + Send + 'static,
+        examine: impl Fn() -> Outcome + Send + 'static,
+    ) -> Outcome {
+        let apart = Arc::clone(&self.apart);
+        let look = move || {
+            if apart.load(Ordering::SeqCst) {
+                if let Some(outcome) = apart::examined(program()) {
+                    return outcome;
+                }
+                apart.store(false, Ordering::SeqCst);
+            }
+            examine()
+        };
+        if !self.threads {
+            return look();
+        }
+        let (outcome, outcomes) = mpsc::channel();
+        let started = thread::Builder::new().name(name.into()).spawn(move || {
             // Nobody may be waiting any more.
-            let _ = outcome.send(examine(&glance));
-        })
-        .map_err(failed("start a thread"))?;
-    outcomes.recv_timeout(LONGEST).map_err(|error| match error {
-        mpsc::RecvTimeoutError::Timeout => format!("it hangs: no end within {} s", LONGEST.as_secs()),
-        mpsc::RecvTimeoutError::Disconnected => "it broke off".to_owned(),
-    })?
+            let _ = outcome.send(look());
+        });
+        if let Err(error) = started {
+            return Err(failed("start a thread")(error));
+        }
+        outcomes.recv_timeout(LONGEST + GRACE).map_err(|error| match error {
+            mpsc::RecvTimeoutError::Timeout => {
+                // What hangs may be the start of the program.
+                self.apart.store(false, Ordering::SeqCst);
+                format!("it hangs: no end within {} s", LONGEST.as_secs())
+            }
+            mpsc::RecvTimeoutError::Disconnected => "it broke off".to_owned(),
+        })?
+    }
+}
+
+/// Whether threads start, and do something.
+fn threads_run() -> bool {
+    let (alive, lives) = mpsc::channel();
+    let started = thread::Builder::new().spawn(move || alive.send(()));
+    started.is_ok() && lives.recv_timeout(GRACE).is_ok()
 }
 
 /// What failed, in words.

@@ -102,7 +102,7 @@ pub(super) fn examine(_: &Glance) -> Outcome {
 }
 
 /// This program, by its own path where the system tells it, or as it was called.
-fn ourselves() -> OsString {
+pub(super) fn ourselves() -> OsString {
     match std::env::current_exe() {
         Ok(path) => path.into(),
         Err(_) => std::env::args_os().next().unwrap_or_else(|| SHELL.into()),

@@ -19,6 +19,7 @@ fn what_every_machine_has_works() {
     let nobody = glance(&[]);
     for examine in [
         threads::examine,
+        random::examine,
         time::clock,
         time::deadlines,
         sockets::tcp,
@@ -45,10 +46,19 @@ fn examinations_have_names_that_fit() {
 
 #[test]
 fn what_hangs_or_breaks_off_is_told_and_the_rest_goes_on() {
-    let nobody = Arc::new(glance(&[]));
-    let broken = examined("broken", |_| panic!("on purpose"), &nobody).unwrap_err();
+    let other = || Program::new("/no/such/program");
+    for threads in [true, false] {
+        let mut room = Room { threads, apart: Arc::new(AtomicBool::new(true)) };
+        works(room.examined("whole", other, || Ok(Finding::Works("as ever".into()))));
+        assert!(!room.apart.load(Ordering::SeqCst), "it is not tried again");
+    }
+    let mut room = Room { threads: threads_run(), apart: Arc::new(AtomicBool::new(true)) };
+    let dies = || Program::new("/bin/sh").args(["-c", "echo 'examined here:'; kill -9 $$"]);
+    let broken = room.examined("dies", dies, || panic!("not here")).unwrap_err();
+    assert!(broken.contains("signal 9"), "{broken}");
+    assert!(room.apart.load(Ordering::SeqCst));
+    let broken = room.examined("broken", other, || panic!("on purpose")).unwrap_err();
     assert!(broken.contains("broke off"), "{broken}");
-    works(examined("whole", |_| Ok(Finding::Works("as ever".into())), &nobody));
 }
 
 #[test]

@@ -19,6 +19,7 @@ pub mod net;
 pub mod poll;
 mod posix;
 pub mod process;
+pub mod random;
 pub mod sandbox;
 pub mod signal;
 pub mod tree;
