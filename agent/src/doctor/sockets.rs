@@ -1,10 +1,10 @@
 //! Connections within the machine.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::time::Duration;
 
-use drover_os::net::{self, Deadline, Listener, Stream};
+use drover_os::net::{self, Deadline, DeafPort, Listener, Stream};
 
 use super::files::Folder;
 use super::{Finding, Glance, Outcome, expect, failed};
@@ -12,8 +12,6 @@ use super::{Finding, Glance, Outcome, expect, failed};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// More than goes through at once.
 const BYTES: usize = 1 << 20;
-/// Somebody may just have got a port that was free, or a program that starts just then keep it for a moment.
-const TRIES: usize = 20;
 
 pub(super) fn tcp(_: &Glance) -> Outcome {
     let listener = Listener::bind_tcp("127.0.0.1:0").map_err(failed("listen on 127.0.0.1"))?;
@@ -24,15 +22,13 @@ pub(super) fn tcp(_: &Glance) -> Outcome {
     client.set_keepalive(PATIENCE).map_err(failed("have a silent peer probed"))?;
     let server = listener.accept(Deadline::after(PATIENCE)).map_err(failed("accept a connection"))?;
     talk(client, server)?;
-    let mut is_refused = false;
-    for _ in 0..TRIES {
-        let free = Listener::bind_tcp("127.0.0.1:0").and_then(|listener| listener.port());
-        is_refused = connect(free.map_err(failed("find a free port"))?).is_err();
-        if is_refused {
-            break;
-        }
+    let nobody = DeafPort::take().map_err(failed("take a port"))?;
+    match connect(nobody.number()) {
+        // Each system has its own words for it.
+        Err(error) if error.kind() != ErrorKind::TimedOut => {}
+        Err(error) => return Err(format!("a port that nobody listens on: {error}")),
+        Ok(_) => return Err("a port that nobody listens on takes connections".into()),
     }
-    expect(is_refused, || "ports that nobody listens on take connections".into())?;
     let six = match Listener::bind_tcp("[::1]:0") {
         Ok(_) => "IPv4 and IPv6",
         Err(_) => "IPv4; no IPv6",

@@ -106,22 +106,12 @@ pub fn connect_unix(path: &Path, deadline: Deadline) -> io::Result<Stream> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::Listener;
-    use nix::sys::socket::SockaddrIn;
+    use crate::net::{DeafPort, Listener};
     use std::io::{Read, Write};
-    use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixListener;
 
     fn soon() -> Deadline {
         Deadline::after(Duration::from_secs(60))
-    }
-
-    /// A port that nobody listens on, and that is nobody else's while the socket is there.
-    fn closed_port() -> (OwnedFd, u16) {
-        let socket = posix::stream_socket(libc::AF_INET).unwrap();
-        socket::bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
-        let port = socket::getsockname::<SockaddrIn>(socket.as_raw_fd()).unwrap().port();
-        (socket, port)
     }
 
     #[test]
@@ -142,19 +132,19 @@ mod tests {
 
     #[test]
     fn the_next_address_is_tried_when_one_refuses() {
-        let (_socket, closed) = closed_port();
+        let closed = DeafPort::take().unwrap();
         let listener = Listener::bind_tcp("127.0.0.1:0").unwrap();
         let addresses =
-            [closed, listener.port().unwrap()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+            [closed.number(), listener.port().unwrap()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         assert!(connect_any(&addresses, soon()).unwrap().peer().ends_with(&addresses[1].port().to_string()));
     }
 
     #[test]
     fn a_refused_connection_names_host_and_address() {
-        let (_socket, closed) = closed_port();
-        let error = connect_tcp("127.0.0.1", closed, soon()).unwrap_err();
+        let closed = DeafPort::take().unwrap();
+        let error = connect_tcp("127.0.0.1", closed.number(), soon()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
-        assert!(error.to_string().contains(&format!("127.0.0.1:{closed}")), "{error}");
+        assert!(error.to_string().contains(&format!("127.0.0.1:{}", closed.number())), "{error}");
     }
 
     #[test]

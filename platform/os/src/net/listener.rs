@@ -2,13 +2,15 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
+use nix::sys::socket::{self, SockaddrIn};
+
 use super::stream::{Socket, Stream};
-use crate::Deadline;
 use crate::poll::{self, Interest};
+use crate::{Deadline, posix};
 
 /// A listening TCP or Unix socket.
 #[derive(Debug)]
@@ -89,6 +91,32 @@ impl Listener {
     /// As [`Listener::address`].
     pub fn port(&self) -> io::Result<u16> {
         self.address().map(|address| address.port())
+    }
+}
+
+/// A TCP port of 127.0.0.1 that nobody listens on, and that is nobody else's as long as this is there.
+#[derive(Debug)]
+pub struct DeafPort {
+    // Bound, and never listening.
+    _socket: OwnedFd,
+    port: u16,
+}
+
+impl DeafPort {
+    /// Takes a free one.
+    ///
+    /// # Errors
+    /// When the system has no sockets or no ports left.
+    pub fn take() -> io::Result<Self> {
+        let socket = posix::stream_socket(libc::AF_INET)?;
+        socket::bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0))?;
+        let port = socket::getsockname::<SockaddrIn>(socket.as_raw_fd())?.port();
+        Ok(Self { _socket: socket, port })
+    }
+
+    /// Its number.
+    pub fn number(&self) -> u16 {
+        self.port
     }
 }
 

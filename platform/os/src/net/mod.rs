@@ -8,6 +8,6 @@ mod stream;
 
 pub use crate::Deadline;
 pub use connect::{connect_any, connect_tcp, connect_unix};
-pub use listener::Listener;
+pub use listener::{DeafPort, Listener};
 pub use resolve::resolve;
 pub use stream::{Canceller, DEFAULT_TIMEOUT, Stream};
