@@ -167,9 +167,22 @@ pub(crate) fn kill_what_is_left(program: libc::pid_t) {
 
 /// Whether something is left of a program that has ended, and whose end no signal will tell.
 ///
-/// Safe to call between fork and exec: one system call.
+/// Safe to call between fork and exec: system calls only.
 pub(crate) fn is_something_left(program: libc::pid_t) -> bool {
-    posix::has_members(program)
+    posix::has_members(program) && lives(program)
+}
+
+/// Whether one of a group has not ended. Signals may be sent to those, too, that have, and that the system's first process
+/// has not asked for yet, if it ever does; the Hurd knows no priority of such (proc: `S_proc_getprocinfo`).
+fn lives(group: libc::pid_t) -> bool {
+    // SAFETY: errno is the calling thread's own, and tells a failure from a priority of -1; the call takes numbers, whose
+    // types differ between systems, and which are small.
+    #[allow(clippy::cast_sign_loss, clippy::cast_possible_wrap, clippy::unnecessary_cast)]
+    unsafe {
+        *libc::__errno_location() = 0;
+        libc::getpriority(libc::PRIO_PGRP as _, group as libc::id_t);
+        *libc::__errno_location() != libc::ESRCH
+    }
 }
 
 /// Kills what runs below a supervisor: the group of its program.
