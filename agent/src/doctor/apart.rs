@@ -22,7 +22,7 @@ const GREETING: &str = "examined here:\n";
 const LAST_STEPS: Duration = Duration::from_secs(5);
 /// The most that one prints.
 const LIMIT: usize = 64 * 1024;
-/// How much is told of the complaints of one that died: as many characters, the last ones.
+/// How much is told of the complaints of one that died: as many characters, for what follows is where it was.
 const COMPLAINT: usize = 300;
 
 /// Does one examination; its name and the doctor's own arguments are what follows on the command line.
@@ -78,10 +78,7 @@ pub(super) fn examined(program: Program) -> Option<Outcome> {
         Ok(Some(Exit::Code(code))) => format!("ended with code {code}"),
         Ok(None) | Err(_) => "and does not end".into(),
     };
-    let complaints = String::from_utf8_lossy(&complaints);
-    let complaints = complaints.trim();
-    let skipped = complaints.chars().count().saturating_sub(COMPLAINT);
-    let complaint: String = complaints.chars().skip(skipped).collect();
+    let complaint: String = String::from_utf8_lossy(&complaints).trim().chars().take(COMPLAINT).collect();
     Some(Err(if complaint.is_empty() {
         format!("it broke off, {end}")
     } else {

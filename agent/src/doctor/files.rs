@@ -66,6 +66,7 @@ impl Folder {
     /// One in the folder for temporary files.
     pub(super) fn temporary() -> Result<Self, String> {
         Self::in_folder(&std::env::temp_dir())
+            .map_err(|error| format!("{error}; TMPDIR can name another place for temporary files"))
     }
 
     fn in_folder(folder: &Path) -> Result<Self, String> {

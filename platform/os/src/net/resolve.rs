@@ -42,11 +42,14 @@ pub fn resolve(host: &str, port: u16, deadline: Deadline) -> io::Result<Vec<Sock
     };
     let (answer, answers) = mpsc::channel();
     let name = Arc::<str>::from(bare);
-    thread::Builder::new().name("resolve".into()).stack_size(STACK).spawn(move || {
+    let lookup = move || {
         let found = (&*name, port).to_socket_addrs().map(Iterator::collect::<Vec<_>>);
         drop(slot);
         // Nobody may be waiting any more.
         let _ = answer.send(found);
+    };
+    thread::Builder::new().name("resolve".into()).stack_size(STACK).spawn(lookup).map_err(|error| {
+        io::Error::new(error.kind(), format!("look up {host}: start a thread for it: {error}"))
     })?;
     let found = match deadline.remaining() {
         Some(left) => answers.recv_timeout(left).map_err(|_| ()),
