@@ -7,7 +7,7 @@
 //!
 //! The Hurd's `poll` tells little more of a descriptor than what it was asked for, and nothing if it was asked for nothing; a
 //! connection that was refused is just writable. So where the end of another process is waited for, it is that of a socket
-//! that is read from.
+//! that is read from. Its servers measure the time by the clock of the date (glibc: hurd/hurdselect.c).
 
 use std::ffi::{CStr, c_int};
 use std::io;
