@@ -1,8 +1,8 @@
 //! Accepting connections, with a deadline.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
@@ -97,8 +97,8 @@ impl Listener {
 /// A TCP port of 127.0.0.1 that nobody listens on, and that is nobody else's as long as this is there.
 #[derive(Debug)]
 pub struct DeafPort {
-    // Bound, and never listening.
-    _socket: OwnedFd,
+    // Bound, and neither listening nor connected.
+    _socket: TcpStream,
     port: u16,
 }
 
@@ -108,9 +108,9 @@ impl DeafPort {
     /// # Errors
     /// When the system has no sockets or no ports left.
     pub fn take() -> io::Result<Self> {
-        let socket = posix::stream_socket(libc::AF_INET)?;
+        let socket = TcpStream::from(posix::stream_socket(libc::AF_INET)?);
         socket::bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0))?;
-        let port = socket::getsockname::<SockaddrIn>(socket.as_raw_fd())?.port();
+        let port = socket.local_addr()?.port();
         Ok(Self { _socket: socket, port })
     }
 
