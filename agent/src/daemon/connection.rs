@@ -115,10 +115,15 @@ pub struct HangUp {
 
 impl HangUp {
     /// Says that we are done. The daemon kills what it runs for this connection, and closes its side when nothing of
-    /// it is left: until then, the thread in the conversation goes on reading what is still printed.
+    /// it is left: until then, the thread in the conversation goes on reading what is still printed. Where the daemon does
+    /// not hear of it, this is a [`HangUp::cut`], and it kills what it runs as soon as that prints something.
     pub fn hang_up(&self) {
-        // It may be closed already, which is as good.
-        let _ = self.stream.shutdown(Shutdown::Write);
+        if net::IS_HANG_UP_HEARD {
+            // It may be closed already, which is as good.
+            let _ = self.stream.shutdown(Shutdown::Write);
+        } else {
+            self.cut();
+        }
     }
 
     /// Ends the conversation without waiting for the daemon.

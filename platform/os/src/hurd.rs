@@ -22,6 +22,10 @@ use crate::posix;
 /// Guix's name for the kernel: the second half of a system's name.
 pub(crate) const KERNEL: &str = if cfg!(target_os = "hurd") { "gnu" } else { "linux" };
 
+/// A program that does not read from a local socket hears of its other side's end when it next writes: nobody sends it
+/// signals (pflocal has no owners of sockets), and guix-daemon waits for one alone.
+pub(crate) const IS_HANG_UP_HEARD: bool = false;
+
 /// How often who waits at a local socket looks whether it was cancelled: its shutdown wakes nobody who waits for it already
 /// (pflocal: `sock_shutdown`), only the other side's does.
 pub(crate) const LOOK_WHETHER_CANCELLED: Option<Duration> = Some(Duration::from_millis(500));

@@ -21,6 +21,9 @@ pub(crate) fn is_noexec(path: &Path) -> Option<bool> {
     Some(statvfs(path).ok()?.flags().contains(FsFlags::ST_NOEXEC))
 }
 
+/// A program can have a signal sent to it when the other side of a socket ends.
+pub(crate) const IS_HANG_UP_HEARD: bool = true;
+
 /// Who waits at a socket is woken when it is shut down.
 pub(crate) const LOOK_WHETHER_CANCELLED: Option<Duration> = None;
 
