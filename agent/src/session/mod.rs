@@ -141,6 +141,13 @@ fn sandbox(config: &Config, roots: &Path) -> Result<Box<dyn Executor>, SessionEr
     if settings.keys.keys().is_empty() {
         tracing::warn!("no key is authorized: only sources can be had; see --authorized-keys");
     }
+    let machine = machine::system().unwrap_or_default();
+    for system in config.systems.iter().filter(|system| !executor::sandbox::runs(system, &machine)) {
+        tracing::warn!(
+            "the builders of {system}, for which this agent is configured, do not run on this machine, {machine}: but for \
+             downloads, what is for them is handed back to the coordinator"
+        );
+    }
     let files = Box::new(FarmFiles::new(config));
     let executor = SandboxExecutor::new(settings, roots, Some(files));
     Ok(Box::new(executor.map_err(SessionError::Executor)?))

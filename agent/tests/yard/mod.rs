@@ -163,6 +163,10 @@ impl Yard {
         self.executor.store()
     }
 
+    pub fn shell_nar(&self) -> &[u8] {
+        &self.shell_nar
+    }
+
     pub fn roots(&self) -> PathBuf {
         self.folder.path().join("roots")
     }

@@ -41,6 +41,7 @@ use drover_wire::agent::Output;
 use super::{Error, Executor, Files, Unsaved, Workplace};
 use crate::config::SandboxSettings;
 use crate::store::{Hold, Store, StoreError};
+pub(crate) use plan::runs;
 use room::Rooms;
 use slots::Slots;
 pub(crate) use stopping::Stopping;

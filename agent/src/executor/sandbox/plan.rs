@@ -52,7 +52,7 @@ impl Plan {
                 "this agent's sandbox has no builtin:{builtin}, which {} needs: use an agent with a guix-daemon",
                 self.path
             )),
-            None if system == machine || is_companion(system, machine) => None,
+            None if runs(system, machine) => None,
             None => Some(wrong_machine(system, machine)),
         }
     }
@@ -97,6 +97,11 @@ pub(super) fn read(store: &Store, path: &StorePath) -> Result<Derivation, Error>
         error => Error::Refused(format!("read the derivation {path}: {error}")),
     })?;
     Derivation::parse(&text).map_err(|error| Error::Refused(format!("read the derivation {path}: {error}")))
+}
+
+/// Whether builders for `system` run on a `machine`.
+pub(crate) fn runs(system: &str, machine: &str) -> bool {
+    system == machine || is_companion(system, machine)
 }
 
 /// Whether processors of `machine` run programs of `system`, which has half its bits.
