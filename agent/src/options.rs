@@ -71,6 +71,7 @@ pub(crate) static OPTIONS: &[Definition] = &[
     Definition { group: "token", ..option("dynamic-auth-token", "TEXT", "", "the token (better in a file)", Draft::token) },
     Definition { group: "token", ..option("dynamic-auth-token-file", "FILE", "", "a file that holds the token", Draft::token_file) },
     option("hardware", "TEXT", "", "what tells this machine: enrol once", Draft::hardware),
+    Definition { switch: true, ..option("set-clock", "BOOL", "false", "set it by the coordinator's", Draft::set_clock) },
     Definition { repeatable: true, ..option("system", "SYSTEM", "this one's", "build for it; repeatable", Draft::system) },
     option("max-parallel-builds", "N", "1", "builds that run at a time", Draft::max_parallel_builds),
     option("max-parallel-uploads", "N", "1", "outputs sent at a time", Draft::max_parallel_uploads),
@@ -121,8 +122,7 @@ pub(crate) fn help() -> String {
     OPTIONS.iter().filter(for_sandbox).for_each(|option| describe(&mut text, option));
     text.push_str(
         "\nTIME: 90, 90s, 10m, 2h. SIZE: bytes, or 512K, 64M, 20G, 1T; limits also: none.\n\
-         What is given here wins over the file, whose lines are “name = value”.\n\
-         Exit codes: 0 stopped as asked, 1 failed, 2 configuration refused.\n",
+         Options win over the file. Exit codes: 0 stopped, 1 failed, 2 refused options.\n",
     );
     text
 }

@@ -32,6 +32,7 @@ pub(crate) struct Draft {
     name: Option<String>,
     token: Option<Secret>,
     hardware: Option<String>,
+    set_clock: Option<bool>,
     systems: Vec<String>,
     max_parallel_builds: Option<u32>,
     max_parallel_uploads: Option<u32>,
@@ -111,6 +112,11 @@ impl Draft {
 
     pub(crate) fn hardware(&mut self, text: &str) -> Applied {
         self.hardware = Some(values::hardware(text)?);
+        Ok(())
+    }
+
+    pub(crate) fn set_clock(&mut self, text: &str) -> Applied {
+        self.set_clock = Some(values::boolean(text)?);
         Ok(())
     }
 
@@ -289,6 +295,7 @@ impl Draft {
             coordinator,
             trust,
             credentials,
+            set_clock: self.set_clock.unwrap_or(false),
             systems: self.systems,
             max_parallel_builds,
             max_parallel_uploads: self.max_parallel_uploads.unwrap_or(1),

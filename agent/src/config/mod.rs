@@ -35,6 +35,8 @@ pub struct Config {
     pub trust: Trust,
     /// Who we are.
     pub credentials: Credentials,
+    /// Whether this machine's clock is set by the coordinator's word.
+    pub set_clock: bool,
     /// The systems to build for; at least one.
     pub systems: Vec<String>,
     /// Builds that run at a time; at least 1.

@@ -91,6 +91,9 @@ fn options_are_read_from_the_command_line_in_both_forms() {
 fn a_switch_needs_no_value() {
     assert!(with(&["--timestamp-log-output"]).log.timestamps);
     assert!(!with(&["--timestamp-log-output=false"]).log.timestamps);
+    assert!(
+        !with(&[]).set_clock && with(&["--set-clock"]).set_clock && !with(&["--set-clock=false"]).set_clock
+    );
 }
 
 #[test]

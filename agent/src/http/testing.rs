@@ -30,6 +30,8 @@ impl<T: Read + Write + Send> Connection for T {}
 pub(crate) struct Authority {
     /// The certificate in PEM form: what --ca-file names.
     pub(crate) pem: String,
+    /// The name of the server's key: what --coordinator-key says.
+    pub(crate) pin: String,
     server: Arc<rustls::ServerConfig>,
 }
 
@@ -45,6 +47,14 @@ impl Authority {
         let mut server = rcgen::CertificateParams::new(vec!["elsewhere.example".into()]).unwrap();
         (server.not_before, server.not_after) =
             (rcgen::date_time_ymd(2001, 1, 1), rcgen::date_time_ymd(2002, 1, 1));
+        Self::of(server)
+    }
+
+    /// An authority with a certificate for `localhost`, valid from the beginning of one year to that of another.
+    pub(crate) fn valid(years: (i32, i32)) -> Self {
+        let mut server = rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap();
+        (server.not_before, server.not_after) =
+            (rcgen::date_time_ymd(years.0, 1, 1), rcgen::date_time_ymd(years.1, 1, 1));
         Self::of(server)
     }
 
@@ -66,7 +76,8 @@ impl Authority {
             .with_no_client_auth()
             .with_single_cert(vec![server.der().clone()], private)
             .unwrap();
-        Self { pem, server: Arc::new(config) }
+        let pin = drover_tls::Pin::of_certificate(server.der()).unwrap().to_string();
+        Self { pem, pin, server: Arc::new(config) }
     }
 }
 

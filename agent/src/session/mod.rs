@@ -5,6 +5,7 @@
 //! or much came, and the first thread waits for the word to stop (`drain`). They share a `Session`: what is held and why
 //! nothing more is taken, under one lock that is never held over a call.
 
+mod clock;
 mod drain;
 mod enrol;
 mod heartbeat;
@@ -111,6 +112,9 @@ pub fn run(mut config: Config) -> Result<(), SessionError> {
     machine::hoard_no_memory();
     let stop = Stop::on_signals()?;
     let journal = Journal::open(&config.state_dir)?;
+    if config.set_clock && !clock::set(&config, &clock::OfMachine, &stop) {
+        return Ok(());
+    }
     let Some(credentials) = enrol::credentials(&config, &stop)? else { return Ok(()) };
     config.credentials = credentials;
     let executor = executor(&config, &journal.roots())?;

@@ -1,6 +1,7 @@
 //! What this machine is and how busy it is. What a system does not tell is `None`.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -163,6 +164,18 @@ pub fn has_steady_clock() -> bool {
     }
 }
 
+/// Sets the clock of the date, for the whole machine, to so many seconds since 1970.
+///
+/// # Errors
+/// When this process may not, or the system knows no such time.
+pub fn set_date(seconds: u64) -> io::Result<()> {
+    let seconds = seconds.try_into().map_err(|_| io::ErrorKind::InvalidInput)?;
+    let time = libc::timespec { tv_sec: seconds, tv_nsec: 0 };
+    // SAFETY: `time` is ours and of the type that the call reads; nothing is kept.
+    let result = unsafe { libc::clock_settime(libc::CLOCK_REALTIME, &raw const time) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// A name for the time since the machine's start, which no other start has; none where the system has no such thing.
 pub fn boot_id() -> Option<String> {
     sys::boot_id()
@@ -219,6 +232,12 @@ mod tests {
         let after = allow_open_files(before + 1);
         assert!((before..=before + 1).contains(&after), "{before} {after}");
         assert_eq!(allow_open_files(1), after);
+    }
+
+    #[test]
+    fn a_date_that_no_clock_has_is_refused() {
+        // No test sets the clock of the machine that it runs on.
+        assert_eq!(set_date(u64::MAX).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]

@@ -68,8 +68,9 @@ pub fn http_date(seconds: u64) -> String {
     format!("{name}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
 }
 
-/// That of an HTTP date, as servers write it today: `Sun, 06 Nov 1994 08:49:37 GMT`.
-pub(crate) fn of_http(text: &str) -> Option<u64> {
+/// That of an HTTP date, as servers write it today: `Sun, 06 Nov 1994 08:49:37 GMT`; none if it is none.
+#[must_use]
+pub fn of_http(text: &str) -> Option<u64> {
     let (_, text) = text.split_once(", ")?;
     let mut words = text.strip_suffix(" GMT")?.split(' ');
     let number = |word: Option<&str>| word?.parse::<u64>().ok();

@@ -15,7 +15,7 @@ mod verify;
 
 pub use certificate::Facts;
 pub use connector::{TlsConnector, agent};
-pub use date::{http_date, timestamp, utc};
+pub use date::{http_date, of_http, timestamp, utc};
 pub use pin::Pin;
 pub use trust::Trust;
 pub use verify::reason;

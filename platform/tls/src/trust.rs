@@ -27,8 +27,12 @@ pub enum Trust {
     /// Whoever answers. Only for what is held, byte by byte, against a hash or a signature that came another way, over
     /// connections that carry no credentials: then it does not matter who sends it, and neither a wrong clock nor a
     /// certificate that has ended keeps it away. Somebody in between sees what is asked for, and can refuse it, as with
-    /// http://. It is wrong wherever the answer itself is believed.
+    /// http://. It is wrong wherever the answer itself is believed, and is not asked for again of who is trusted.
     AnybodyForCheckedContents,
+    /// As another one, with certificates held against this time, in seconds since 1970, and not against this machine's clock:
+    /// for who asks what time it is. An old certificate, whose key somebody has found since, is as good as it was then, so
+    /// that nothing else is to be believed and no credentials are to be sent.
+    At(Box<Trust>, u64),
 }
 
 /// The authorities of a file.
@@ -64,14 +68,19 @@ impl Trust {
     /// # Errors
     /// One sentence, when the system's authorities cannot be read.
     pub fn client(&self) -> Result<Arc<ClientConfig>, String> {
+        self.client_at(None)
+    }
+
+    fn client_at(&self, at: Option<u64>) -> Result<Arc<ClientConfig>, String> {
         let provider = provider();
         let check = match self {
+            Self::At(trust, at) => return trust.client_at(Some(*at)),
             Self::System => Self::by(Arc::new(Roots::of_system()?))?,
             Self::Authorities(Authorities(roots)) => Self::by(Arc::clone(roots))?,
             Self::Keys(pins) => Check::Keys(pins.clone()),
             Self::AnybodyForCheckedContents => Check::Nothing,
         };
-        let verifier = Verifier { check, algorithms: provider.signature_verification_algorithms };
+        let verifier = Verifier { check, at, algorithms: provider.signature_verification_algorithms };
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?
@@ -91,6 +100,7 @@ impl Trust {
             Self::System => words(&Roots::of_system()?),
             Self::Authorities(Authorities(roots)) => words(roots),
             Self::Keys(pins) => format!("{} pinned keys", pins.len()),
+            Self::At(trust, _) => return trust.examine(),
             Self::AnybodyForCheckedContents => "anybody, for what is checked when it is there".into(),
         };
         let failed = |error: rustls::Error| format!("begin a connection: {error}");

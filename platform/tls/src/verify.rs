@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -32,6 +32,8 @@ pub(crate) enum Check {
 #[derive(Debug)]
 pub(crate) struct Verifier {
     pub(crate) check: Check,
+    /// The time that certificates are held against, in seconds since 1970, if not this machine's.
+    pub(crate) at: Option<u64>,
     pub(crate) algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -72,7 +74,11 @@ impl ServerCertVerifier for Verifier {
         let mut is_about_time = false;
         let words = match &self.check {
             Check::Authorities { verifier, source } => {
+                let now = self.at.map_or(now, |at| UnixTime::since_unix_epoch(Duration::from_secs(at)));
                 match verifier.verify_server_cert(end_entity, intermediates, name, ocsp, now) {
+                    Err(Error::InvalidCertificate(error)) if self.at.is_some() && speaks_of_time(&error) => {
+                        not_at(end_entity, now.as_secs())
+                    }
                     Err(Error::InvalidCertificate(error)) => {
                         is_about_time = speaks_of_time(&error);
                         wrong(&error, &name.to_str(), end_entity, source, now.as_secs())
@@ -190,6 +196,18 @@ fn wrong(error: &CertificateError, name: &str, der: &[u8], source: &str, now: u6
     }
 }
 
+/// Of a server that was asked what time it is.
+fn not_at(der: &[u8], at: u64) -> String {
+    let valid = Facts::of(der).map_or_else(String::new, |facts| {
+        format!(" from {} until {}", utc(facts.not_before), utc(facts.not_after))
+    });
+    format!(
+        "the certificate is valid{valid}, or those that vouch for it are not then, and the server says itself that it is \
+         {}: one of the two is wrong there",
+        utc(at)
+    )
+}
+
 /// Which certificate of a chain is wrong.
 #[derive(Debug, Clone, Copy)]
 enum Whose {
@@ -242,12 +260,14 @@ fn not_yet_valid(whose: Whose, not_before: u64, now: u64) -> String {
     if now < YOUNGEST {
         let youngest = utc(YOUNGEST);
         return format!(
-            "{so}: the clock is wrong, for this program is younger than that ({youngest}); set it. A board without a \
-             battery for its clock begins in the past at each start, until its system has asked for the time (NTP)"
+            "{so}: the clock is wrong, for this program is younger than that ({youngest}); set it, have \
+             drover-agent set it (--set-clock), or pin the certificate's key, which needs no clock. A board without a battery \
+             for its clock begins in the past at each start, until its system has asked for the time (NTP)"
         );
     }
     format!(
-        "{so}; set the clock if that is not the time, on the machine that made the certificate or on this one"
+        "{so}; set the clock if that is not the time, on the machine that made the certificate or on this one (drover-agent \
+         does so with --set-clock)"
     )
 }
 
@@ -333,7 +353,7 @@ mod tests {
         let check = Check::Authorities { verifier: verifier.build().unwrap(), source: "a file".to_owned() };
         let name = ServerName::try_from("a.example").unwrap();
         let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(YOUNGEST + 86_400));
-        let verifier = Verifier { check, algorithms };
+        let verifier = Verifier { check, at: None, algorithms };
         let checked = verifier.verify_server_cert(own.der(), &[intermediate.der().clone()], &name, &[], now);
         let error = io::Error::other(checked.unwrap_err());
         assert!(is_about_time(&error));
