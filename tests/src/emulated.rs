@@ -153,7 +153,8 @@ impl Emulated {
     pub fn says(&mut self, mark: usize, part: &str) -> String {
         wait::until_within(START, &format!("a board should say “{part}”"), || {
             let text = self.console.text();
-            let found = text.get(mark..).unwrap_or_default().lines().find(|line| line.contains(part));
+            let (whole, _) = text.get(mark..).unwrap_or_default().rsplit_once('\n').unwrap_or_default();
+            let found = whole.lines().find(|line| line.contains(part));
             if let (None, Some(status)) = (found, self.console.exited()) {
                 panic!("QEMU ended ({status}): {text}");
             }

@@ -205,5 +205,16 @@ fn a_torn_disk_is_mended_and_a_missing_network_and_a_wrong_configuration_are_tol
     // The line is that of the file as a person sees it.
     board.says(0, "drover-agent.conf:9: max-parallel-builds: ");
     board.says(0, "the agent ended for its configuration, drover-agent.conf on the partition DROVER; started again in 4 s");
+
+    board.cut_power();
+    let mut file = OpenOptions::new().write(true).open(&disk).unwrap();
+    file.seek(SeekFrom::Start(1024)).unwrap();
+    file.write_all(&[0xff; 1024]).unwrap();
+    drop(file);
+    let mark = board.console.mark();
+    board.restore_power();
+    let line = board.says(mark, "the superblock of ");
+    assert!(line.contains(" is torn; it is mended from its copy"), "{line}");
+    board.says(mark, "the store is on /dev/");
     board.power_off();
 }
