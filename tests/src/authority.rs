@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 
@@ -21,11 +22,13 @@ pub struct Wanted<'a> {
     pub name: &'a str,
     /// The first years in which it is valid, and in which it is not any more.
     pub years: (i32, i32),
+    /// When it begins to be valid, if not with the first of these years.
+    pub since: Option<SystemTime>,
 }
 
 impl Default for Wanted<'_> {
     fn default() -> Self {
-        Self { name: "localhost", years: (2020, 2090) }
+        Self { name: "localhost", years: (2020, 2090), since: None }
     }
 }
 
@@ -63,7 +66,8 @@ impl Authority {
     pub fn certify(&self, folder: &Path, wanted: Wanted<'_>) -> Pair {
         let key = KeyPair::generate().unwrap();
         let mut parameters = CertificateParams::new(vec![wanted.name.to_owned()]).unwrap();
-        parameters.not_before = date_time_ymd(wanted.years.0, 1, 1);
+        parameters.not_before =
+            wanted.since.map_or_else(|| date_time_ymd(wanted.years.0, 1, 1), SystemTime::into);
         parameters.not_after = date_time_ymd(wanted.years.1, 1, 1);
         let certificate = parameters.signed_by(&key, &self.issuer).unwrap();
         let pair = Pair { certificate: folder.join("server.pem"), key: folder.join("server.key") };

@@ -34,6 +34,9 @@ pub const AARCH64: Kind =
 pub const RISCV64: Kind =
     Kind { triple: "riscv64gc-unknown-linux-musl", system: "riscv64-linux", debian: "riscv64" };
 
+/// By which address boards know the machine that plays them.
+pub const HOST: &str = "10.0.2.2";
+
 /// How long a board may take to start, where software plays its processor.
 pub const START: Duration = Duration::from_secs(300);
 
@@ -66,6 +69,9 @@ pub struct Setup {
     pub card: &'static str,
     /// Lines of its configuration, beside those that say where the coordinator is.
     pub lines: String,
+    /// The file of the authority whose certificate the coordinator has, for [`HOST`], if it speaks TLS. It is `ca.pem` on the
+    /// board's partition.
+    pub authority: Option<PathBuf>,
     /// Arguments for QEMU.
     pub arguments: Vec<&'static str>,
     /// Words before QEMU, such as `nice`.
@@ -76,7 +82,7 @@ impl Setup {
     /// With this network card and nothing special.
     #[must_use]
     pub fn new(card: &'static str) -> Self {
-        Self { card, lines: String::new(), arguments: Vec::new(), before: vec!["nice"] }
+        Self { card, lines: String::new(), authority: None, arguments: Vec::new(), before: vec!["nice"] }
     }
 
     /// With these lines in its configuration.
@@ -94,6 +100,9 @@ pub struct Emulated {
     pub console: Service,
     /// The disk for its store.
     pub disk: PathBuf,
+    image: PathBuf,
+    /// The lines of its configuration that it always has.
+    always: String,
     typed: PathBuf,
 }
 
@@ -110,14 +119,17 @@ impl Emulated {
         let copied =
             Command::new("cp").arg("--sparse=always").arg(kind.image().unwrap()).arg(&image).status();
         assert!(copied.unwrap().success());
-        let conf = format!(
-            "# as an editor of another system leaves it\r\ncoordinator = http://10.0.2.2:{}\r\n\
+        let scheme = if setup.authority.is_some() { "https" } else { "http" };
+        let always = format!(
+            "# as an editor of another system leaves it\r\ncoordinator = {scheme}://{HOST}:{}\r\n\
              dynamic-auth-token-file = drover-agent.token\r\nauthorized-keys = drover-agent.keys\r\n\
-             max-1min-load-average = 1000\r\n{}",
-            farm.agents.port(),
-            setup.lines
+             max-1min-load-average = 1000\r\n",
+            farm.agents.port()
         );
-        put(&image, "drover-agent.conf", &conf);
+        put(&image, "drover-agent.conf", &format!("{always}{}", setup.lines));
+        if let Some(authority) = &setup.authority {
+            put(&image, "ca.pem", &fs::read_to_string(authority).unwrap());
+        }
         put(&image, "drover-agent.token", &farm.client.new_agent_token());
         put(&image, "drover-agent.keys", &farm.client.key());
         let (disk, typed) = (folder.join("store.img"), folder.join("typed"));
@@ -129,11 +141,19 @@ impl Emulated {
             .args(setup.before.iter().copied())
             .arg(crate::top().join("ci/image"))
             .args(["--run", kind.triple])
-            .arg(image)
+            .arg(&image)
             .arg(&disk)
             .args(["-global", &card])
             .args(setup.arguments.iter().copied());
-        Self { console: Service::start(kind.triple, start), disk, typed }
+        Self { console: Service::start(kind.triple, start), disk, image, always, typed }
+    }
+
+    /// Gives it other lines of configuration than those that it was made with, for its next start.
+    ///
+    /// # Panics
+    /// When there is no room for them.
+    pub fn configure(&self, lines: &str) {
+        put(&self.image, "drover-agent.conf", &format!("{}{lines}", self.always));
     }
 
     /// Types a line on its console.
@@ -145,7 +165,7 @@ impl Emulated {
         typed.write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
-    /// Waits for a line on its console after a mark.
+    /// Waits for a whole line on its console after a mark.
     ///
     /// # Panics
     /// When there is none within [`START`], or QEMU ends.

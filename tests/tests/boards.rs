@@ -5,11 +5,14 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek as _, SeekFrom, Write as _};
+use std::path::Path;
 use std::process::Command;
+use std::time::SystemTime;
 
+use drover_tests::authority::{Authority, Wanted};
 use drover_tests::client::want;
-use drover_tests::emulated::{AARCH64, Emulated, Kind, RISCV64, START, Setup};
-use drover_tests::farm::Farm;
+use drover_tests::emulated::{AARCH64, Emulated, HOST, Kind, RISCV64, START, Setup};
+use drover_tests::farm::{self, Farm};
 use drover_tests::graph::{Graph, Made, Recipe};
 use drover_tests::shell::Shell;
 use drover_tests::{ground, wait};
@@ -68,9 +71,12 @@ fn boards_start_through_their_firmware_and_build_a_graph_across_a_power_cut() {
     let setup =
         Setup { arguments: vec!["-smbios", "type=1,serial=VF7110-0042"], ..Setup::new("52:54:00:00:00:01") };
     let mut arm = Emulated::start(AARCH64, &farm, &farm.dir().join("arm"), &setup);
-    let setup =
-        Setup::new("52:54:00:00:00:02").lines("name = risky\nmax-memory = 64M\nboard-clock = coordinator\n");
+    let clock = format!("{HOST}:{}", farm.agents.port());
+    let lines =
+        format!("name = risky\nmax-memory = 64M\nmax-processors = 0.5\nboard-clock = http://{clock}\n");
+    let setup = Setup::new("52:54:00:00:00:02").lines(&lines);
     let mut riscv = Emulated::start(RISCV64, &farm, &farm.dir().join("riscv"), &setup);
+    riscv.says(0, &format!("the clock is set by {clock}: "));
     riscv.says(0, "enrolled as risky");
     arm.says(0, "serial:VF7110-0042, enrolled as board-VF71100042");
     farm.wait_online("risky");
@@ -93,6 +99,10 @@ fn boards_start_through_their_firmware_and_build_a_graph_across_a_power_cut() {
         String::from_utf8_lossy(&log).contains("in the midst of it").then_some(())
     });
     let mark = riscv.console.mark();
+    riscv.type_line("sh");
+    riscv.type_line("cat $(find /sys/fs/cgroup -name cpu.max)");
+    // Half of the time.
+    riscv.says(mark, "50000 100000");
     riscv.cut_power();
     riscv.restore_power();
     riscv.says(mark, "the store is on /dev/");
@@ -136,21 +146,27 @@ fn a_board_without_a_disk_a_coordinator_or_the_time_says_so_and_tries_again() {
     if !available("a board that lacks things") {
         return;
     }
-    let mut farm = Farm::start();
+    let certificates = tempfile::tempdir().unwrap();
+    let authority = Authority::new(certificates.path(), "ours");
+    // Later than the image.
+    let wanted = Wanted { name: HOST, since: Some(SystemTime::now()), ..Wanted::default() };
+    let pair = authority.certify(certificates.path(), wanted);
+    let mut farm = Farm::with(&farm::Setup { flags: pair.flags("agents"), ..farm::Setup::default() });
     let folder = farm.dir().join("board");
     // What begins with zeros is still somebody's.
     fs::create_dir(&folder).unwrap();
     let disk = folder.join("store.img");
     let mut file = File::create(&disk).unwrap();
-    file.set_len(1 << 30).unwrap();
+    file.set_len(256 << 20).unwrap();
     file.seek(SeekFrom::Start(1 << 20)).unwrap();
     file.write_all(b"what somebody wrote").unwrap();
     drop(file);
     let before = fs::read(&disk).unwrap();
 
     let setup = Setup {
+        authority: Some(authority.file.clone()),
         arguments: vec!["-rtc", "base=1970-01-02T03:04:05"],
-        ..Setup::new("52:54:00:00:00:03").lines("name = lonely\n")
+        ..Setup::new("52:54:00:00:00:03").lines("name = lonely\nca-file = ca.pem\n")
     };
     let mut board = Emulated::start(RISCV64, &farm, &folder, &setup);
     farm.coordinator.kill();
@@ -161,15 +177,38 @@ fn a_board_without_a_disk_a_coordinator_or_the_time_says_so_and_tries_again() {
     );
     board.says(0, "will try again to enrol this machine");
     farm.coordinator.restart();
-    board.says(0, "enrolled as lonely");
-    farm.wait_online("lonely");
-    // Its memory forgets its password, as a card does that is flashed anew, and it is the same agent.
+    let line = board.says(0, "TLS: the certificate is valid from ");
+    assert!(line.contains("this machine's clock says that it is ") && line.contains("--set-clock"), "{line}");
+
+    // The coordinator's word is taken once that is said.
     let mark = board.console.mark();
-    board.cut_power();
-    board.restore_power();
+    board.configure("name = lonely\nca-file = ca.pem\nboard-clock = coordinator\n");
+    board.type_line("reboot");
+    let line = board.says(mark, "it is set by the coordinator's word");
+    assert!(line.contains("its certificate is good at that time"), "{line}");
+    board.says(mark, "enrolled as lonely");
+    farm.wait_online("lonely");
+
+    // A key that is pinned needs no clock. Its memory forgets its password when its kernel has panicked, as a card does
+    // that is flashed anew, and it is the same agent.
+    let pin = farm.drover([Path::new("key"), Path::new("tls"), &pair.certificate]);
+    board.configure(&format!(
+        "name = lonely\ncoordinator-key = {}\nboard-address = 10.0.2.77/24\nboard-gateway = {HOST}\nboard-dns = 10.0.2.3\n",
+        String::from_utf8_lossy(&pin.stdout).trim()
+    ));
+    let mark = board.console.mark();
+    board.type_line("sh");
+    board.type_line("echo c >/proc/sysrq-trigger");
+    board.says(mark, "this machine's clock was in 1970; it is set to the image's date");
+    board.says(mark, " has the address 10.0.2.77/24");
     board.says(mark, "enrolled as lonely");
     farm.coordinator.line("what it had as a password is not accepted any more");
     assert_eq!(farm.client.agents().len(), 1);
+    let mark = board.console.mark();
+    board.type_line("sh");
+    board.type_line("ip route; cat /etc/resolv.conf; exit");
+    board.says(mark, &format!("default via {HOST} "));
+    board.says(mark, "nameserver 10.0.2.3");
     board.power_off();
     assert!(fs::read(&disk).unwrap() == before, "the disk was written to");
 }

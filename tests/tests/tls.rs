@@ -145,7 +145,10 @@ fn an_agent_says_what_is_wrong_with_a_certificate_and_goes_on_when_it_was_renewe
 
 #[test]
 fn a_pinned_key_counts_alone_and_another_one_is_refused_by_its_name() {
-    let secured = Secured::with("clients", Wanted { name: "elsewhere.example", years: (2020, 2021) });
+    let secured = Secured::with(
+        "clients",
+        Wanted { name: "elsewhere.example", years: (2020, 2021), ..Wanted::default() },
+    );
     let (url, pin) = (https(secured.farm.clients), secured.pin());
     let output = secured.ask(&url, &["--coordinator-key", &pin], &[]);
     assert!(output.status.success(), "{}", words(&output));
