@@ -211,7 +211,8 @@ pub(super) fn by_name(tx: &mut Tx<'_>, token: i64, name: &str) -> Result<AgentRo
     }
 }
 
-/// The agent of a machine that has this token: made now, if none is there, by this name.
+/// The agent of a machine that has come with this token, or came with another one before: made now, if none is there, by this
+/// name.
 pub(super) fn by_hardware(
     tx: &mut Tx<'_>,
     token: i64,
@@ -219,10 +220,11 @@ pub(super) fn by_hardware(
     hardware: &str,
 ) -> Result<AgentRow, Error> {
     let known = tx
-        .prepare_cached("SELECT id, uuid, name FROM agents WHERE token = ?1 AND hardware = ?2")?
-        .query_row((token, hardware), row)
+        .prepare_cached("SELECT id, uuid, name FROM agents WHERE hardware = ?1")?
+        .query_row([hardware], row)
         .optional()?;
     if let Some(known) = known {
+        tx.prepare_cached("UPDATE agents SET token = ?2 WHERE id = ?1")?.execute((known.id, token))?;
         return Ok(known);
     }
     check_name(name)?;
@@ -234,7 +236,7 @@ pub(super) fn by_hardware(
 
 fn taken(name: &str) -> Error {
     Error::Forbidden(format!(
-        "the name {name} is taken: that agent was not made with this token, or for another machine; choose another name"
+        "the name {name} is taken: that agent was made otherwise, or for another machine; choose another name"
     ))
 }
 

@@ -1,8 +1,9 @@
-//! Machines that enrol themselves: a token makes one agent of each, and gives it a password.
+//! Machines that enrol themselves: with a token each is made one agent, and gets a password.
 //!
-//! What tells a machine is its own word, so that who has the token can say to be any machine. Whoever does so takes that
-//! machine's agent away from it, and does not go unseen: the password that it had is not accepted any more, and the log says
-//! so. A token alone never speaks for an agent that was made like this.
+//! What tells a machine is its own word, so that who has a token can say to be any machine that enrolled itself, with that
+//! token or another one: a machine that is set up anew may have been given a new one. Whoever does so takes that machine's
+//! agent away from it, and does not go unseen: the password that it had is not accepted any more, and the log says so. A token
+//! alone never speaks for an agent that was made like this.
 
 use drover_wire::agent::{Enrolled, Enrolment};
 

@@ -53,7 +53,7 @@ pub struct Welcome {
 }
 
 /// “This machine is to have an agent”: asked with a dynamic token and a name, once, by a machine that keeps what it gets. It is
-/// the same agent again for the same machine with the same token, whatever it has forgotten meanwhile.
+/// the same agent again for the same machine, whatever it has forgotten meanwhile, and with whichever token it comes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Enrolment {
     /// What tells the machine from all others, such as `serial:` and its serial number.
