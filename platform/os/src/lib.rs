@@ -39,3 +39,21 @@ compile_error!(
 );
 
 pub use deadline::Deadline;
+
+#[cfg(test)]
+mod testing {
+    use std::process::Command;
+
+    /// These tests once more, in a process of its own; played by what plays the processor for them, if something does.
+    pub(crate) fn tests() -> Command {
+        let tests = std::env::current_exe().unwrap();
+        match std::env::var_os("DROVER_TEST_RUNNER") {
+            Some(runner) => {
+                let mut command = Command::new(runner);
+                command.arg(tests);
+                command
+            }
+            None => Command::new(tests),
+        }
+    }
+}

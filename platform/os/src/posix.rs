@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn all_descriptors_but_some_are_closed() {
         for way in ["system", "one by one"] {
-            let status = std::process::Command::new(std::env::current_exe().unwrap())
+            let status = crate::testing::tests()
                 .args(["--exact", "posix::tests::closes_all_but_some", "--nocapture"])
                 .env("DROVER_TEST_CLOSE", way)
                 .status();

@@ -3,7 +3,7 @@
 use super::*;
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 /// How a program leaves its process group: where that is all by which it is found, it does not.
 const LEAVE: &str = if cfg!(all(target_os = "linux", not(drover_portable))) { "setsid" } else { "" };
@@ -118,7 +118,7 @@ fn starts_trees_and_waits_to_be_killed() {
 fn what_a_program_started_ends_with_the_process_that_started_the_program_even_if_that_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let name = "process::tests::starts_trees_and_waits_to_be_killed";
-    let mut starter = Command::new(std::env::current_exe().unwrap())
+    let mut starter = crate::testing::tests()
         .args(["--exact", name, "--nocapture"])
         .env("DROVER_TEST_TREES", folder.path())
         .stdout(Stdio::null())
