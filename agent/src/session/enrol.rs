@@ -73,9 +73,16 @@ pub(super) fn credentials(config: &Config, stop: &Stop) -> Result<Option<Credent
     Ok(own(kept.agent, &kept.password))
 }
 
-/// Forgets what was kept, which the coordinator does not accept; whether there was something.
+/// Forgets what was kept, which the coordinator does not accept, and says so; whether there was something.
 pub(super) fn forget(state_dir: &Path) -> bool {
-    std::fs::remove_file(place(state_dir)).is_ok()
+    let forgotten = std::fs::remove_file(place(state_dir)).is_ok();
+    if forgotten {
+        tracing::warn!(
+            "the password that this machine enrolled with is not accepted any more: the same machine enrolled itself anew since, \
+             or somebody in its place, or the coordinator has lost it; it is forgotten, and the next start enrols anew"
+        );
+    }
+    forgotten
 }
 
 fn place(state_dir: &Path) -> PathBuf {

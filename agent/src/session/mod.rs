@@ -90,6 +90,8 @@ struct State {
     worked: Option<Instant>,
     /// The coordinator knows us, and what we hold.
     introduced: bool,
+    /// Why the agent ends without being told to.
+    refused: Option<coordinator::Error>,
     heartbeat_every: Duration,
     poll_open: Duration,
 }
@@ -183,6 +185,7 @@ impl Session {
                 beat: false,
                 worked: None,
                 introduced: false,
+                refused: None,
                 heartbeat_every: Duration::from_secs(30),
                 poll_open: Duration::from_secs(60),
             }),
@@ -207,11 +210,8 @@ impl Session {
             Ok(()) => {}
             Err(_) if self.stop.is_requested() => return Ok(()),
             Err(error) => {
-                if error.code() == Some(Code::Unauthorized) && enrol::forget(&self.config.state_dir) {
-                    tracing::warn!(
-                        "the password that this machine enrolled with is not accepted any more: the same machine \
-                         enrolled itself anew since, or somebody in its place; it is forgotten, and the next start enrols anew"
-                    );
+                if error.code() == Some(Code::Unauthorized) {
+                    enrol::forget(&self.config.state_dir);
                 }
                 return Err(SessionError::Refused(error));
             }
@@ -222,7 +222,7 @@ impl Session {
         self.spawn("heartbeat", |session| session.heartbeats())?;
         self.spawn("poll", |session| session.polls())?;
         self.wait_for_the_end();
-        Ok(())
+        self.lock().refused.take().map_or(Ok(()), |error| Err(SessionError::Refused(error)))
     }
 
     /// Tells the coordinator who we are and what we hold, and drops what we hold no longer.
