@@ -75,6 +75,10 @@ fn terminating_reaches_the_program() {
 
 #[test]
 fn a_grandchild_that_forked_twice_into_its_own_session_dies_with_its_tree() {
+    if crate::testing::loses_orphans("a_grandchild_that_forked_twice_into_its_own_session_dies_with_its_tree")
+    {
+        return;
+    }
     let script = format!("({LEAVE} sh -c 'echo $$; exec sleep 1000' &) ; exit 0");
     let mut tree = shell(&script).pipes().spawn().unwrap();
     let grandchild = first_number(tree.stdout.as_mut().unwrap());
@@ -86,6 +90,9 @@ fn a_grandchild_that_forked_twice_into_its_own_session_dies_with_its_tree() {
 
 #[test]
 fn dropping_a_tree_kills_what_the_program_left_behind() {
+    if crate::testing::loses_orphans("dropping_a_tree_kills_what_the_program_left_behind") {
+        return;
+    }
     let script = format!("{LEAVE} sh -c '(echo $$; exec sleep 1000)' & wait");
     let mut tree = shell(&script).pipes().spawn().unwrap();
     let grandchild = first_number(tree.stdout.as_mut().unwrap());
@@ -116,6 +123,11 @@ fn starts_trees_and_waits_to_be_killed() {
 
 #[test]
 fn what_a_program_started_ends_with_the_process_that_started_the_program_even_if_that_is_killed() {
+    if crate::testing::loses_orphans(
+        "what_a_program_started_ends_with_the_process_that_started_the_program_even_if_that_is_killed",
+    ) {
+        return;
+    }
     let folder = tempfile::tempdir().unwrap();
     let name = "process::tests::starts_trees_and_waits_to_be_killed";
     let mut starter = crate::testing::tests()
