@@ -7,7 +7,7 @@
 )]
 
 use std::fs::{self, OpenOptions};
-use std::io::Write as _;
+use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -73,7 +73,7 @@ pub struct Setup {
     /// board's partition.
     pub authority: Option<PathBuf>,
     /// Arguments for QEMU.
-    pub arguments: Vec<&'static str>,
+    pub arguments: Vec<String>,
     /// Words before QEMU, such as `nice`.
     pub before: Vec<&'static str>,
 }
@@ -144,7 +144,7 @@ impl Emulated {
             .arg(&image)
             .arg(&disk)
             .args(["-global", &card])
-            .args(setup.arguments.iter().copied());
+            .args(setup.arguments.iter());
         Self { console: Service::start(kind.triple, start), disk, image, always, typed }
     }
 
@@ -154,6 +154,17 @@ impl Emulated {
     /// When there is no room for them.
     pub fn configure(&self, lines: &str) {
         put(&self.image, "drover-agent.conf", &format!("{}{lines}", self.always));
+    }
+
+    /// Gives its partition another name, for boards that look for it.
+    ///
+    /// # Panics
+    /// When its image is not there.
+    pub fn name_partition(&self, name: &str) {
+        let mut image = OpenOptions::new().write(true).open(&self.image).unwrap();
+        // The label in the first sector of FAT32.
+        image.seek(SeekFrom::Start((16 << 20) + 71)).unwrap();
+        image.write_all(format!("{name:<11}").as_bytes()).unwrap();
     }
 
     /// Types a line on its console.

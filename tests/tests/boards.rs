@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::SystemTime;
@@ -20,7 +21,7 @@ use drover_wire::BuildState;
 
 /// Says which processor it ran on, and keeps that and what its inputs are.
 const SCRIPT: &str = r#"
-echo "on $(uname -m)"
+echo "on $(uname -m), expendable by $(cat /proc/self/oom_score_adj)"
 { uname -m; for input in $inputs; do echo "$input"; cat "$input"; done; } >$out
 "#;
 
@@ -68,8 +69,10 @@ fn boards_start_through_their_firmware_and_build_a_graph_across_a_power_cut() {
         return;
     }
     let farm = Farm::start();
-    let setup =
-        Setup { arguments: vec!["-smbios", "type=1,serial=VF7110-0042"], ..Setup::new("52:54:00:00:00:01") };
+    // A number that all boards of a maker have, and that of this one.
+    let arguments =
+        ["-smbios", "type=1,serial=0123456789", "-smbios", "type=2,serial=VF7110-0042"].map(str::to_owned);
+    let setup = Setup { arguments: arguments.into(), ..Setup::new("52:54:00:00:00:01") };
     let mut arm = Emulated::start(AARCH64, &farm, &farm.dir().join("arm"), &setup);
     let clock = format!("{HOST}:{}", farm.agents.port());
     let lines =
@@ -103,9 +106,11 @@ fn boards_start_through_their_firmware_and_build_a_graph_across_a_power_cut() {
     riscv.type_line("cat $(find /sys/fs/cgroup -name cpu.max)");
     // Half of the time.
     riscv.says(mark, "50000 100000");
+    riscv.type_line("cat /proc/$(cat /run/agent.pid)/oom_score_adj");
+    riscv.says(mark, "-900");
     riscv.cut_power();
     riscv.restore_power();
-    riscv.says(mark, "the store is on /dev/");
+    let line = riscv.says(mark, "the store is on /dev/");
 
     let ends = farm.client.wait_ends(&builds);
     let mut states = all.iter().zip(&builds).map(|(made, build)| (made.path.derivation_name(), ends[build]));
@@ -125,7 +130,24 @@ fn boards_start_through_their_firmware_and_build_a_graph_across_a_power_cut() {
     assert_eq!(hardware, ["address:52:54:00:00:00:02", "serial:VF7110-0042"], "{agents:#?}");
     assert_eq!(farm.client.show(builds[2]).attempts.len(), 2);
     let text = String::from_utf8_lossy(&farm.client.log(builds[6])).into_owned();
-    assert!(text.contains("on riscv64"), "{text}");
+    assert!(text.contains("on riscv64, expendable by 1000"), "{text}");
+
+    // What the kernel finds wrong with the disk is mended, and the agent goes on.
+    let disk = line.trim_end().rsplit('/').next().unwrap();
+    let mark = riscv.console.mark();
+    riscv.type_line("sh");
+    riscv.type_line(&format!("echo 1 >/sys/fs/ext4/{disk}/trigger_fs_error; exit"));
+    riscv.says(
+        mark,
+        &format!("the file system of /dev/{disk} has errors, and nothing is written to it any more"),
+    );
+    riscv.says(mark, &format!("the store is on /dev/{disk}"));
+    riscv.says(mark, "INFO agent risky (");
+    let last = both.add(RISCV64, "last", SCRIPT, &[&r2]);
+    let builds = farm.client.submit_as(&both.graph, vec![want(&last)]);
+    let ends = farm.client.wait_ends(&builds);
+    assert_eq!(ends[&builds[0]], BuildState::Succeeded);
+    assert_eq!(farm.client.agents().len(), 2);
 
     let mut counts = BTreeMap::new();
     for build in farm.client.by_derivation().values() {
@@ -162,15 +184,26 @@ fn a_board_without_a_disk_a_coordinator_or_the_time_says_so_and_tries_again() {
     file.write_all(b"what somebody wrote").unwrap();
     drop(file);
     let before = fs::read(&disk).unwrap();
+    // Nor is what cannot be read empty.
+    let unreadable = folder.join("unreadable.img");
+    File::create(&unreadable).unwrap().set_len(512 << 20).unwrap();
+    let drive = format!(
+        "driver=raw,if=none,id=bad,file.driver=blkdebug,file.image.driver=file,file.image.filename={},\
+         file.inject-error.0.event=none,file.inject-error.0.iotype=read",
+        unreadable.display()
+    );
 
+    let arguments =
+        ["-rtc", "base=1970-01-02T03:04:05", "-drive", &drive, "-device", "virtio-blk-pci,drive=bad"];
     let setup = Setup {
         authority: Some(authority.file.clone()),
-        arguments: vec!["-rtc", "base=1970-01-02T03:04:05"],
+        arguments: arguments.map(str::to_owned).into(),
         ..Setup::new("52:54:00:00:00:03").lines("name = lonely\nca-file = ca.pem\n")
     };
     let mut board = Emulated::start(RISCV64, &farm, &folder, &setup);
     farm.coordinator.kill();
     board.says(0, "this machine's clock was in 1970; it is set to the image's date");
+    board.says(0, "there is no disk for the store yet; it is waited for");
     board.says(
         0,
         "there is no disk for the store, neither one that was it before nor an empty one: it is in memory",
@@ -183,7 +216,7 @@ fn a_board_without_a_disk_a_coordinator_or_the_time_says_so_and_tries_again() {
     // The coordinator's word is taken once that is said. The machine starts anew as nobody tells its watchdog any more that it
     // lives, whose two minutes are ten seconds here.
     let mark = board.console.mark();
-    board.configure("name = lonely\nca-file = ca.pem\nboard-clock = coordinator\n");
+    board.configure("name = lonely\nca-file = ca.pem\nboard-clock = coordinator\nboard-disk = memory\n");
     board.type_line("sh");
     board.type_line("kill -9 $(pidof watchdog); sleep 1; watchdog -t 60 -T 10 /dev/watchdog");
     let line = board.says(mark, "it is set by the coordinator's word");
@@ -195,7 +228,8 @@ fn a_board_without_a_disk_a_coordinator_or_the_time_says_so_and_tries_again() {
     // that is flashed anew, and it is the same agent.
     let pin = farm.drover([Path::new("key"), Path::new("tls"), &pair.certificate]);
     board.configure(&format!(
-        "name = lonely\ncoordinator-key = {}\nboard-address = 10.0.2.77/24\nboard-gateway = {HOST}\nboard-dns = 10.0.2.3\n",
+        "name = lonely\ncoordinator-key = {}\nboard-address = 10.0.2.77/24\nboard-gateway = {HOST}\nboard-dns = 10.0.2.3\n\
+         board-disk = memory\n",
         String::from_utf8_lossy(&pin.stdout).trim()
     ));
     let mark = board.console.mark();
@@ -208,13 +242,24 @@ fn a_board_without_a_disk_a_coordinator_or_the_time_says_so_and_tries_again() {
     assert_eq!(farm.client.agents().len(), 1);
     let mark = board.console.mark();
     board.type_line("sh");
-    board.type_line("ip route; cat /etc/resolv.conf; exit");
+    board.type_line(
+        "ip route; cat /etc/resolv.conf; grep max-memory /run/agent-arguments; df -k /data; free -k; exit",
+    );
     board.says(mark, &format!("default via {HOST} "));
     board.says(mark, "nameserver 10.0.2.3");
+    // Builds and a store in memory leave some of it to the others.
+    let mut number = |part: &str, word: usize| -> u64 {
+        let line = board.says(mark, part);
+        let mut words = line.split(|letter: char| !letter.is_ascii_digit()).filter(|word| !word.is_empty());
+        words.nth(word).unwrap().parse().unwrap()
+    };
+    let (build, store, all) = (number("--max-memory=", 0), number("store ", 0), number("Mem:", 0));
+    assert!(build > 0 && store > 0 && build + store <= all / 100 * 91, "{build} and {store} of {all} KiB");
     // It reads ahead.
     board.says(mark, "the shell ended");
     board.power_off();
     assert!(fs::read(&disk).unwrap() == before, "the disk was written to");
+    assert_eq!(fs::metadata(&unreadable).unwrap().blocks(), 0, "the disk was formatted");
 }
 
 #[test]
@@ -244,7 +289,7 @@ fn a_torn_disk_is_mended_and_a_missing_network_and_a_wrong_configuration_are_tol
     board.says(0, "there is no option board-disc");
     board.says(0, "is torn; it is mended");
     board.says(0, "the store is on /dev/");
-    board.says(0, "no network: no network card is there; tried again in 2 s");
+    board.says(0, "no network: no network card called eth7 is there; tried again in 2 s");
     // The line is that of the file as a person sees it.
     board.says(0, "drover-agent.conf:9: max-parallel-builds: ");
     board.says(0, "the agent ended for its configuration, drover-agent.conf on the partition DROVER; started again in 4 s");
@@ -255,7 +300,13 @@ fn a_torn_disk_is_mended_and_a_missing_network_and_a_wrong_configuration_are_tol
     file.write_all(&[0xff; 1024]).unwrap();
     drop(file);
     let mark = board.console.mark();
+    // As if the card were there late.
+    board.name_partition("NOTHING");
     board.restore_power();
+    board
+        .says(mark, "no disk has a FAT partition called DROVER that can be mounted; looked for again in 2 s");
+    board.name_partition("DROVER");
+    board.says(mark, "the configuration is on /dev/");
     let line = board.says(mark, "the superblock of ");
     assert!(line.contains(" is torn; it is mended from its copy"), "{line}");
     board.says(mark, "the store is on /dev/");
