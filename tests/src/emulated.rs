@@ -72,6 +72,9 @@ pub struct Setup {
     /// The file of the authority whose certificate the coordinator has, for [`HOST`], if it speaks TLS. It is `ca.pem` on the
     /// board's partition.
     pub authority: Option<PathBuf>,
+    /// Its processors. Several wait for one another in loops, which takes for ever where they are more than those of the machine
+    /// that plays them.
+    pub processors: u32,
     /// Arguments for QEMU.
     pub arguments: Vec<String>,
     /// Words before QEMU, such as `nice`.
@@ -82,7 +85,14 @@ impl Setup {
     /// With this network card and nothing special.
     #[must_use]
     pub fn new(card: &'static str) -> Self {
-        Self { card, lines: String::new(), authority: None, arguments: Vec::new(), before: vec!["nice"] }
+        Self {
+            card,
+            lines: String::new(),
+            authority: None,
+            processors: 1,
+            arguments: Vec::new(),
+            before: vec!["nice"],
+        }
     }
 
     /// With these lines in its configuration.
@@ -144,7 +154,12 @@ impl Emulated {
             .arg(&image)
             .arg(&disk)
             .args(["-global", &card])
+<<<<<<< ours
             .args(setup.arguments.iter());
+=======
+            .args(["-smp", &setup.processors.to_string()])
+            .args(setup.arguments.iter().copied());
+>>>>>>> theirs
         Self { console: Service::start(kind.triple, start), disk, image, always, typed }
     }
 

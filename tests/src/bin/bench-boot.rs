@@ -23,7 +23,11 @@ fn run() -> Result<Verdict> {
         PathBuf::from(std::env::args_os().nth(1).ok_or("the folder for the board's disks is missing")?);
     let folder = tempfile::Builder::new().prefix("drover-").tempdir_in(folder)?;
     let farm = Farm::start();
-    let setup = Setup { before: Vec::new(), ..Setup::new("52:54:00:00:00:05").lines("name = board\n") };
+    let setup = Setup {
+        before: Vec::new(),
+        processors: 2,
+        ..Setup::new("52:54:00:00:00:05").lines("name = board\n")
+    };
     let mut board = Emulated::start(RISCV64, &farm, folder.path(), &setup);
     let mut figure = 0.0;
     for (boot, last) in [("the first", "enrolled as board"), ("another", " of coordinator ")] {
