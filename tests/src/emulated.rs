@@ -154,12 +154,8 @@ impl Emulated {
             .arg(&image)
             .arg(&disk)
             .args(["-global", &card])
-<<<<<<< ours
-            .args(setup.arguments.iter());
-=======
             .args(["-smp", &setup.processors.to_string()])
-            .args(setup.arguments.iter().copied());
->>>>>>> theirs
+            .args(setup.arguments.iter());
         Self { console: Service::start(kind.triple, start), disk, image, always, typed }
     }
 
