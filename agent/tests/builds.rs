@@ -347,7 +347,7 @@ fn a_canceled_build_is_killed_and_its_log_is_sent() {
         .wait_for("the log", |told| told.logs.get(&lease).filter(|log| log.starts_with(b"up\n")).map(|_| ()));
     farm.stub.change(|told| told.cancel(lease));
     assert_eq!(farm.stub.wait_for_report(lease), Report::Canceled);
-    assert_eq!(ground::processes_with(&salt(&made)), Vec::<String>::new());
+    ground::assert_none_with(&salt(&made));
 }
 
 fn salt(made: &Made) -> Vec<u8> {
@@ -447,7 +447,7 @@ fn a_lost_lease_is_dropped_without_a_word() {
     let lost = drover_wire::agent::GiveUp { lease, reason: drover_wire::agent::GiveUpReason::Lost };
     farm.stub.change(|told| told.give_up.push(lost));
     wait_until_gone(&farm.state.path().join("leases").join(lease.to_string()));
-    assert_eq!(ground::processes_with(&salt(&made)), Vec::<String>::new());
+    ground::assert_none_with(&salt(&made));
     assert!(farm.stub.told().reports.is_empty());
 }
 
@@ -495,7 +495,7 @@ fn an_agent_that_is_told_twice_hands_back_at_once() {
     assert_eq!(agent.wait(), Some(0));
     assert!(matches!(farm.stub.wait_for_report(lease), Report::HandedBack { .. }));
     assert_eq!(farm.log(lease), b"up\n");
-    assert_eq!(ground::processes_with(&salt(&made)), Vec::<String>::new());
+    ground::assert_none_with(&salt(&made));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use drover_agent::daemon::{Connection, Error, Event, Import, ImportItem, NewText, Options};
-use drover_os::{Deadline, net};
+use drover_os::Deadline;
 use drover_store::export;
 use drover_store::hash::{Sha256, Sha256Hash};
 use drover_store::key::SecretKey;
@@ -338,11 +338,5 @@ fn ending_our_side_ends_the_builder_and_the_daemon_says_when_it_is_gone() {
     handle.hang_up();
     let error = building.join().unwrap().unwrap_err();
     assert!(error.is_away(), "{error}");
-    let salt = made.derivation.env[2].1.clone();
-    let left = || ground::processes_with(&salt);
-    if !net::IS_HANG_UP_HEARD {
-        // It is not waited for there, and comes of it all the same.
-        Deadline::after(Duration::from_secs(60)).ask(|| left().is_empty().then_some(()));
-    }
-    assert_eq!(left(), Vec::<String>::new());
+    ground::assert_none_with(&made.derivation.env[2].1);
 }

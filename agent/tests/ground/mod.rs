@@ -9,10 +9,11 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use drover_agent::config::DaemonSocket;
 use drover_agent::daemon::{Connection, NewText, Options};
+use drover_os::{Deadline, net};
 use drover_store::derivation::{Derivation, Output};
 use drover_store::hash::Sha256Hash;
 use drover_store::nar::Node;
@@ -133,4 +134,14 @@ pub fn processes_with(text: &[u8]) -> Vec<String> {
             environment.windows(text.len()).any(|window| window == text).then(|| folder.display().to_string())
         })
         .collect()
+}
+
+/// Fails if a process is left that has this in its environment. Where a daemon does not hear that somebody hangs up on it, nobody
+/// waits for it to end them, and it does so all the same.
+#[track_caller]
+pub fn assert_none_with(text: &[u8]) {
+    if !net::IS_HANG_UP_HEARD {
+        Deadline::after(Duration::from_secs(60)).ask(|| processes_with(text).is_empty().then_some(()));
+    }
+    assert_eq!(processes_with(text), Vec::<String>::new());
 }
