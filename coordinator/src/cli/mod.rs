@@ -20,9 +20,9 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use args::{
     AgentArgs, AgentCommand, BuildArgs, BuildsArgs, CancelArgs, CheckArgs, Connection, DerivationCommand,
-    FetchArgs, Format, HooksArgs, HooksCommand, ImportArgs, ImportCommand, KeyArgs, KeyCommand, LogArgs,
-    MirrorArgs, MirrorCommand, PasswordCommand, RetentionArgs, RetentionCommand, SetArgs, SetCommand,
-    ShowArgs, SourcesArgs, StorageArgs, StorageCommand, SubmitArgs, TermsArgs, TokenCommand,
+    EventsArgs, FetchArgs, Format, HooksArgs, HooksCommand, ImportArgs, ImportCommand, KeyArgs, KeyCommand,
+    LogArgs, MirrorArgs, MirrorCommand, PasswordCommand, RetentionArgs, RetentionCommand, SetArgs,
+    SetCommand, ShowArgs, SourcesArgs, StorageArgs, StorageCommand, SubmitArgs, TermsArgs, TokenCommand,
 };
 pub use exit::{EXITS, Exit};
 
@@ -60,6 +60,9 @@ enum Command {
     Set(SetArgs),
     /// Print a build's log, byte for byte
     Log(LogArgs),
+    /// Print what happens, as it happens
+    #[command(after_help = shapes::EVENTS)]
+    Events(EventsArgs),
     /// Cancel builds
     #[command(after_help = shapes::CANCEL)]
     Cancel(CancelArgs),
@@ -159,6 +162,9 @@ fn run(command: Command) -> Exit {
         Command::Show(args) => with(args.format.json, |out, _| commands::show::run(&args, out)),
         Command::Set(args) => with(args.format.json, |out, watch| commands::set::run(&args, out, watch)),
         Command::Log(args) => with(false, |out, watch| commands::log::run(&args, out, watch)),
+        Command::Events(args) => {
+            with(args.format.json, |out, watch| commands::events::run(&args, out, watch))
+        }
         Command::Cancel(args) => {
             with(args.format.json, |out, watch| commands::cancel::run(&args, out, watch))
         }

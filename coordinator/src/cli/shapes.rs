@@ -33,6 +33,10 @@ pub(super) const SET_BLOCKERS: &str = r#"JSON: {"set", "revision", "blockers", "
   "state", "missing_source", "holds_up" rows}"#;
 /// `drover set drop`
 pub(super) const SET_DROP: &str = r#"JSON: {"set", "revisions", "canceled"}"#;
+/// `drover events`
+pub(super) const EVENTS: &str = r#"Lines of JSON: {"id", "at", "kind"} and, as far as there is: "build", "derivation", "system", "tags", "agent",
+  "attempt", "item", "state", "phase", "hook", "place", "room", "missing", "text"; ids grow, and --since takes one;
+  an event of the kind reset says that events before it are missing: take the state (GET /state) again"#;
 /// `drover cancel`
 pub(super) const CANCEL: &str = "Lines of JSON: for each build what show has";
 /// `drover fetch`

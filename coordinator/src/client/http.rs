@@ -272,6 +272,11 @@ impl Coordinator {
         Ok(bytes)
     }
 
+    /// What came is not what a coordinator says.
+    pub(crate) fn odd_answer(&self, doing: &str, why: &str) -> ClientError {
+        self.odd(doing, why)
+    }
+
     fn odd(&self, doing: &str, why: &str) -> ClientError {
         ClientError::NotACoordinator { doing: doing.to_owned(), url: self.url.clone(), why: why.to_owned() }
     }

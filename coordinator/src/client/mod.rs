@@ -8,6 +8,7 @@ pub mod check;
 pub mod closure;
 mod error;
 pub mod estimate;
+pub mod events;
 pub mod fetch;
 pub mod hooks;
 mod http;

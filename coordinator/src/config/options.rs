@@ -146,6 +146,9 @@ options! {
     #[arg(value_name = "MIB")]
     disk_reserve_mib: u64 = 1024, "1024",
         "The free disk space below which no uploads are taken";
+    #[arg(value_name = "MIB")]
+    storage_low_mib: u64 = 20 * 1024, "20480",
+        "How little room a place for nars has when an event says that it is low";
     #[arg(value_name = "POLICY")]
     placement: Placement = Placement::MostFree, "most-free",
         "Where new nars go: most-free, or in-order (see the places of the configuration file)";

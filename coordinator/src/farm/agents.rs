@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::change::{AgentRow, Change};
 use super::error::Error;
 use super::list::{self, Phases};
+use super::live::Live;
 use super::secrets::{hash, keep_token, new_secret};
 use super::{Farm, Tx, now, paths, sql, unsql};
 
@@ -96,36 +97,36 @@ impl Farm {
     /// When the database cannot be asked.
     pub async fn agents(&self) -> Result<Vec<AgentSummary>, Error> {
         let live = Arc::clone(&self.live);
-        self.database
-            .read(move |sql| {
-                let phases = Phases::of(&live);
-                let mut all = Vec::new();
-                for saved in saved(sql)? {
-                    let view = live.view(saved.row.id);
-                    let held =
-                        "SELECT build FROM attempts WHERE agent = ?1 AND ended_at IS NULL ORDER BY lease";
-                    let builds = paths::numbers(sql, held, saved.row.id)?;
-                    all.push(AgentSummary {
-                        agent: saved.row.uuid,
-                        name: saved.row.name,
-                        online: view.online,
-                        seen_at: view.seen_at.or(saved.seen_at),
-                        version: saved.version,
-                        systems: saved.systems,
-                        builtins: saved.builtins,
-                        accepting: view.accepting,
-                        machine: view.machine,
-                        hardware: saved.hardware,
-                        builds: builds
-                            .into_iter()
-                            .map(|build| list::summary(sql, &phases, build))
-                            .collect::<Result<_, _>>()?,
-                    });
-                }
-                Ok(all)
-            })
-            .await
+        self.database.read(move |sql| summaries(sql, &live)).await
     }
+}
+
+/// All agents, by name, with the builds that they hold.
+pub(super) fn summaries(sql: &Connection, live: &Live) -> Result<Vec<AgentSummary>, Error> {
+    const HELD: &str = "SELECT build FROM attempts WHERE agent = ?1 AND ended_at IS NULL ORDER BY lease";
+    let phases = Phases::of(live);
+    let mut all = Vec::new();
+    for saved in saved(sql)? {
+        let view = live.view(saved.row.id);
+        let builds = paths::numbers(sql, HELD, saved.row.id)?;
+        all.push(AgentSummary {
+            agent: saved.row.uuid,
+            name: saved.row.name,
+            online: view.online,
+            seen_at: view.seen_at.or(saved.seen_at),
+            version: saved.version,
+            systems: saved.systems,
+            builtins: saved.builtins,
+            accepting: view.accepting,
+            machine: view.machine,
+            hardware: saved.hardware,
+            builds: builds
+                .into_iter()
+                .map(|build| list::summary(sql, &phases, build))
+                .collect::<Result<_, _>>()?,
+        });
+    }
+    Ok(all)
 }
 
 /// An agent as the database has it.
@@ -137,12 +138,13 @@ pub(super) struct Saved {
     pub(super) systems: Vec<String>,
     pub(super) builtins: Vec<String>,
     hardware: Option<String>,
+    here: bool,
 }
 
 /// All agents, by name.
 pub(super) fn saved(sql: &Connection) -> Result<Vec<Saved>, Error> {
     let mut statement = sql.prepare_cached(
-        "SELECT id, uuid, name, seen_at, version, systems, builtins, hardware FROM agents ORDER BY name",
+        "SELECT id, uuid, name, seen_at, version, systems, builtins, hardware, here FROM agents ORDER BY name",
     )?;
     let rows = statement.query_map([], |columns| {
         Ok(Saved {
@@ -152,6 +154,7 @@ pub(super) fn saved(sql: &Connection) -> Result<Vec<Saved>, Error> {
             systems: words(columns, 5)?,
             builtins: words(columns, 6)?,
             hardware: columns.get(7)?,
+            here: columns.get(8)?,
         })
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
@@ -172,7 +175,7 @@ pub(super) fn load(sql: &Connection) -> Result<Vec<Change>, Error> {
     let mut changes = Vec::new();
     for saved in saved(sql)? {
         let platforms = platforms_of(sql, &saved.systems, &saved.builtins)?;
-        changes.push(Change::Agent { row: saved.row, platforms });
+        changes.push(Change::Agent { row: saved.row, platforms, here: saved.here });
     }
     Ok(changes)
 }
@@ -264,7 +267,7 @@ fn make(tx: &mut Tx<'_>, name: &str, token: Option<i64>, hardware: Option<&str>)
         )?
         .insert((uuid.0.as_bytes(), name, token, hardware, sql(now())))?;
     let row = AgentRow { id, uuid, name: name.to_owned() };
-    tx.note(Change::Agent { row: row.clone(), platforms: HashSet::new() });
+    tx.note(Change::Agent { row: row.clone(), platforms: HashSet::new(), here: false });
     Ok(row)
 }
 

@@ -4,10 +4,12 @@ use std::cmp::Reverse;
 
 use drover_store::StorePath;
 use drover_wire::agent::Allocation;
+use drover_wire::event::EventKind;
 use drover_wire::{BuildId, LeaseId};
 
 use super::change::{AgentRow, Change, Opened};
 use super::error::Error;
+use super::events::{self, Subject};
 use super::{Tx, now, paths, sql, unsql};
 
 /// A ready build.
@@ -79,6 +81,7 @@ fn open(tx: &mut Tx<'_>, agent: &AgentRow, candidate: &Candidate) -> Result<Allo
         timeout: timeout.map(unsql),
         max_silent_time: max_silent_time.map(unsql),
     };
+    events::note(tx, EventKind::BuildAllocated, Subject::Build(candidate.build), None)?;
     tx.note(Change::Opened(Box::new(Opened {
         allocation: allocation.clone(),
         agent: agent.id,

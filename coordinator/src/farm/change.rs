@@ -51,6 +51,8 @@ pub enum Change {
         row: AgentRow,
         /// What it builds for.
         platforms: HashSet<i64>,
+        /// Whether it was noted that it is there, where nothing is known of that yet.
+        here: bool,
     },
     /// A build became ready.
     Ready {
@@ -70,8 +72,11 @@ pub enum Change {
     Closed(LeaseId),
     /// A build ended.
     Ended(BuildId),
-    /// There may be something for hooks to do.
-    ForHooks,
+    /// There are new events, or runs of hooks.
+    Happened {
+        /// Whether there may be something for hooks to do.
+        for_hooks: bool,
+    },
     /// A file has become a leftover.
     Leftover,
 }

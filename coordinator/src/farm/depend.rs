@@ -4,6 +4,7 @@
 //! derivation whose last source comes. Nothing here recurses, because real graphs are thousands deep.
 
 use drover_wire::BuildState;
+use drover_wire::event::{Detail, EventKind};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::change::Change;
@@ -232,7 +233,7 @@ fn fail_with(tx: &mut Tx<'_>, build: i64, root: Option<i64>) -> Result<(), Error
         )?
         .query_row((build, root, sql(now())), |row| paths::build_id(row, 0))?;
     tx.note(Change::Ended(id));
-    Ok(())
+    events::note(tx, EventKind::BuildDependencyFailed, Subject::Build(build), None)
 }
 
 /// A build that was given back waits again. What it waits for may have failed while an agent had it: then it, and
@@ -314,6 +315,7 @@ pub(super) fn reopen(tx: &mut Tx<'_>, build: i64) -> Result<(), Error> {
              agent = NULL, why = NULL WHERE id = ?1 RETURNING missing",
         )?
         .query_row([build], |row| row.get(0))?;
+    events::note(tx, EventKind::BuildReopened, Subject::Build(build), None)?;
     if missing == 0 { set_ready(tx, build) } else { Ok(()) }
 }
 
@@ -343,7 +345,8 @@ pub(super) fn end(tx: &mut Tx<'_>, build: i64, end: &End<'_>) -> Result<(), Erro
         BuildState::Canceled => Kind::BuildCanceled,
         _ => Kind::BuildFailure,
     };
-    events::note(tx, kind, Subject::Build(build), None)?;
+    let state = (kind == Kind::BuildFailure).then_some(end.state);
+    events::note_with(tx, kind, Subject::Build(build), &Detail { state, ..Detail::default() })?;
     if end.state != BuildState::Succeeded {
         fail_dependents(tx, build, Some(build))?;
     }

@@ -29,21 +29,20 @@ impl Farm {
     /// When the database cannot be read.
     pub async fn fullness(self: &Arc<Self>) -> Result<Vec<PlaceSummary>, Error> {
         let farm = Arc::clone(self);
-        let today = now() / DAY;
-        self.database
-            .read::<_, Error>(move |sql| {
-                let known = known(sql, today)?;
-                let places = farm.storage.places().all();
-                let name =
-                    |id: i64| places.iter().find(|place| place.id == id).map(|place| place.name.clone());
-                let none = Known::default();
-                let all = places.iter().map(|place| {
-                    let known = known.get(&place.id).unwrap_or(&none);
-                    summary(place, known, &name)
-                });
-                Ok(all.collect())
-            })
-            .await
+        self.database.read(move |sql| farm.place_summaries(sql)).await
+    }
+
+    /// The same.
+    pub(super) fn place_summaries(&self, sql: &Connection) -> Result<Vec<PlaceSummary>, Error> {
+        let known = known(sql, now() / DAY)?;
+        let places = self.storage.places().all();
+        let name = |id: i64| places.iter().find(|place| place.id == id).map(|place| place.name.clone());
+        let none = Known::default();
+        let all = places.iter().map(|place| {
+            let known = known.get(&place.id).unwrap_or(&none);
+            summary(place, known, &name)
+        });
+        Ok(all.collect())
     }
 }
 

@@ -81,8 +81,9 @@ impl Lease {
         *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn set_phase(&self, phase: Phase) {
-        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = Some(phase);
+    /// Whether it is another one than before.
+    pub(super) fn set_phase(&self, phase: Phase) -> bool {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner).replace(phase) != Some(phase)
     }
 
     /// Whether its build was canceled.

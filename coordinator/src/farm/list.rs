@@ -104,7 +104,7 @@ fn ended(sql: &Connection, builds: &[BuildId]) -> Result<WaitAnswer, Error> {
 }
 
 /// How many builds are in each state.
-fn counts(sql: &Connection) -> Result<BTreeMap<BuildState, u64>, Error> {
+pub(super) fn counts(sql: &Connection) -> Result<BTreeMap<BuildState, u64>, Error> {
     let mut statement = sql.prepare_cached("SELECT state, count FROM state_counts WHERE count > 0")?;
     let rows = statement.query_map([], |row| Ok((paths::state(row, 0)?, unsql(row.get(1)?))))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)

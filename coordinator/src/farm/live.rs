@@ -13,6 +13,7 @@ use drover_wire::{AgentId, BuildId, LeaseId, Timestamp};
 use tokio::sync::{Notify, broadcast, mpsc};
 
 use super::change::{AgentRow, Change, Event};
+use super::events::Feed;
 use super::lease::Lease;
 
 /// How soon an agent is told again to give up a lease that it still lists, while nothing else happens.
@@ -27,6 +28,8 @@ pub struct Live {
     events: broadcast::Sender<Event>,
     ended_logs: mpsc::UnboundedSender<Arc<Lease>>,
     for_hooks: Notify,
+    feed: Arc<Feed>,
+    started: Instant,
     lease_time: Duration,
 }
 
@@ -44,6 +47,8 @@ struct Agent {
     accepting: u32,
     machine: Machine,
     seen: Option<(Instant, Timestamp)>,
+    /// Whether it is noted that it is there.
+    here: bool,
     leases: BTreeMap<LeaseId, Arc<Lease>>,
     told: HashMap<LeaseId, Instant>,
     /// Which poll of it is the newest; older ones end.
@@ -82,9 +87,21 @@ pub struct Waiting {
 
 impl Live {
     /// Starts without agents and leases. Leases that ended go to `ended_logs`.
-    pub fn new(lease_time: Duration, ended_logs: mpsc::UnboundedSender<Arc<Lease>>) -> Self {
+    pub(super) fn new(
+        lease_time: Duration,
+        ended_logs: mpsc::UnboundedSender<Arc<Lease>>,
+        feed: Arc<Feed>,
+    ) -> Self {
         let events = broadcast::channel(EVENTS).0;
-        Self { state: Mutex::default(), events, ended_logs, for_hooks: Notify::new(), lease_time }
+        Self {
+            state: Mutex::default(),
+            events,
+            ended_logs,
+            for_hooks: Notify::new(),
+            feed,
+            started: Instant::now(),
+            lease_time,
+        }
     }
 
     /// Waits until there may be something for hooks to do; one at a time can.
@@ -105,11 +122,12 @@ impl Live {
     pub fn apply(&self, changes: Vec<Change>) {
         let mut ended = Vec::new();
         let mut events = Vec::new();
+        let mut happened = false;
         {
             let mut state = self.state();
             for change in changes {
                 match change {
-                    Change::Agent { row, platforms } => state.agent(row, platforms),
+                    Change::Agent { row, platforms, here } => state.agent(row, platforms, here),
                     Change::Ready { platform } => state.wake(platform, 1),
                     Change::Requeued { platform } => state.wake(platform, usize::MAX),
                     Change::Opened(opened) => {
@@ -120,7 +138,12 @@ impl Live {
                     Change::Canceled(lease) => state.cancel(lease),
                     Change::Closed(lease) => ended.extend(state.close(lease)),
                     Change::Ended(build) => events.push(Event::Ended(build)),
-                    Change::ForHooks => self.for_hooks.notify_one(),
+                    Change::Happened { for_hooks } => {
+                        happened = true;
+                        if for_hooks {
+                            self.for_hooks.notify_one();
+                        }
+                    }
                     // Not of the moment: those who remove them have heard of it.
                     Change::Leftover => {}
                 }
@@ -129,6 +152,9 @@ impl Live {
         for lease in ended {
             lease.log().close();
             let _ = self.ended_logs.send(lease);
+        }
+        if happened {
+            self.feed.wake();
         }
         for event in events {
             // Nobody listens: nobody needs to know.
@@ -168,8 +194,9 @@ impl Live {
         .collect()
     }
 
-    /// Notes that an agent was heard of, and renews the leases that it lists.
-    pub fn seen(&self, agent: i64, leases: &[LeaseId], now: Timestamp) {
+    /// Notes that an agent was heard of, and renews the leases that it lists; whether nobody knew that it is there.
+    #[must_use]
+    pub fn seen(&self, agent: i64, leases: &[LeaseId], now: Timestamp) -> bool {
         let mut state = self.state();
         let deadline = Instant::now() + self.lease_time;
         if let Some(agent) = state.agents.get_mut(&agent) {
@@ -177,7 +204,28 @@ impl Live {
             for lease in leases.iter().filter_map(|lease| agent.leases.get(lease)) {
                 lease.renew(deadline);
             }
+            return !std::mem::replace(&mut agent.here, true);
         }
+        false
+    }
+
+    /// Agents that were there and have not been heard of for the time of a lease.
+    pub(super) fn silent(&self) -> Vec<i64> {
+        let state = self.state();
+        state.agents.iter().filter(|(_, agent)| self.is_silent(agent)).map(|(id, _)| *id).collect()
+    }
+
+    /// Notes that an agent is not there any more, if that is so.
+    pub(super) fn take_silent(&self, agent: i64) -> Option<AgentRow> {
+        let mut state = self.state();
+        let agent = state.agents.get_mut(&agent).filter(|agent| self.is_silent(agent))?;
+        agent.here = false;
+        Some(agent.row.clone())
+    }
+
+    fn is_silent(&self, agent: &Agent) -> bool {
+        let since = agent.seen.map_or(self.started, |(seen, _)| seen);
+        agent.here && agent.open_polls == 0 && since.elapsed() >= self.lease_time
     }
 
     /// Takes what a heartbeat says; an open poll goes by it.
@@ -263,7 +311,7 @@ impl Live {
 }
 
 impl State {
-    fn agent(&mut self, row: AgentRow, platforms: HashSet<i64>) {
+    fn agent(&mut self, row: AgentRow, platforms: HashSet<i64>, here: bool) {
         match self.agents.get_mut(&row.id) {
             Some(agent) => {
                 agent.row = row;
@@ -275,6 +323,7 @@ impl State {
                     accepting: 0,
                     machine: Machine::default(),
                     seen: None,
+                    here,
                     leases: BTreeMap::new(),
                     told: HashMap::new(),
                     poll: 0,

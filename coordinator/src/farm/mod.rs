@@ -69,6 +69,7 @@ use crate::substitutes::Substitutes;
 pub use crate::storage::NarFile;
 use change::Change;
 pub use error::Error;
+pub use events::EventReader;
 pub use lease::{Lease, LogLength};
 use live::Live;
 pub use log::LogPlace;
@@ -122,6 +123,8 @@ pub struct Farm {
     storage: Arc<Storage>,
     database: Database<Change>,
     live: Arc<Live>,
+    feed: Arc<events::Feed>,
+    low_room: events::LowRoom,
     secrets: Secrets,
     keys: keys::Keys,
     hooks: hooks::Hooks,
@@ -146,7 +149,9 @@ impl Farm {
         let hooks = hooks::Hooks::new(&config)?;
         let mut storage = Storage::open(&config.state, config.disk_reserve_mib.saturating_mul(1 << 20))?;
         let (ended, ended_logs) = mpsc::unbounded_channel();
-        let live = Arc::new(Live::new(Duration::from_secs(config.lease_seconds), ended));
+        let feed: Arc<events::Feed> = Arc::default();
+        let lease_time = Duration::from_secs(config.lease_seconds);
+        let live = Arc::new(Live::new(lease_time, ended, Arc::clone(&feed)));
         let (wake, woken) = std::sync::mpsc::sync_channel(1);
         let database = Database::open(&storage.database(), {
             let (live, wake) = (Arc::clone(&live), wake.clone());
@@ -169,6 +174,8 @@ impl Farm {
             storage: Arc::new(storage),
             database,
             live,
+            feed,
+            low_room: events::LowRoom::default(),
             secrets: Secrets::default(),
             keys,
             hooks,

@@ -178,9 +178,13 @@ impl Try {
             Report::SetupFailed { step, message } => self.setup_failed(tx, step, &message, rules.most),
             Report::MissingInputs { paths } => self.missing_inputs(tx, &paths, rules),
             // Nobody asked for a cancellation: the build is still wanted.
-            Report::Canceled | Report::HandedBack { .. } => {
+            Report::Canceled => {
                 requeue::avoid(tx, self.build, self.agent)?;
-                requeue::back(tx, self.build)
+                requeue::back(tx, self.build, "the agent canceled it, and it is still wanted")
+            }
+            Report::HandedBack { message } => {
+                requeue::avoid(tx, self.build, self.agent)?;
+                requeue::back(tx, self.build, &message)
             }
         }
     }
@@ -291,7 +295,7 @@ impl Try {
             return self.end(tx, BuildState::Failed, Some(&why));
         }
         requeue::avoid(tx, self.build, self.agent)?;
-        requeue::back(tx, self.build)
+        requeue::back(tx, self.build, message)
     }
 
     /// What nobody provides gets built, unless that is switched off, and the build waits for it.
@@ -349,7 +353,7 @@ impl Try {
             }
         }
         plan.settle(tx)?;
-        requeue::back(tx, self.build)
+        requeue::back(tx, self.build, "inputs of it are missing")
     }
 
     /// The build waits for something that an input refers to.

@@ -1,17 +1,22 @@
 //! Tries that end without ending their build.
 
 use drover_wire::agent::SetupStep;
+use drover_wire::event::{Detail, EventKind};
 use drover_wire::{BuildState, LeaseId};
 use serde::Serialize;
 
 use super::change::Change;
 use super::error::Error;
+use super::events::{self, Subject};
 use super::{Tx, depend, now, paths, sql, wants};
 
 /// The longest that an agent is kept from a build that it could not set up.
 const LONGEST_MS: u64 = 5 * 60 * 1000;
 /// The shortest; it doubles each time.
 const SHORTEST_MS: u64 = 2 * 1000;
+
+/// The most letters of a reason that an event has.
+const WHY: usize = 300;
 
 /// How a try ended.
 #[derive(Debug, Default)]
@@ -55,17 +60,24 @@ pub(super) fn word(value: &impl Serialize) -> Option<String> {
     }
 }
 
-/// A build goes back to the queue, unless it has ended or nobody wants it any more; gives its state.
-pub(super) fn back(tx: &mut Tx<'_>, build: i64) -> Result<BuildState, Error> {
-    let (state, missing, platform, target): (BuildState, i64, i64, i64) = tx
-        .prepare_cached("SELECT state, missing, platform, target FROM builds WHERE id = ?1")?
-        .query_row([build], |row| Ok((paths::state(row, 0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+/// A build goes back to the queue, unless it has ended or nobody wants it any more; gives its state. Why is told to those
+/// who read events.
+pub(super) fn back(tx: &mut Tx<'_>, build: i64, why: &str) -> Result<BuildState, Error> {
+    type Columns = (BuildState, i64, i64, i64, Option<i64>);
+    let (state, missing, platform, target, agent): Columns = tx
+        .prepare_cached("SELECT state, missing, platform, target, agent FROM builds WHERE id = ?1")?
+        .query_row([build], |row| {
+            Ok((paths::state(row, 0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
+        })?;
     if !matches!(state, BuildState::Allocated | BuildState::Running) {
         return Ok(state);
     }
     let state = if missing == 0 { BuildState::Ready } else { BuildState::Waiting };
     tx.prepare_cached("UPDATE builds SET state = ?2, started_at = NULL, agent = NULL WHERE id = ?1")?
         .execute((build, state.as_str()))?;
+    let subject = agent.map_or(Subject::Build(build), |agent| Subject::GivenBack(build, agent));
+    let text = Some(why.chars().take(WHY).collect());
+    events::note_with(tx, EventKind::BuildRequeued, subject, &Detail { text, ..Detail::default() })?;
     if wants::gone(tx, [target])? > 0 {
         return Ok(BuildState::Canceled);
     }
@@ -103,6 +115,6 @@ pub(super) fn lose(tx: &mut Tx<'_>, lease: i64, log_size: u64, message: &str) ->
         lease,
         &Outcome { word: "lease-lost", message: Some(message), log_size, ..Outcome::default() },
     )?;
-    back(tx, build)?;
+    back(tx, build, message)?;
     Ok(())
 }

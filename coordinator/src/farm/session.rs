@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use drover_wire::agent::{Heartbeat, Hello, Orders, Poll, Welcome};
+use drover_wire::event::{Detail, EventKind};
 use drover_wire::{LeaseId, PROTOCOL, Phase};
 use rusqlite::OptionalExtension;
 
@@ -60,14 +61,14 @@ impl Farm {
                         requeue::lose(tx, sql(lease.id.0), bytes, "the agent came back without the build")?;
                     }
                 }
-                tx.note(Change::Agent { row, platforms });
+                tx.note(Change::Agent { row, platforms, here: false });
                 Ok(())
             })
             .await?;
         for lease in given_up {
             self.clean_uploads_later(lease);
         }
-        self.live.seen(agent.id, &hello.holding, now());
+        self.heard_of(agent, &hello.holding);
         let held = |lease: &LeaseId| self.live.lease(agent.id, *lease).is_some();
         Ok(Welcome {
             agent: agent.uuid,
@@ -87,7 +88,7 @@ impl Farm {
     /// When the agent is not known, says too much, polls elsewhere meanwhile, or the database fails.
     pub async fn poll(self: &Arc<Self>, agent: &AgentRow, poll: Poll) -> Result<Orders, Error> {
         bounded("leases", poll.holding.len())?;
-        self.live.seen(agent.id, &poll.holding, now());
+        self.heard_of(agent, &poll.holding);
         let unknown = || {
             Error::Conflict("say hello first: this coordinator does not know what you build for".to_owned())
         };
@@ -137,17 +138,38 @@ impl Farm {
     ) -> Result<Orders, Error> {
         bounded("leases", heartbeat.leases.len())?;
         let holding: Vec<LeaseId> = heartbeat.leases.iter().map(|progress| progress.lease).collect();
-        self.live.seen(agent.id, &holding, now());
+        self.heard_of(agent, &holding);
         self.live.heartbeat(agent.id, heartbeat.accepting, heartbeat.machine);
         for progress in &heartbeat.leases {
             if let Some(lease) = self.live.lease(agent.id, progress.lease) {
-                lease.set_phase(progress.phase);
+                self.note_phase(&lease, progress.phase);
                 if matches!(progress.phase, Phase::Building | Phase::UploadQueued | Phase::Uploading) {
                     self.mark_started(&lease);
                 }
             }
         }
         Ok(Orders { allocations: Vec::new(), give_up: self.live.give_up(agent.id, &holding) })
+    }
+
+    /// An agent says what it does with a build. Nobody waits for what is noted of it.
+    fn note_phase(self: &Arc<Self>, lease: &Arc<Lease>, phase: Phase) {
+        if !lease.set_phase(phase) {
+            return;
+        }
+        let (farm, id) = (Arc::clone(self), sql(lease.id.0));
+        tokio::spawn(async move {
+            let noted = farm.database.write::<_, Error>(move |tx| {
+                let open = "SELECT build FROM attempts WHERE lease = ?1 AND ended_at IS NULL";
+                let build = tx.prepare_cached(open)?.query_row([id], |row| row.get(0)).optional()?;
+                let detail = Detail { phase: Some(phase), ..Detail::default() };
+                build.map_or(Ok(()), |build| {
+                    events::note_with(tx, EventKind::BuildPhase, Subject::Build(build), &detail)
+                })
+            });
+            if let Err(error) = noted.await {
+                tracing::warn!(lease = id, %error, "the phase of a build could not be noted");
+            }
+        });
     }
 
     /// The builder was seen to run. Nobody waits for the commit: what is lost of it is a time.

@@ -9,17 +9,20 @@ use tokio::sync::mpsc;
 
 use super::error::Error;
 use super::lease::Lease;
-use super::{Farm, ages, hooks, import, now, paths, publish, requeue, retention, sql, upstreams};
+use super::{Farm, ages, events, hooks, import, now, paths, publish, requeue, retention, sql, upstreams};
 use crate::storage::pack_log;
 
 /// How often it is looked for leases that ran out, at most; short leases are looked at more often.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often it is looked how much room there is.
+const ROOM_EVERY: Duration = Duration::from_secs(30);
 /// How often it is noted when agents were heard of.
 const NOTE_EVERY: Duration = Duration::from_secs(60);
 
 impl Farm {
     /// Starts what is done from time to time; it ends with the farm, or when that stops.
     pub fn start_tasks(self: &Arc<Self>) {
+        events::start(self);
         publish::start(self);
         import::start(self);
         hooks::start(self);
@@ -32,6 +35,7 @@ impl Farm {
         tokio::spawn(async move {
             let mut noted = Instant::now();
             let mut looked = now();
+            let mut room: Option<Instant> = None;
             loop {
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
@@ -44,6 +48,12 @@ impl Farm {
                 }
                 if let Err(error) = farm.sweep(&mut looked, note).await {
                     tracing::error!(%error, "looking after leases failed; it is tried again");
+                }
+                if room.is_none_or(|room| room.elapsed() >= ROOM_EVERY) {
+                    room = Some(Instant::now());
+                    if let Err(error) = farm.note_room().await {
+                        tracing::warn!(%error, "how much room there is could not be noted; it is tried again");
+                    }
                 }
                 if *stopping.borrow() {
                     return;
@@ -80,6 +90,7 @@ impl Farm {
             }
         }
         self.wake_for_avoided(looked).await?;
+        self.note_lost_agents().await?;
         if note {
             let seen = self.live.all_seen();
             self.database

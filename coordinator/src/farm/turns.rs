@@ -19,6 +19,10 @@ const FILES: usize = 32;
 const FROM_BUCKETS: usize = 128;
 /// How many logs the public reads at once: each takes the window of its compression, 4 MiB, and half a MiB.
 const LOGS: usize = 32;
+/// How many read events at once, each with a connection and what is on its way there; and how many of them are behind and
+/// read what they missed at once.
+const EVENT_READERS: usize = 8192;
+const CATCHING_UP: usize = 8;
 /// How long somebody waits for a turn.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -35,6 +39,10 @@ pub struct Turns {
     pub read_bucket: Turn,
     /// To read a log for the public.
     pub read_log: Turn,
+    /// To read events.
+    pub read_events: Turn,
+    /// To read events that are over.
+    pub catch_up: Turn,
 }
 
 /// Something that few do at a time.
@@ -59,6 +67,8 @@ impl Default for Turns {
             unpack_file: turn(FILES, "files that are unpacked on their way to agents"),
             read_bucket: turn(FROM_BUCKETS, "nars that are read from buckets"),
             read_log: turn(LOGS, "logs that are not asked for in compressed form"),
+            read_events: turn(EVENT_READERS, "readers of events"),
+            catch_up: turn(CATCHING_UP, "readers of events that are over"),
         }
     }
 }

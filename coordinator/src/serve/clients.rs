@@ -7,10 +7,10 @@ use drover_wire::client::{NewAgent, NewToken, Submission, WaitQuestion};
 use drover_wire::key::{KeyRetirement, KeyRotation};
 use drover_wire::route::Route;
 use drover_wire::route::clients::{
-    AGENT_TOKEN, AGENTS, BLOCKERS, BUILD, BUILDS, CANCEL, CHECK_SOURCE, DIFF, DROP_SET, ESTIMATE,
+    AGENT_TOKEN, AGENTS, BLOCKERS, BUILD, BUILDS, CANCEL, CHECK_SOURCE, DIFF, DROP_SET, ESTIMATE, EVENTS,
     HOOK_FAILED, HOOK_RETRY, HOOKS, IMPORT, IMPORTS, ITEM, KEY, KEYS, LOG, MISSING, MISSING_SOURCES, MOVE,
     NAR, NEW_AGENT, PASSWORD, RETENTION, RETENTION_PLAN, RETENTION_RUN, RETIRE_KEY, ROTATE_KEY, SET, SETS,
-    SOURCES, START_IMPORT, STOP_IMPORT, STOP_MOVE, STORAGE, SUBMIT, SUBMIT_SET, UPLOAD, WAIT,
+    SOURCES, START_IMPORT, STATE, STOP_IMPORT, STOP_MOVE, STORAGE, SUBMIT, SUBMIT_SET, UPLOAD, WAIT,
 };
 use drover_wire::{AgentId, BuildId};
 
@@ -18,7 +18,7 @@ use super::agents::key;
 use super::body::MESSAGE_LIMIT;
 use super::call::{Answer, Call, json, to_its_end};
 use super::router::{Mounted, at};
-use super::{bundle, hooks, imports, log, nar, retention, sets, storage};
+use super::{bundle, events, hooks, imports, log, nar, retention, sets, storage};
 use crate::farm::Farm;
 
 /// The handler of a route; none if it is no route of clients.
@@ -54,6 +54,8 @@ pub(super) fn handler(route: &Route) -> Option<Mounted> {
         HOOK_RETRY => at(route, hooks::retry),
         SOURCES => at(route, sources),
         CHECK_SOURCE => at(route, check_source),
+        EVENTS => at(route, events::stream),
+        STATE => at(route, state),
         AGENTS => at(route, agents),
         NEW_AGENT => at(route, new_agent),
         PASSWORD => at(route, password),
@@ -113,6 +115,10 @@ async fn cancel(State(farm): Core, call: Call) -> Answer {
 
 async fn item(State(farm): Core, call: Call) -> Answer {
     json(farm.item(&call.item()?, false).await?)
+}
+
+async fn state(State(farm): Core) -> Answer {
+    json(farm.state().await?)
 }
 
 async fn agents(State(farm): Core) -> Answer {

@@ -12,6 +12,7 @@ mod call;
 mod clients;
 mod content;
 mod contents;
+mod events;
 mod file;
 mod hooks;
 mod imports;

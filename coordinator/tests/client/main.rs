@@ -4,6 +4,7 @@
 
 mod check;
 mod double;
+mod events;
 mod fetch;
 mod logs;
 mod sets;

@@ -10,6 +10,7 @@ mod peer;
 
 mod bundles;
 mod enrolment;
+mod events;
 mod hooks;
 mod http;
 mod lives;

@@ -12,11 +12,17 @@ use crate::{AgentId, BuildId, BuildState, Phase, Timestamp};
 /// The most bytes of a tag's name, and of its value.
 pub const TAG_LIMIT: usize = 1024;
 
+/// The most tags of a build.
+pub const TAGS_LIMIT: usize = 64;
+
 /// Whether these tags can be kept.
 ///
 /// # Errors
 /// What is wrong with the first that cannot, in words.
 pub fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), String> {
+    if tags.len() > TAGS_LIMIT {
+        return Err(format!("{} tags cannot be kept: a build has at most {TAGS_LIMIT}", tags.len()));
+    }
     for (key, value) in tags {
         if key.is_empty() || key.contains('=') || key.len() > TAG_LIMIT || value.len() > TAG_LIMIT {
             let key: String = key.chars().take(40).collect();

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod bundle;
 pub mod client;
 pub mod estimate;
+pub mod event;
 pub mod hook;
 mod id;
 pub mod import;

@@ -134,6 +134,8 @@ pub mod clients {
         STOP_IMPORT Post "/v1/imports/{import}/stop" "→ `ImportDetails`";
         SOURCES Get "/v1/sources" "`SourceQuestion` as the query → `SourceList`";
         CHECK_SOURCE Post "/v1/sources/{item}/check" "→ `Source`, whose upstream was looked at just now";
+        EVENTS Get "/events" "`EventsQuery` as the query → server-sent events, each a `FarmEvent`; held open";
+        STATE Get "/state" "→ `FarmState`, and the event that it is true at";
         AGENTS Get "/v1/agents" "→ a list of `AgentSummary`";
         NEW_AGENT Post "/v1/agents" "`NewAgent` → `AgentSummary`";
         PASSWORD Post "/v1/agents/{agent}/passwords" "→ `Secret`: one more password";

@@ -1,5 +1,6 @@
 //! The grammar of the operators' commands.
 
+mod events;
 mod hooks;
 mod import;
 mod retention;
@@ -20,6 +21,7 @@ use super::text::parse_span;
 use crate::client::{ClientError, Coordinator, TokenPlaces};
 use crate::config::Config;
 
+pub use events::EventsArgs;
 pub use hooks::{HooksArgs, HooksCommand};
 pub use import::{ImportArgs, ImportCommand, MirrorArgs, MirrorCommand, TermsArgs};
 pub(super) use retention::RETENTION;

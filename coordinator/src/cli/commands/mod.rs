@@ -6,6 +6,7 @@ pub(super) mod builds;
 pub(super) mod cancel;
 pub(super) mod check;
 pub(super) mod estimate;
+pub(super) mod events;
 pub(super) mod fetch;
 pub(super) mod hooks;
 pub(super) mod import;

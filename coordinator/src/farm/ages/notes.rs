@@ -12,8 +12,10 @@ const BATCH: i64 = 2_000;
 impl Farm {
     /// Removes events of before, but for those that the hooks have not seen.
     pub(super) fn age_events(&self, before: Option<Timestamp>, gone: &mut u64) -> Result<(), Error> {
-        // Their numbers are in the order of time: when none of the first is old enough, none is.
-        const DELETE: &str = "DELETE FROM events WHERE id IN (SELECT id FROM events ORDER BY id LIMIT ?2) AND at < ?1 \
+        // Only from the first on, so that those that stay have no gap: a clock may have been wrong for a while.
+        const DELETE: &str = "WITH first AS (SELECT id, at FROM events ORDER BY id LIMIT ?2) \
+             DELETE FROM events WHERE id IN (SELECT id FROM first) \
+             AND id < (SELECT coalesce(min(id), 9223372036854775807) FROM first WHERE at >= ?1) \
              AND id <= (SELECT coalesce(min(event), 0) FROM hook_cursor)";
         let Some(before) = before else { return Ok(()) };
         self.age_rows(DELETE, (sql(before), BATCH), gone)

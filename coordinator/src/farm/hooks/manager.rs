@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use drover_wire::Timestamp;
+use drover_wire::event::{Detail, EventKind};
 use drover_wire::hook::Event;
 use tokio::sync::mpsc;
 
@@ -14,7 +15,8 @@ use super::failure::Failure;
 use super::queue::{self, Ended, Run};
 use super::{Lane, run};
 use crate::farm::error::Error;
-use crate::farm::{Farm, now};
+use crate::farm::events::{self, Subject};
+use crate::farm::{Farm, Tx, now};
 
 /// Runs of a hook that are read at a time, beside those that are under way.
 const READ: usize = 64;
@@ -24,6 +26,8 @@ const FEW: usize = 32;
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// After an error of the database.
 const AFTER_ERROR: Duration = Duration::from_secs(5);
+/// The most letters of an error that an event has.
+const ERROR: usize = 300;
 /// Lines that a hook may log at once about runs that failed, and after which time it may log one more.
 const LINES: u32 = 20;
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -157,6 +161,7 @@ impl Manager {
         let written = farm.database.write::<_, Error>(move |tx| {
             for (lane, ended) in of_job.iter() {
                 ended.iter().try_for_each(|ended| queue::end(tx, &lane.hook, ended))?;
+                tell_of_failure(tx, lane, ended)?;
             }
             Ok(())
         });
@@ -250,6 +255,23 @@ impl Work {
     fn note_running(&self) {
         self.lane.running.store(self.about.len() as u64, Ordering::Relaxed);
     }
+}
+
+/// Has those who read events know that a hook fails.
+fn tell_of_failure(tx: &mut Tx<'_>, lane: &Lane, ended: &[Ended]) -> Result<(), Error> {
+    let failed = ended.iter().find_map(|ended| match &ended.result {
+        Err(Failure::Failed(error)) => Some((&ended.run, error)),
+        _ => None,
+    });
+    let Some((run, error)) = failed.filter(|_| lane.is_to_be_told()) else { return Ok(()) };
+    let subject = match (run.build, run.path) {
+        (Some(build), _) => Subject::Build(build),
+        (None, Some(path)) => Subject::Item(path),
+        (None, None) => Subject::Farm,
+    };
+    let text = Some(error.chars().take(ERROR).collect());
+    let detail = Detail { hook: Some(lane.hook.name.clone()), text, ..Detail::default() };
+    events::note_with(tx, EventKind::HookFailing, subject, &detail)
 }
 
 /// How many lines a hook may still log: what fails a hundred thousand times does not fill the disk.

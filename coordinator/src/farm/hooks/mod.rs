@@ -17,6 +17,7 @@ mod show;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use drover_wire::hook::{Event, HookName};
 
@@ -27,6 +28,9 @@ use mirror::Mirror;
 pub(super) use manager::start;
 pub(super) use queue::{enqueue, waiting};
 pub(super) use retry::reconsider;
+
+/// How often an event says of a hook that it fails.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// The hooks of the configuration, and how they do.
 #[derive(Debug)]
@@ -50,6 +54,8 @@ struct Lane {
     hook: Hook,
     running: AtomicU64,
     last_error: Mutex<Option<String>>,
+    /// When an event said last that it fails.
+    told: Mutex<Option<Instant>>,
     /// Where it pushes to, once it did.
     mirror: Mutex<Option<Arc<Mirror>>>,
     /// Whether the folder that it pushes to may have to be made.
@@ -159,6 +165,7 @@ impl Lane {
             hook,
             running: AtomicU64::default(),
             last_error: Mutex::default(),
+            told: Mutex::default(),
             mirror: Mutex::default(),
             may_be_new: AtomicBool::default(),
         }
@@ -188,6 +195,16 @@ impl Lane {
 
     fn last_error(&self) -> Option<String> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether an event is to say that it fails: what fails a hundred thousand times is not told as often.
+    fn is_to_be_told(&self) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_some_and(|told| told.elapsed() < TELL_EVERY) {
+            return false;
+        }
+        *told = Some(Instant::now());
+        true
     }
 
     fn set_last_error(&self, error: &str) {

@@ -63,17 +63,19 @@ pub(in crate::farm) fn enqueue(
     detail: Option<&str>,
 ) -> Result<(), Error> {
     let (build, path) = subject.columns();
-    let (again, number) = match subject {
-        Subject::Build(build) => (
+    let (again, number) = match (build, path) {
+        (Some(build), _) => (
             "UPDATE hook_runs SET asked = asked + 1, detail = ?4, tries = 0, due = min(due, ?5) \
              WHERE build = ?1 AND hook = ?2 AND kind = ?3 AND state = 'waiting' RETURNING id",
             build,
         ),
-        Subject::Item(path) => (
+        (None, Some(path)) => (
             "UPDATE hook_runs SET asked = asked + 1, detail = ?4, tries = 0, due = min(due, ?5) \
              WHERE path = ?1 AND hook = ?2 AND kind = ?3 AND state = 'waiting' RETURNING id",
             path,
         ),
+        // Hooks do something about builds and items.
+        (None, None) => return Ok(()),
     };
     let waiting: Option<i64> = tx
         .prepare_cached(again)?

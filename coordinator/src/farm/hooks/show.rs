@@ -1,6 +1,7 @@
 //! How hooks do, and another chance for what they gave up.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use drover_wire::hook::{FailedRun, FailedRuns, HookName, HookRetried, HookSummary};
 use rusqlite::{Connection, OptionalExtension};
@@ -19,8 +20,14 @@ impl Farm {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn list_hooks(&self) -> Result<Vec<HookSummary>, Error> {
-        let counts = self.database.read(counts).await?;
+    pub async fn list_hooks(self: &Arc<Self>) -> Result<Vec<HookSummary>, Error> {
+        let farm = Arc::clone(self);
+        self.database.read(move |sql| farm.hook_summaries(sql)).await
+    }
+
+    /// The same.
+    pub(in crate::farm) fn hook_summaries(&self, sql: &Connection) -> Result<Vec<HookSummary>, Error> {
+        let counts = counts(sql)?;
         let lanes = self.hooks.by_name();
         let names: BTreeSet<&str> = lanes.keys().copied().chain(counts.keys().map(String::as_str)).collect();
         let nothing = Counts::default();

@@ -205,7 +205,8 @@ fn a_build_that_was_over_before_anybody_saw_it_run_has_started_once_all_the_same
             });
             let kinds = kinds.unwrap();
             let end = if matches!(how, How::Succeeded) { "build-success" } else { "build-failure" };
-            assert_eq!(kinds, ["build-submitted", "build-started", end], "{how:?}, seen: {seen}");
+            let told = ["build-submitted", "build-allocated", "build-started", end];
+            assert_eq!(kinds, told, "{how:?}, seen: {seen}");
         }
     }
 }

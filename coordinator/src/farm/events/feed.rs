@@ -1,0 +1,122 @@
+//! What is sent to all readers at once: a task reads each event out of the database once, and all that read get the same
+//! bytes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, broadcast};
+
+use super::page::{self, Kept, Page};
+use crate::farm::Farm;
+use crate::farm::error::Error;
+
+/// What happens within this time is sent together: a thousand readers cost a thousand writes.
+const BEAT: Duration = Duration::from_millis(40);
+/// Pages that a reader may be behind before it is cut off: a few MiB at most, of which all have the same.
+const PAGES: usize = 64;
+/// How long the database is left in peace after it could not be read.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Where readers hear of what happens.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    pages: broadcast::Sender<Arc<Page>>,
+    wake: Notify,
+    readers: AtomicUsize,
+    cut_off: AtomicU64,
+}
+
+impl Default for Feed {
+    fn default() -> Self {
+        Self {
+            pages: broadcast::channel(PAGES).0,
+            wake: Notify::new(),
+            readers: AtomicUsize::new(0),
+            cut_off: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Feed {
+    /// There are new events.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Hears what comes from now on.
+    pub(super) fn subscribe(&self) -> broadcast::Receiver<Arc<Page>> {
+        self.pages.subscribe()
+    }
+
+    /// One reader more.
+    pub(super) fn count_in(&self) {
+        self.readers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One reader less.
+    pub(super) fn count_out(&self) {
+        self.readers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A reader was too slow.
+    pub(super) fn count_cut_off(&self) {
+        self.cut_off.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many read, and how many were cut off because they were too slow.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.readers.load(Ordering::Relaxed) as u64, self.cut_off.load(Ordering::Relaxed))
+    }
+}
+
+/// Sends what happens, until the farm stops.
+pub(in crate::farm) fn start(farm: &Arc<Farm>) {
+    let (farm, feed) = (Arc::downgrade(farm), Arc::clone(&farm.feed));
+    tokio::spawn(async move {
+        // None: nobody read, so that nothing was looked at.
+        let mut sent: Option<u64> = None;
+        loop {
+            feed.wake.notified().await;
+            loop {
+                let Some(farm) = farm.upgrade() else { return };
+                if *farm.stopping.borrow() {
+                    return;
+                }
+                if feed.pages.receiver_count() == 0 {
+                    sent = None;
+                    break;
+                }
+                match next(&farm, sent).await {
+                    Ok(page) => {
+                        let is_over = page.events.is_empty() && sent == Some(page.last);
+                        sent = Some(page.last);
+                        if is_over {
+                            break;
+                        }
+                        // Nobody reads any more: nobody needs to know.
+                        let _ = feed.pages.send(page);
+                        drop(farm);
+                        tokio::time::sleep(BEAT).await;
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "events could not be read; it is tried again");
+                        drop(farm);
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// What comes after what was sent. The first time nothing but where it is now: readers that are behind that see that they
+/// are, and read for themselves.
+async fn next(farm: &Farm, sent: Option<u64>) -> Result<Arc<Page>, Error> {
+    farm.database
+        .read(move |sql| match sent {
+            Some(sent) => page::read(sql, sent),
+            None => Ok(Arc::new(Page::empty(Kept::read(sql)?.last))),
+        })
+        .await
+}
