@@ -95,12 +95,9 @@ impl Lease {
         self.canceled.set();
     }
 
-    pub(super) fn is_started(&self) -> bool {
-        self.started.is_set()
-    }
-
-    pub(super) fn set_started(&self) {
-        self.started.set();
+    /// The builder was seen to run; whether nobody had seen it before.
+    pub(super) fn set_started(&self) -> bool {
+        self.started.set()
     }
 
     /// Its log.

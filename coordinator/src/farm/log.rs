@@ -60,7 +60,7 @@ impl Farm {
         if !self.storage.has_room(chunk.len() as u64) {
             return Err(Error::StorageFull(format!("a chunk of the log of the lease {lease}")));
         }
-        self.mark_started(&held);
+        self.note_progress(&held, None);
         let path = self.storage.log(held.build, held.attempt);
         let limit = self.config.max_log_mib.saturating_mul(1 << 20);
         let appended =

@@ -13,7 +13,7 @@ use super::change::{AgentRow, Change};
 use super::error::Error;
 use super::events::{self, Kind, Subject};
 use super::lease::Lease;
-use super::{Farm, agents, now, requeue, sql};
+use super::{Farm, Tx, agents, now, requeue, sql};
 
 /// The most systems, builtins or leases that one agent may name.
 const NAMED: usize = 10_000;
@@ -142,65 +142,57 @@ impl Farm {
         self.live.heartbeat(agent.id, heartbeat.accepting, heartbeat.machine);
         for progress in &heartbeat.leases {
             if let Some(lease) = self.live.lease(agent.id, progress.lease) {
-                self.note_phase(&lease, progress.phase);
-                if matches!(progress.phase, Phase::Building | Phase::UploadQueued | Phase::Uploading) {
-                    self.mark_started(&lease);
-                }
+                self.note_progress(&lease, Some(progress.phase));
             }
         }
         Ok(Orders { allocations: Vec::new(), give_up: self.live.give_up(agent.id, &holding) })
     }
 
-    /// An agent says what it does with a build. Nobody waits for what is noted of it.
-    fn note_phase(self: &Arc<Self>, lease: &Arc<Lease>, phase: Phase) {
-        if !lease.set_phase(phase) {
+    /// An agent says what it does with a build, or else the builder was seen to run. Nobody waits for the commit: what is
+    /// lost of it is a time.
+    pub(super) fn note_progress(self: &Arc<Self>, lease: &Arc<Lease>, phase: Option<Phase>) {
+        let runs = phase.is_none_or(|phase| !matches!(phase, Phase::Queued | Phase::FetchingInputs));
+        let phase = phase.filter(|phase| lease.set_phase(*phase));
+        let starts = runs && lease.set_started();
+        if phase.is_none() && !starts {
             return;
         }
         let (farm, id) = (Arc::clone(self), sql(lease.id.0));
         tokio::spawn(async move {
             let noted = farm.database.write::<_, Error>(move |tx| {
-                let open = "SELECT build FROM attempts WHERE lease = ?1 AND ended_at IS NULL";
-                let build = tx.prepare_cached(open)?.query_row([id], |row| row.get(0)).optional()?;
-                let detail = Detail { phase: Some(phase), ..Detail::default() };
-                build.map_or(Ok(()), |build| {
-                    events::note_with(tx, EventKind::BuildPhase, Subject::Build(build), &detail)
-                })
+                if starts {
+                    mark_started(tx, id)?;
+                }
+                phase.map_or(Ok(()), |phase| mark_phase(tx, id, phase))
             });
             if let Err(error) = noted.await {
-                tracing::warn!(lease = id, %error, "the phase of a build could not be noted");
+                tracing::warn!(lease = id, %error, "the progress of a build could not be noted");
             }
         });
     }
+}
 
-    /// The builder was seen to run. Nobody waits for the commit: what is lost of it is a time.
-    pub(super) fn mark_started(self: &Arc<Self>, lease: &Arc<Lease>) {
-        if lease.is_started() {
-            return;
-        }
-        lease.set_started();
-        let (farm, id) = (Arc::clone(self), sql(lease.id.0));
-        tokio::spawn(async move {
-            let marked = farm.database.write::<_, Error>(move |tx| {
-                let build: Option<i64> = tx
-                    .prepare_cached(
-                        "UPDATE attempts SET started_at = ?2 WHERE lease = ?1 AND ended_at IS NULL RETURNING build",
-                    )?
-                    .query_row((id, sql(now())), |row| row.get(0))
-                    .optional()?;
-                if let Some(build) = build {
-                    let running = "UPDATE builds SET state = 'running', started_at = ?2 \
-                                   WHERE id = ?1 AND state = 'allocated'";
-                    if tx.prepare_cached(running)?.execute((build, sql(now())))? == 1 {
-                        events::note(tx, Kind::BuildStarted, Subject::Build(build), None)?;
-                    }
-                }
-                Ok(())
-            });
-            if let Err(error) = marked.await {
-                tracing::warn!(lease = id, %error, "the start of a build could not be noted");
-            }
-        });
+fn mark_started(tx: &mut Tx<'_>, lease: i64) -> Result<(), Error> {
+    let build: Option<i64> = tx
+        .prepare_cached(
+            "UPDATE attempts SET started_at = ?2 WHERE lease = ?1 AND ended_at IS NULL RETURNING build",
+        )?
+        .query_row((lease, sql(now())), |row| row.get(0))
+        .optional()?;
+    let Some(build) = build else { return Ok(()) };
+    let running =
+        "UPDATE builds SET state = 'running', started_at = ?2 WHERE id = ?1 AND state = 'allocated'";
+    if tx.prepare_cached(running)?.execute((build, sql(now())))? == 1 {
+        events::note(tx, Kind::BuildStarted, Subject::Build(build), None)?;
     }
+    Ok(())
+}
+
+fn mark_phase(tx: &mut Tx<'_>, lease: i64, phase: Phase) -> Result<(), Error> {
+    let open = "SELECT build FROM attempts WHERE lease = ?1 AND ended_at IS NULL";
+    let build = tx.prepare_cached(open)?.query_row([lease], |row| row.get(0)).optional()?;
+    let detail = Detail { phase: Some(phase), ..Detail::default() };
+    build.map_or(Ok(()), |build| events::note_with(tx, EventKind::BuildPhase, Subject::Build(build), &detail))
 }
 
 /// The agent asks elsewhere, too. Whoever merely lost a connection does not hear this; two machines that go by the same

@@ -133,9 +133,7 @@ fn a_build_is_told_of_from_its_submission_to_its_end_as_it_happens() {
     // Said again, it is no event.
     heartbeat(&agent, lease, Phase::FetchingInputs);
     heartbeat(&agent, lease, Phase::Building);
-    let mut both = [events.next().unwrap().kind, events.next().unwrap().kind];
-    both.sort_unstable();
-    assert_eq!(both, [BuildStarted, BuildPhase]);
+    assert_eq!([events.next().unwrap().kind, events.next().unwrap().kind], [BuildStarted, BuildPhase]);
     let (declared, nar) = output(&made.out, b"made", &[]);
     agent.succeed(lease, &declared, &nar);
     let ended = events.next().unwrap();

@@ -57,9 +57,13 @@ impl Hooked {
     #[track_caller]
     fn until_done(&self, name: &str) -> HookSummary {
         let database = self.house.database();
-        let given = "SELECT (SELECT max(id) FROM events) = event FROM hook_cursor";
+        let kinds: Vec<String> = Event::ALL.iter().map(|event| format!("'{event}'")).collect();
+        let given = format!(
+            "SELECT NOT EXISTS (SELECT 1 FROM events e, hook_cursor c WHERE e.id > c.event AND e.kind IN ({}))",
+            kinds.join(", ")
+        );
         eventually("the hook should have done its part", || {
-            let given: bool = database.query_row(given, [], |row| row.get(0)).unwrap();
+            let given: bool = database.query_row(&given, [], |row| row.get(0)).unwrap();
             // In this order: what was given waits until it is done.
             Some(self.hook(name)).filter(|hook| given && hook.waiting == 0)
         })

@@ -198,8 +198,9 @@ fn a_build_that_was_over_before_anybody_saw_it_run_has_started_once_all_the_same
             }
             world.end(0, &how);
             let kinds = world.farm().database.read_blocking::<_, Error>(|sql| {
-                let mut select =
-                    sql.prepare("SELECT kind FROM events WHERE build IS NOT NULL ORDER BY id")?;
+                let mut select = sql.prepare(
+                    "SELECT kind FROM events WHERE kind <> 'build-phase' AND build IS NOT NULL ORDER BY id",
+                )?;
                 let kinds = select.query_map([], |row| row.get(0))?;
                 Ok(kinds.collect::<rusqlite::Result<Vec<String>>>()?)
             });
