@@ -1,6 +1,6 @@
 //! What agents, clients and coordinator say to each other: one place to read the whole protocol.
 //!
-//! Everything goes over HTTP/1.1. Messages are JSON (the types of [`agent`], [`client`] and [`set`]), bulk data are bytes
+//! Everything goes over HTTP/1.1. Messages are JSON (the types of [`agent`], [`client`] and [`set`]), what happens is a stream of [`event`]s, bulk data are bytes
 //! ([`bundle`] for derivations and sources, zstd-compressed nars for store items, raw bytes for logs), refusals are a
 //! [`Problem`]. [`route`] is the table of every address. Two listeners speak it: one for agents, one for clients.
 
