@@ -1,10 +1,10 @@
 //! A lease while it is open, with the log that grows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use drover_store::{Sha256Hash, StorePath};
@@ -16,6 +16,13 @@ use super::change::Opened;
 use super::error::Error;
 use super::live::Flag;
 use crate::storage::make_folder_of;
+
+/// What an agent does for a lease, and has done since events told of it, in its order.
+#[derive(Debug, Default)]
+struct Phases {
+    now: Option<Phase>,
+    untold: VecDeque<Phase>,
+}
 
 /// An agent's hold on a build.
 #[derive(Debug)]
@@ -35,7 +42,7 @@ pub struct Lease {
     /// What the agent is told.
     pub allocation: Allocation,
     deadline: Mutex<Instant>,
-    phase: Mutex<Option<Phase>>,
+    phases: Mutex<Phases>,
     canceled: Flag,
     started: Flag,
     log: Log,
@@ -53,7 +60,7 @@ impl Lease {
             platform: opened.platform,
             allocation: opened.allocation,
             deadline: Mutex::new(deadline),
-            phase: Mutex::new(None),
+            phases: Mutex::default(),
             canceled: Flag::default(),
             started: Flag::default(),
             log: Log::new(opened.log_size),
@@ -78,12 +85,26 @@ impl Lease {
 
     /// What the agent does for it, as far as it said.
     pub fn phase(&self) -> Option<Phase> {
-        *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+        self.phases().now
+    }
+
+    fn phases(&self) -> MutexGuard<'_, Phases> {
+        self.phases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it is another one than before.
     pub(super) fn set_phase(&self, phase: Phase) -> bool {
-        self.phase.lock().unwrap_or_else(PoisonError::into_inner).replace(phase) != Some(phase)
+        let mut phases = self.phases();
+        let is_other = phases.now.replace(phase) != Some(phase);
+        if is_other {
+            phases.untold.push_back(phase);
+        }
+        is_other
+    }
+
+    /// The next of its phases that no event tells of yet.
+    pub(super) fn untold_phase(&self) -> Option<Phase> {
+        self.phases().untold.pop_front()
     }
 
     /// Whether its build was canceled.

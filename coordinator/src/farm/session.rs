@@ -152,21 +152,26 @@ impl Farm {
     /// lost of it is a time.
     pub(super) fn note_progress(self: &Arc<Self>, lease: &Arc<Lease>, phase: Option<Phase>) {
         let runs = phase.is_none_or(|phase| !matches!(phase, Phase::Queued | Phase::FetchingInputs));
-        let phase = phase.filter(|phase| lease.set_phase(*phase));
+        let is_other = phase.is_some_and(|phase| lease.set_phase(phase));
         let starts = runs && lease.set_started();
-        if phase.is_none() && !starts {
+        if !is_other && !starts {
             return;
         }
-        let (farm, id) = (Arc::clone(self), sql(lease.id.0));
+        let (farm, lease) = (Arc::clone(self), Arc::clone(lease));
         tokio::spawn(async move {
+            let id = lease.id;
             let noted = farm.database.write::<_, Error>(move |tx| {
                 if starts {
-                    mark_started(tx, id)?;
+                    mark_started(tx, sql(id.0))?;
                 }
-                phase.map_or(Ok(()), |phase| mark_phase(tx, id, phase))
+                // Out of the lease: jobs may come in another order than heartbeats.
+                while let Some(phase) = lease.untold_phase() {
+                    mark_phase(tx, sql(id.0), phase)?;
+                }
+                Ok(())
             });
             if let Err(error) = noted.await {
-                tracing::warn!(lease = id, %error, "the progress of a build could not be noted");
+                tracing::warn!(lease = %id, %error, "the progress of a build could not be noted");
             }
         });
     }
