@@ -11,6 +11,7 @@ use data_encoding::BASE64;
 use drover_wire::AGENT_NAME_HEADER;
 use drover_wire::route::agents::ENROL;
 
+use super::pages::Viewer;
 use super::problem::{Refusal, STRANGE_AGENT, STRANGE_CLIENT, unauthorized};
 use crate::farm::Farm;
 use crate::farm::secrets::Credentials;
@@ -40,15 +41,24 @@ pub(super) async fn agents(State(farm): State<Arc<Farm>>, mut request: Request, 
 }
 
 /// Lets clients through.
-pub(super) async fn clients(State(farm): State<Arc<Farm>>, request: Request, next: Next) -> Response {
+pub(super) async fn clients(State(farm): State<Arc<Farm>>, mut request: Request, next: Next) -> Response {
     let Some(Authorization::Bearer(token)) = authorization(request.headers()) else {
         return unauthorized(STRANGE_CLIENT);
     };
     match farm.check_client(&token).await {
-        Ok(true) => next.run(request).await,
+        Ok(true) => {
+            request.extensions_mut().insert(Viewer::Client);
+            next.run(request).await
+        }
         Ok(false) => unauthorized(STRANGE_CLIENT),
         Err(error) => Refusal::from(error).into_response(),
     }
+}
+
+/// Lets everybody through, to look.
+pub(super) async fn everybody(mut request: Request, next: Next) -> Response {
+    request.extensions_mut().insert(Viewer::Public);
+    next.run(request).await
 }
 
 /// What an `Authorization` header says.

@@ -1,0 +1,15 @@
+//! Hooks.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use maud::html;
+
+use super::frame::{Here, Page};
+use crate::farm::Farm;
+use crate::serve::call::{Answer, Call};
+
+pub(super) async fn show(State(_farm): State<Arc<Farm>>, call: Call) -> Answer {
+    let main = html! { h1 { "Hooks" } p { "This page is not written yet." } };
+    Ok(Page::new("Hooks", main).here(Here::Hooks).answer(&call))
+}
