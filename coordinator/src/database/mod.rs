@@ -201,6 +201,7 @@ fn migrations() -> Migrations<'static> {
         M::up_with_hook(include_str!("migrations/2.sql"), |tx| Ok(makers::fill(tx)?)),
         M::up_with_hook(include_str!("migrations/3.sql"), |tx| Ok(fixed::fill(tx)?)),
         M::up(include_str!("migrations/4.sql")),
+        M::up(include_str!("migrations/6.sql")),
     ])
 }
 

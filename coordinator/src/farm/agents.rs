@@ -132,7 +132,7 @@ impl Farm {
 #[derive(Debug)]
 pub(super) struct Saved {
     pub(super) row: AgentRow,
-    seen_at: Option<Timestamp>,
+    pub(super) seen_at: Option<Timestamp>,
     version: Option<String>,
     pub(super) systems: Vec<String>,
     pub(super) builtins: Vec<String>,

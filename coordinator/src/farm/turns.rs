@@ -19,6 +19,12 @@ const FILES: usize = 32;
 const FROM_BUCKETS: usize = 128;
 /// How many logs the public reads at once: each takes the window of its compression, 4 MiB, and half a MiB.
 const LOGS: usize = 32;
+/// How many people log in at once: the rest of the coordinator is not to notice who only tries.
+const LOGINS: usize = 4;
+/// How many look through all names at once, and how many of everybody look at pages: each reads from the database for a
+/// while.
+const SEARCHES: usize = 2;
+const PUBLIC_PAGES: usize = 4;
 /// How long somebody waits for a turn.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -35,6 +41,12 @@ pub struct Turns {
     pub read_bucket: Turn,
     /// To read a log for the public.
     pub read_log: Turn,
+    /// To log in with a browser.
+    pub log_in: Turn,
+    /// To look through all names.
+    pub search: Turn,
+    /// To look at a page as one of everybody.
+    pub public_page: Turn,
 }
 
 /// Something that few do at a time.
@@ -59,6 +71,9 @@ impl Default for Turns {
             unpack_file: turn(FILES, "files that are unpacked on their way to agents"),
             read_bucket: turn(FROM_BUCKETS, "nars that are read from buckets"),
             read_log: turn(LOGS, "logs that are not asked for in compressed form"),
+            log_in: turn(LOGINS, "people who log in"),
+            search: turn(SEARCHES, "people who search"),
+            public_page: turn(PUBLIC_PAGES, "people who look at pages"),
         }
     }
 }
