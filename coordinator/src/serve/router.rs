@@ -27,8 +27,9 @@ pub(super) fn for_agents(farm: &Arc<Farm>) -> Router {
 pub(super) fn for_clients(farm: &Arc<Farm>) -> Router {
     let known = from_fn_with_state(Arc::clone(farm), auth::clients);
     let inside = mount(&[CLIENTS, PAGES]).layer(from_fn(pages::in_words)).layer(known);
-    let door = routes(&[DOOR]).method_not_allowed_fallback(wrong_method).layer(from_fn(pages::in_words));
-    around(inside.merge(door)).with_state(Arc::clone(farm))
+    let door = routes(&[DOOR]).method_not_allowed_fallback(wrong_method);
+    // Once more around all of it, for those who are not known.
+    around(inside.merge(door).layer(from_fn(pages::in_words))).with_state(Arc::clone(farm))
 }
 
 /// What everybody speaks to: bodies are not read, and strangers' addresses not repeated.
@@ -36,7 +37,8 @@ pub(super) fn for_public(farm: &Arc<Farm>) -> Router {
     let mut table = mount(&[PUBLIC]);
     if farm.config().public_pages {
         let all = routes(&[PUBLIC_PAGES]).method_not_allowed_fallback(wrong_method);
-        table = table.merge(all.layer(from_fn(pages::in_words)).layer(from_fn(auth::everybody)));
+        let look = from_fn_with_state(Arc::clone(farm), auth::everybody);
+        table = table.merge(all.layer(from_fn(pages::in_words)).layer(look).layer(from_fn(pages::in_words)));
     }
     let nothing = async |State(farm): State<Arc<Farm>>| public::nothing(&farm);
     table.fallback(nothing).layer(from_fn(log)).with_state(Arc::clone(farm))

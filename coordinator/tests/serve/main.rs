@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod agent;
+mod browser;
 mod client;
 mod graph;
 mod house;
@@ -15,6 +16,7 @@ mod http;
 mod lives;
 mod logs;
 mod nars;
+mod pages;
 mod public;
 mod restarts;
 mod revisions;

@@ -1,19 +1,24 @@
 //! What is around every page, and how it is sent.
 
+use std::fmt::Display;
+
+use axum::extract::Query;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER, WWW_AUTHENTICATE,
     X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::Response;
-use drover_wire::Problem;
 use drover_wire::route::Route;
 use drover_wire::route::pages::{ACTIVITY, HOOKS, LOG_OUT, QUEUE, SEARCH, SETS, STORAGE};
+use drover_wire::{Code, Problem};
 use maud::{DOCTYPE, Markup, html};
+use serde::de::DeserializeOwned;
 
 use super::assets::{ICON, SCRIPT, STYLES, packed};
 use super::{Viewer, words};
 use crate::serve::call::Call;
+use crate::serve::problem::Refusal;
 
 /// The header with which the script asks for the inside of `main` alone; its value says so.
 pub(super) const PART_HEADER: &str = "x-drover-part";
@@ -24,7 +29,7 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; i
                       form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// What all pages are sent with.
-const HEAD: [(HeaderName, &str); 5] = [
+pub(super) const HEAD: [(HeaderName, &str); 5] = [
     (CONTENT_TYPE, "text/html; charset=utf-8"),
     (CONTENT_SECURITY_POLICY, POLICY),
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -71,8 +76,24 @@ impl Look {
 
 impl Call {
     /// Who looks at the page.
+    #[allow(dead_code, reason = "for pages on which something can be changed")]
     pub(super) fn viewer(&self) -> Viewer {
         self.parts.extensions.get().copied().unwrap_or_default()
+    }
+
+    /// What the query of the address says, as a form sends it: what was left empty there is not there.
+    pub(super) fn question<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
+        let query = self.parts.uri.query().unwrap_or_default();
+        let given = query.split('&').filter(|pair| !pair.is_empty() && !pair.ends_with('='));
+        let address = format!("/?{}", given.collect::<Vec<_>>().join("&"));
+        let bad = |error: &dyn Display| {
+            Refusal::new(
+                Code::BadRequest,
+                format_args!("the query of the address is not one of this page: {error}"),
+            )
+        };
+        let address: Uri = address.parse().map_err(|error| bad(&error))?;
+        Query::try_from_uri(&address).map(|Query(query)| query).map_err(|error| bad(&error))
     }
 }
 
@@ -125,7 +146,8 @@ impl Page {
         self.send(&Look::of(&call.parts.headers, &call.parts.extensions))
     }
 
-    fn send(self, look: &Look) -> Response {
+    /// It as the answer to who wants it like this.
+    pub(super) fn send(self, look: &Look) -> Response {
         let status = self.status;
         let text = if look.part { self.main.into_string() } else { self.whole(look.viewer).into_string() };
         let mut response = packed(&look.headers, text);
@@ -197,7 +219,7 @@ fn footer(viewer: Viewer) -> Markup {
     html! {
         footer {
             span { "drover " (env!("CARGO_PKG_VERSION")) }
-            span { "as of " (words::time_of_day(words::now())) " UTC" }
+            span { "as of " (words::as_of(words::now())) " UTC" }
             // What the script has to say stands here; without it there is nothing.
             span #live role="status" {}
             @if viewer == Viewer::Public { span { "You see what everybody may see." } }

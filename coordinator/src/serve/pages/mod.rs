@@ -8,7 +8,6 @@ mod agent;
 mod assets;
 mod build;
 mod derivation;
-#[allow(dead_code, reason = "for the pages that come")]
 mod frame;
 mod hooks;
 mod log;
@@ -17,7 +16,6 @@ mod queue;
 mod search;
 mod sets;
 mod storage;
-#[allow(dead_code, unused_imports, reason = "for the pages that come")]
 mod words;
 
 use axum::extract::Request;
@@ -34,6 +32,7 @@ use drover_wire::route::pages::{
 
 use super::router::{Mounted, at};
 use frame::Look;
+pub(super) use login::to_login;
 
 /// Who looks at a page: in the extensions of every request that got as far as a handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

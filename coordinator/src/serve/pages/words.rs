@@ -1,11 +1,12 @@
 //! Words and signs that all pages have for the same things: states, times, sizes, names, links.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fmt::Write as _;
 
 use drover_store::StorePath;
 use drover_wire::route::Route;
-use drover_wire::route::pages::{AGENT, BUILD, DERIVATION};
+use drover_wire::route::pages::{AGENT, BUILD, DERIVATION, QUEUE};
 use drover_wire::{BuildId, BuildState, Phase, Timestamp};
 use maud::{Markup, html};
 
@@ -63,15 +64,16 @@ pub(super) fn since(at: Timestamp, now: Timestamp) -> Markup {
 }
 
 /// A point of time, as it is.
+#[allow(dead_code, reason = "for pages about one thing")]
 pub(super) fn at(at: Timestamp) -> Markup {
     html! { time datetime=(machine(at)) data-form="at" { (text::time(at)) } }
 }
 
-/// The time of day of a point of time in UTC: `18:30:13`.
-pub(super) fn time_of_day(at: Timestamp) -> Markup {
+/// When a page was made, as the time of day in UTC: `18:30:13`. The script keeps it right.
+pub(super) fn as_of(at: Timestamp) -> Markup {
     let s = at / 1000;
     let of_day = format!("{:02}:{:02}:{:02}", s / 3600 % 24, s / 60 % 60, s % 60);
-    html! { time datetime=(machine(at)) data-form="at" { (of_day) } }
+    html! { time #as-of datetime=(machine(at)) data-form="at" { (of_day) } }
 }
 
 /// `2026-11-23T18:30:13Z`.
@@ -127,13 +129,49 @@ pub(super) fn address(route: &Route, parts: &[&dyn Display]) -> String {
 
 /// The address of a page with a query, without those of its values that are empty.
 pub(super) fn question(route: &Route, query: &[(&str, &str)]) -> String {
-    let mut address = route.pattern.to_owned();
-    let mut sign = '?';
+    let query = self::query(query);
+    if query.is_empty() { route.pattern.to_owned() } else { format!("{}?{query}", route.pattern) }
+}
+
+/// A query, without those of its values that are empty.
+pub(super) fn query(query: &[(&str, &str)]) -> String {
+    let mut text = String::new();
     for (name, value) in query.iter().filter(|(_, value)| !value.is_empty()) {
-        let _ = write!(address, "{sign}{name}={}", encoded(value));
-        sign = '&';
+        let sign = if text.is_empty() { "" } else { "&" };
+        let _ = write!(text, "{sign}{name}={}", encoded(value));
     }
-    address
+    text
+}
+
+/// A table in a box that it can be scrolled in, also by keyboard, where the screen is too narrow for it.
+pub(super) fn table(label: &str, rows: Markup) -> Markup {
+    html! { div .box tabindex="0" role="region" aria-label=(label) { table { (rows) } } }
+}
+
+/// A build's tags, each of which leads to the queue of those with the same.
+pub(super) fn tags(tags: &BTreeMap<String, String>) -> Markup {
+    html! {
+        @if !tags.is_empty() {
+            ul .tags {
+                @for (key, value) in tags {
+                    @let tag = if value.is_empty() { key.clone() } else { format!("{key}={value}") };
+                    li { a href=(question(&QUEUE, &[("tag", &tag)])) { (foreign(&tag)) } }
+                }
+            }
+        }
+    }
+}
+
+/// Where the first and the next page of a list is.
+pub(super) fn pages(first: Option<String>, next: Option<String>) -> Markup {
+    html! {
+        @if first.is_some() || next.is_some() {
+            nav .pages aria-label="Pages of the list" {
+                @if let Some(first) = first { a href=(first) { "First page" } " " }
+                @if let Some(next) = next { a rel="next" href=(next) { "Next page" } }
+            }
+        }
+    }
 }
 
 /// Text as a part of an address.
