@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::change::{AgentRow, Change};
 use super::error::Error;
 use super::list::{self, Phases};
+use super::live::Live;
 use super::secrets::{hash, keep_token, new_secret};
 use super::{Farm, Tx, now, paths, sql, unsql};
 
@@ -101,31 +102,40 @@ impl Farm {
                 let phases = Phases::of(&live);
                 let mut all = Vec::new();
                 for saved in saved(sql)? {
-                    let view = live.view(saved.row.id);
-                    let held =
-                        "SELECT build FROM attempts WHERE agent = ?1 AND ended_at IS NULL ORDER BY lease";
-                    let builds = paths::numbers(sql, held, saved.row.id)?;
-                    all.push(AgentSummary {
-                        agent: saved.row.uuid,
-                        name: saved.row.name,
-                        online: view.online,
-                        seen_at: view.seen_at.or(saved.seen_at),
-                        version: saved.version,
-                        systems: saved.systems,
-                        builtins: saved.builtins,
-                        accepting: view.accepting,
-                        machine: view.machine,
-                        hardware: saved.hardware,
-                        builds: builds
-                            .into_iter()
-                            .map(|build| list::summary(sql, &phases, build))
-                            .collect::<Result<_, _>>()?,
-                    });
+                    all.push(summary(sql, &live, &phases, saved)?);
                 }
                 Ok(all)
             })
             .await
     }
+}
+
+/// An agent as lists show it.
+pub(super) fn summary(
+    sql: &Connection,
+    live: &Live,
+    phases: &Phases,
+    saved: Saved,
+) -> Result<AgentSummary, Error> {
+    const HELD: &str = "SELECT build FROM attempts WHERE agent = ?1 AND ended_at IS NULL ORDER BY lease";
+    let view = live.view(saved.row.id);
+    let builds = paths::numbers(sql, HELD, saved.row.id)?;
+    Ok(AgentSummary {
+        agent: saved.row.uuid,
+        name: saved.row.name,
+        online: view.online,
+        seen_at: view.seen_at.or(saved.seen_at),
+        version: saved.version,
+        systems: saved.systems,
+        builtins: saved.builtins,
+        accepting: view.accepting,
+        machine: view.machine,
+        hardware: saved.hardware,
+        builds: builds
+            .into_iter()
+            .map(|build| list::summary(sql, phases, build))
+            .collect::<Result<_, _>>()?,
+    })
 }
 
 /// An agent as the database has it.

@@ -14,6 +14,7 @@ mod cancel;
 pub mod change;
 mod closure;
 mod depend;
+pub mod detail;
 pub mod enrol;
 mod error;
 mod events;
