@@ -175,7 +175,8 @@ pub mod pages {
         QUEUE Get "/queue" "→ builds in the order in which they will go; `?system=`, `?tag=`, `?state=`, `?after=`";
         SEARCH Get "/search" "→ builds and derivations whose name contains `?q=`";
         BUILD Get "/builds/{build}" "→ a build";
-        BUILD_LOG Get "/builds/{build}/log" "→ its log, in colours";
+        BUILD_LOG Get "/builds/{build}/log" "→ its log, in colours; `?attempt=`, and `?from=` for a part of a long one";
+        BUILD_LOG_LIVE Get "/builds/{build}/log/live" "→ pieces of its log in HTML, a line each, as they come, from the byte `?from=` on";
         DERIVATION Get "/derivations/{item}" "→ a derivation, named by its base name";
         AGENT Get "/agents/{agent}" "→ an agent, named by its UUID or its name";
         SETS Get "/sets" "→ all sets";

@@ -26,8 +26,8 @@ use axum::response::Response;
 use drover_wire::Problem;
 use drover_wire::route::Route;
 use drover_wire::route::pages::{
-    ACTIVITY, AGENT, ASSET, BUILD, BUILD_LOG, DERIVATION, HOOKS, LOG_IN, LOG_OUT, LOGIN, QUEUE, SEARCH, SET,
-    SETS, STORAGE,
+    ACTIVITY, AGENT, ASSET, BUILD, BUILD_LOG, BUILD_LOG_LIVE, DERIVATION, HOOKS, LOG_IN, LOG_OUT, LOGIN,
+    QUEUE, SEARCH, SET, SETS, STORAGE,
 };
 
 use super::router::{Mounted, at};
@@ -65,6 +65,7 @@ pub(super) fn public(route: &Route) -> Option<Mounted> {
         SEARCH => at(route, search::show),
         BUILD => at(route, build::show),
         BUILD_LOG => at(route, log::show),
+        BUILD_LOG_LIVE => at(route, log::follow),
         DERIVATION => at(route, derivation::show),
         AGENT => at(route, agent::show),
         SETS => at(route, sets::list),

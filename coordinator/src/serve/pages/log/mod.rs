@@ -4,18 +4,18 @@
 //! without an end. [`lines`] makes of it what a terminal would show in the end, [`html`] writes that with all of it
 //! escaped, and [`document`] and [`pieces`] fold it by the phases that Guix's builders announce.
 
-#[allow(dead_code, reason = "for the pages that come")]
 mod document;
-#[allow(dead_code, reason = "for the pages that come")]
 mod html;
 mod lines;
+mod live;
 mod page;
 mod phases;
-#[allow(dead_code, reason = "for the pages that come")]
 mod pieces;
 mod style;
+mod window;
 
 #[cfg(test)]
 mod tests;
 
-pub(in crate::serve::pages) use page::show;
+pub(super) use live::follow;
+pub(super) use page::{address, end, show};
