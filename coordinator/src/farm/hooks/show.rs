@@ -1,6 +1,7 @@
 //! How hooks do, and another chance for what they gave up.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use drover_wire::hook::{FailedRun, FailedRuns, HookName, HookRetried, HookSummary};
 use rusqlite::{Connection, OptionalExtension};
@@ -21,6 +22,23 @@ impl Farm {
     /// When the database cannot be read.
     pub async fn list_hooks(&self) -> Result<Vec<HookSummary>, Error> {
         let counts = self.database.read(counts).await?;
+        self.summaries(&counts)
+    }
+
+    /// Every hook as in [`Farm::list_hooks`], with the newest runs that it gave up.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn hooks_with_failed(self: &Arc<Self>) -> Result<Vec<(HookSummary, FailedRuns)>, Error> {
+        let farm = Arc::clone(self);
+        let read = move |sql: &Connection| {
+            let all = farm.summaries(&counts(sql)?)?;
+            all.into_iter().map(|hook| failed(sql, hook.hook.as_str()).map(|failed| (hook, failed))).collect()
+        };
+        self.database.read(read).await
+    }
+
+    fn summaries(&self, counts: &BTreeMap<String, Counts>) -> Result<Vec<HookSummary>, Error> {
         let lanes = self.hooks.by_name();
         let names: BTreeSet<&str> = lanes.keys().copied().chain(counts.keys().map(String::as_str)).collect();
         let nothing = Counts::default();
