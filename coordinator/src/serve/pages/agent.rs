@@ -24,7 +24,7 @@ struct Query {
 
 pub(super) async fn show(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
     let named: String = call.part("agent")?;
-    let Query { before } = call.query()?;
+    let Query { before } = call.question()?;
     let details = farm.agent(named, before).await?;
     let now = words::now();
     let name = details.summary.name.clone();
@@ -100,7 +100,7 @@ fn holds(agent: &AgentSummary, now: Timestamp) -> Markup {
             @if agent.builds.is_empty() {
                 p { "It has no build." }
             } @else {
-                div .scroll tabindex="0" role="region" aria-labelledby="holds" {
+                div .box tabindex="0" role="region" aria-labelledby="holds" {
                     table {
                         thead {
                             tr {
@@ -108,7 +108,7 @@ fn holds(agent: &AgentSummary, now: Timestamp) -> Markup {
                                 th scope="col" { "System" }
                                 th scope="col" { "It" }
                                 th scope="col" { "For" }
-                                th scope="col" .number { "Priority" }
+                                th scope="col" .num { "Priority" }
                             }
                         }
                         tbody {
@@ -128,7 +128,7 @@ fn holds(agent: &AgentSummary, now: Timestamp) -> Markup {
                                             None => "–",
                                         }
                                     }
-                                    td .number { (build.priority) }
+                                    td .num { (build.priority) }
                                 }
                             }
                         }
@@ -147,7 +147,7 @@ fn tries(details: &AgentDetails, earlier: bool, now: Timestamp) -> Markup {
             @if details.tries.tries.is_empty() {
                 p { "There are none." }
             } @else {
-                div .scroll tabindex="0" role="region" aria-labelledby="tries" {
+                div .box tabindex="0" role="region" aria-labelledby="tries" {
                     table {
                         thead {
                             tr {

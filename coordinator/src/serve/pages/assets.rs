@@ -32,7 +32,8 @@ pub(super) struct Asset {
 
 /// How all pages look.
 pub(super) static STYLES: LazyLock<Asset> = LazyLock::new(|| {
-    Asset::new("drover", "css", "text/css; charset=utf-8", include_str!("assets/drover.css"))
+    let all = concat!(include_str!("assets/drover.css"), "\n", include_str!("assets/details.css"));
+    Asset::new("drover", "css", "text/css; charset=utf-8", all)
 });
 /// What makes pages live.
 pub(super) static SCRIPT: LazyLock<Asset> = LazyLock::new(|| {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use drover_wire::client::{Attempt, BuildDetails, BuildOutput, Publication, Submission, WaitsFor, Wanted};
 use drover_wire::route::clients::{CANCEL, NAR, SUBMIT};
-use drover_wire::route::pages::{BUILD, QUEUE};
+use drover_wire::route::pages::BUILD;
 use drover_wire::{BuildId, BuildState, Timestamp};
 use maud::{Markup, html};
 
@@ -85,12 +85,7 @@ fn facts(details: &BuildDetails, now: Timestamp) -> Markup {
                 (fact("May be silent for", html! { (words::span(seconds.saturating_mul(1000))) }))
             }
             @if !summary.tags.is_empty() {
-                (fact("Tags", html! {
-                    @for (key, value) in &summary.tags {
-                        @let tag = format!("{key}={value}");
-                        a .tag href=(words::question(&QUEUE, &[("tag", &tag)])) { (words::foreign(&tag)) } " "
-                    }
-                }))
+                (fact("Tags", words::tags(&summary.tags)))
             }
             (fact("Build", html! { code { (summary.build) } }))
         }
@@ -99,7 +94,7 @@ fn facts(details: &BuildDetails, now: Timestamp) -> Markup {
 
 /// A name and what it stands for.
 pub(super) fn fact(name: &str, value: Markup) -> Markup {
-    html! { div { dt { (name) } dd { (value) } } }
+    html! { dt { (name) } dd { (value) } }
 }
 
 /// What can be done about it; the script sends it.
@@ -122,15 +117,15 @@ fn actions(around: &BuildAround) -> Markup {
     html! {
         div .actions data-key="actions" {
             @if !summary.state.is_final() {
-                form method="post" data-post=(CANCEL.path(&[&build]))
-                    data-ask="Cancel this build, and with it all that wait for it?" {
+                form method="post" action=(CANCEL.path(&[&build])) data-api
+                    data-confirm="Cancel this build, and with it all that wait for it?" {
                     button { "Cancel" }
                 }
             }
             @if again {
                 // What cannot be written as JSON cannot be submitted either.
                 @let body = serde_json::to_string(&wanted).unwrap_or_default();
-                form method="post" data-post=(SUBMIT.path(&[])) data-body=(body)
+                form method="post" action=(SUBMIT.path(&[])) data-api data-body=(body)
                     data-to=(words::address(&BUILD, &[&""])) {
                     button { "Build it again" }
                 }
@@ -201,13 +196,13 @@ pub(super) fn outputs(outputs: &[BuildOutput], viewer: Viewer, now: Timestamp) -
     html! {
         section data-key="outputs" aria-labelledby="outputs" {
             h2 #outputs { "Outputs" }
-            div .scroll tabindex="0" role="region" aria-labelledby="outputs" {
+            div .box tabindex="0" role="region" aria-labelledby="outputs" {
                 table {
                     thead {
                         tr {
                             th scope="col" { "Output" }
                             th scope="col" { "Store item" }
-                            th scope="col" .number { "Size" }
+                            th scope="col" .num { "Size" }
                             th scope="col" { "Published" }
                             th scope="col" { "SHA-256 of its nar" }
                         }
@@ -231,7 +226,7 @@ fn output(output: &BuildOutput, viewer: Viewer, now: Timestamp) -> Markup {
             }
             @match &output.kept {
                 Some(kept) => {
-                    td .number { (words::size(kept.nar_size)) }
+                    td .num { (words::size(kept.nar_size)) }
                     td { (publication(output.publication.as_ref(), now)) }
                     td { code .hash { (kept.nar_hash.base32()) } }
                 }
@@ -268,11 +263,11 @@ fn attempts(details: &BuildDetails, now: Timestamp) -> Markup {
         @if !details.attempts.is_empty() {
             section data-key="tries" aria-labelledby="tries" {
                 h2 #tries { "Tries" }
-                div .scroll tabindex="0" role="region" aria-labelledby="tries" {
+                div .box tabindex="0" role="region" aria-labelledby="tries" {
                     table {
                         thead {
                             tr {
-                                th scope="col" .number { "Try" }
+                                th scope="col" .num { "Try" }
                                 th scope="col" { "Outcome" }
                                 th scope="col" { "Agent" }
                                 th scope="col" { "Given" }
@@ -284,7 +279,7 @@ fn attempts(details: &BuildDetails, now: Timestamp) -> Markup {
                         tbody {
                             @for attempt in details.attempts.iter().rev() {
                                 tr {
-                                    th scope="row" .number { (attempt.number) }
+                                    th scope="row" .num { (attempt.number) }
                                     td { (outcome(attempt.outcome.as_deref())) }
                                     td { (words::agent(&attempt.agent)) }
                                     td { (words::ago(attempt.allocated_at, now)) }

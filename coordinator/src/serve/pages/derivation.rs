@@ -57,7 +57,7 @@ fn builds(details: &DerivationDetails, now: drover_wire::Timestamp) -> Markup {
             @if details.builds.is_empty() {
                 p { "Nobody has asked for a build of it, and nothing that was asked for needed one." }
             } @else {
-                div .scroll tabindex="0" role="region" aria-labelledby="builds" {
+                div .box tabindex="0" role="region" aria-labelledby="builds" {
                     table {
                         thead {
                             tr {
@@ -99,7 +99,7 @@ fn inputs(details: &DerivationDetails) -> Markup {
         section data-key="inputs" aria-labelledby="inputs" {
             h2 #inputs { "Inputs (" (words::thousands(details.inputs_count as u64)) ")" }
             @if details.inputs.is_empty() { p { "It takes no outputs of other derivations." } }
-            ul .columns {
+            ul .names {
                 @for input in &details.inputs {
                     li {
                         @if input.missing {
@@ -120,7 +120,7 @@ fn needed_by(details: &DerivationDetails) -> Markup {
         section data-key="needed-by" aria-labelledby="needed-by" {
             h2 #needed-by { "Needed by (" (words::thousands(details.needed_by_count)) ")" }
             @if details.needed_by.is_empty() { p { "No derivation that is here takes its outputs." } }
-            ul .columns {
+            ul .names {
                 @for above in &details.needed_by { li { (words::derivation(above)) } }
                 (more(details.needed_by.len(), details.needed_by_count))
             }
@@ -133,7 +133,7 @@ fn sources(details: &DerivationDetails) -> Markup {
         @if details.sources_count > 0 {
             section data-key="sources" aria-labelledby="sources" {
                 h2 #sources { "Sources (" (words::thousands(details.sources_count as u64)) ")" }
-                ul .columns {
+                ul .names {
                     @for source in &details.sources {
                         li {
                             @if !source.held {
@@ -153,9 +153,9 @@ fn variables(details: &DerivationDetails) -> Markup {
     html! {
         section data-key="environment" aria-labelledby="environment" {
             h2 #environment { "Environment (" (words::thousands(details.variables_count as u64)) ")" }
-            ul .columns {
+            ul .names {
                 @for (name, size) in &details.variables {
-                    li { code { (words::foreign(name)) } " " span .dim { (words::size(*size as u64)) } }
+                    li { code { (words::foreign(name)) } " " span .hint { (words::size(*size as u64)) } }
                 }
                 (more(details.variables.len(), details.variables_count as u64))
             }

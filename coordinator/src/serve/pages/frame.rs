@@ -76,7 +76,6 @@ impl Look {
 
 impl Call {
     /// Who looks at the page.
-    #[allow(dead_code, reason = "for pages on which something can be changed")]
     pub(super) fn viewer(&self) -> Viewer {
         self.parts.extensions.get().copied().unwrap_or_default()
     }

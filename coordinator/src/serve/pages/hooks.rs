@@ -37,7 +37,7 @@ pub(super) async fn show(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
 
 fn list(all: &[(HookSummary, FailedRuns)]) -> Markup {
     html! {
-        div .scroll tabindex="0" role="region" aria-label="All hooks" {
+        div .box tabindex="0" role="region" aria-label="All hooks" {
             table {
                 thead {
                     tr {
@@ -45,9 +45,9 @@ fn list(all: &[(HookSummary, FailedRuns)]) -> Markup {
                         th scope="col" { "State" }
                         th scope="col" { "It does" }
                         th scope="col" { "On" }
-                        th scope="col" .number { "Waiting" }
-                        th scope="col" .number { "Running" }
-                        th scope="col" .number { "Given up" }
+                        th scope="col" .num { "Waiting" }
+                        th scope="col" .num { "Running" }
+                        th scope="col" .num { "Given up" }
                         th scope="col" { "The last error" }
                     }
                 }
@@ -71,9 +71,9 @@ fn row(hook: &HookSummary) -> Markup {
             td { span class={ "state " (class) } { span aria-hidden="true" { (sign) } " " (word) } }
             td { @if let Some(kind) = hook.kind { (kind) } @else { "–" } }
             td { (on.join(", ")) }
-            td .number { (words::thousands(hook.waiting)) }
-            td .number { (words::thousands(hook.running)) }
-            td .number { (words::thousands(hook.failed)) }
+            td .num { (words::thousands(hook.waiting)) }
+            td .num { (words::thousands(hook.running)) }
+            td .num { (words::thousands(hook.failed)) }
             td .message { @if let Some(error) = &hook.last_error { (words::foreign(error)) } @else { "–" } }
         }
     }
@@ -89,19 +89,19 @@ fn failures(hook: &HookSummary, failed: &FailedRuns, may: bool, now: Timestamp) 
             }
             @if may {
                 div .actions {
-                    form method="post" data-post=(HOOK_RETRY.path(&[&hook.hook])) {
+                    form method="post" action=(HOOK_RETRY.path(&[&hook.hook])) data-api {
                         button { "Try all of it again" }
                     }
                 }
             }
-            div .scroll tabindex="0" role="region" aria-labelledby=(id) {
+            div .box tabindex="0" role="region" aria-labelledby=(id) {
                 table {
                     thead {
                         tr {
                             th scope="col" { "Event" }
                             th scope="col" { "About" }
                             th scope="col" { "Queued" }
-                            th scope="col" .number { "Tries" }
+                            th scope="col" .num { "Tries" }
                             th scope="col" { "Error" }
                         }
                     }
@@ -116,7 +116,7 @@ fn failures(hook: &HookSummary, failed: &FailedRuns, may: bool, now: Timestamp) 
                                     @if let Some(item) = &run.item { code title=(item) { (item.name()) } }
                                 }
                                 td { (words::ago(run.queued_at, now)) }
-                                td .number { (run.tries) }
+                                td .num { (run.tries) }
                                 td .message { (words::foreign(&run.error)) }
                             }
                         }

@@ -23,7 +23,7 @@ use crate::serve::call::{Answer, Call};
 const SHOWN: usize = 500;
 
 pub(super) async fn list(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
-    let question: SetsQuestion = call.query()?;
+    let question: SetsQuestion = call.question()?;
     let all = farm.sets(question).await?;
     let now = words::now();
     let main = html! {
@@ -43,7 +43,7 @@ pub(super) async fn list(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
 
 fn table(all: &[SetSummary], now: Timestamp) -> Markup {
     html! {
-        div .scroll tabindex="0" role="region" aria-label="All sets" {
+        div .box tabindex="0" role="region" aria-label="All sets" {
             table {
                 thead {
                     tr {
@@ -73,22 +73,22 @@ fn table(all: &[SetSummary], now: Timestamp) -> Markup {
 
 fn tally_head() -> Markup {
     html! {
-        th scope="col" .number { "Done" }
-        th scope="col" .number { "Wanted" }
-        th scope="col" .number { "Built" }
-        th scope="col" .number { "Failed" }
-        th scope="col" .number { "Held up" }
-        th scope="col" .number { "Running" }
-        th scope="col" .number { "Waiting" }
-        th scope="col" .number { "Canceled" }
-        th scope="col" .number { "Not evaluated" }
+        th scope="col" .num { "Done" }
+        th scope="col" .num { "Wanted" }
+        th scope="col" .num { "Built" }
+        th scope="col" .num { "Failed" }
+        th scope="col" .num { "Held up" }
+        th scope="col" .num { "Running" }
+        th scope="col" .num { "Waiting" }
+        th scope="col" .num { "Canceled" }
+        th scope="col" .num { "Not evaluated" }
     }
 }
 
 fn tally(tally: &Tally) -> Markup {
     let count = |number: u64, class: &'static str, sign: &'static str| {
         html! {
-            td .number {
+            td .num {
                 @if number > 0 {
                     span class={ "state " (class) } { span aria-hidden="true" { (sign) } " " (words::thousands(number)) }
                 } @else { "–" }
@@ -96,13 +96,13 @@ fn tally(tally: &Tally) -> Markup {
         }
     };
     html! {
-        td .number {
+        td .num {
             @match tally.per_myriad() {
                 Some(done) => { (format!("{}.{} %", done / 100, done % 100 / 10)) " " (bar(tally)) }
                 None => "–",
             }
         }
-        td .number { (words::thousands(tally.wanted)) }
+        td .num { (words::thousands(tally.wanted)) }
         (count(tally.done, "is-succeeded", "✓"))
         (count(tally.failed, "is-failed", "✗"))
         (count(tally.dependency_failed, "is-dependency-failed", "⊘"))
@@ -170,7 +170,7 @@ impl Show {
 
 pub(super) async fn show(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
     let named: SetRef = call.part("set")?;
-    let query: Query = call.query()?;
+    let query: Query = call.question()?;
     let question = match query.show {
         Show::Changes => SetQuestion::Changes,
         Show::Blockers => SetQuestion::Blockers,
@@ -213,10 +213,8 @@ struct Address {
 
 impl Address {
     fn question(&self, query: &[(&str, &str)]) -> String {
-        let given = query.iter().filter(|(_, value)| !value.is_empty());
-        let query: Vec<String> =
-            given.map(|(name, value)| format!("{name}={}", words::encoded(value))).collect();
-        if query.is_empty() { self.set.clone() } else { format!("{}?{}", self.set, query.join("&")) }
+        let query = words::query(query);
+        if query.is_empty() { self.set.clone() } else { format!("{}?{query}", self.set) }
     }
 }
 
@@ -227,7 +225,7 @@ fn summary(details: &SetDetails, now: Timestamp) -> Markup {
             (fact("Builds of older revisions", html! { (if details.keep { "go on" } else { "are canceled" }) }))
             @if let Some(estimate) = &details.estimate { (fact("Done in", self::estimate(estimate))) }
         }
-        div .scroll data-key="parts" tabindex="0" role="region" aria-label="By system" {
+        div .box data-key="parts" tabindex="0" role="region" aria-label="By system" {
             table {
                 thead { tr { th scope="col" { "System" } (tally_head()) th scope="col" { "Done in" } } }
                 tbody {
@@ -298,7 +296,7 @@ fn packages_of(look: &SetLook, packages: &[PackageRows], query: &Query, address:
                 @if query.show == Show::Broken { "Nothing of it is broken." } @else { "There are no such packages." }
             }
         } @else {
-            div .scroll tabindex="0" role="region" aria-label="Packages by system" {
+            div .box tabindex="0" role="region" aria-label="Packages by system" {
                 table .matrix {
                     thead {
                         tr {
@@ -396,7 +394,7 @@ fn kind_id(kind: DifferenceKind) -> &'static str {
 
 fn differences<'d>(all: impl Iterator<Item = &'d Difference>, kind: DifferenceKind) -> Markup {
     html! {
-        div .scroll tabindex="0" role="region" aria-labelledby=(kind_id(kind)) {
+        div .box tabindex="0" role="region" aria-labelledby=(kind_id(kind)) {
             table {
                 thead {
                     tr {
@@ -432,11 +430,11 @@ fn blockers(blockers: &Blockers) -> Markup {
             }
         }
         @if !blockers.blockers.is_empty() {
-            div .scroll tabindex="0" role="region" aria-label="Blockers" {
+            div .box tabindex="0" role="region" aria-label="Blockers" {
                 table {
                     thead {
                         tr {
-                            th scope="col" .number { "Holds up" }
+                            th scope="col" .num { "Holds up" }
                             th scope="col" { "State" }
                             th scope="col" { "What" }
                             th scope="col" { "System" }
@@ -457,7 +455,7 @@ fn blocker(blocker: &Blocker) -> Markup {
     };
     html! {
         tr {
-            td .number { (words::thousands(blocker.holds_up)) }
+            td .num { (words::thousands(blocker.holds_up)) }
             td {
                 @match (&blocker.missing_source, blocker.state) {
                     (Some(_), _) => (missing("missing source")),
@@ -483,7 +481,7 @@ fn revisions(details: &SetDetails, now: Timestamp) -> Markup {
     html! {
         section aria-labelledby="revisions" {
             h2 #revisions { "Revisions" }
-            ol .columns reversed {
+            ol .names reversed {
                 @for revision in &details.revisions {
                     @let named = format!("{}@{}", details.set, revision.revision);
                     li {

@@ -35,18 +35,18 @@ pub(super) async fn show(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
 
 fn list(all: &[(PlaceSummary, Vec<PlaceDay>)]) -> Markup {
     html! {
-        div .scroll data-key="places" tabindex="0" role="region" aria-label="All places" {
+        div .box data-key="places" tabindex="0" role="region" aria-label="All places" {
             table {
                 thead {
                     tr {
                         th scope="col" { "Place" }
                         th scope="col" { "State" }
-                        th scope="col" .number { "Used" }
-                        th scope="col" .number { "Files" }
-                        th scope="col" .number { "Room" }
-                        th scope="col" .number { "A day, last 7 days" }
-                        th scope="col" .number { "A day, last 30 days" }
-                        th scope="col" .number { "Full in" }
+                        th scope="col" .num { "Used" }
+                        th scope="col" .num { "Files" }
+                        th scope="col" .num { "Room" }
+                        th scope="col" .num { "A day, last 7 days" }
+                        th scope="col" .num { "A day, last 30 days" }
+                        th scope="col" .num { "Full in" }
                     }
                 }
                 tbody {
@@ -54,12 +54,12 @@ fn list(all: &[(PlaceSummary, Vec<PlaceDay>)]) -> Markup {
                         tr {
                             th scope="row" { a href={ "#place-" (words::encoded(&place.name)) } { (words::foreign(&place.name)) } }
                             td { (state(place)) }
-                            td .number { (words::size(place.bytes)) }
-                            td .number { (words::thousands(place.files)) }
-                            td .number { @if let Some(room) = place.room { (words::size(room)) } @else { "no end" } }
-                            td .number { (growth(place.growth_7_days)) }
-                            td .number { (growth(place.growth_30_days)) }
-                            td .number { (full_in(place)) }
+                            td .num { (words::size(place.bytes)) }
+                            td .num { (words::thousands(place.files)) }
+                            td .num { @if let Some(room) = place.room { (words::size(room)) } @else { "no end" } }
+                            td .num { (growth(place.growth_7_days)) }
+                            td .num { (growth(place.growth_30_days)) }
+                            td .num { (full_in(place)) }
                         }
                     }
                 }
@@ -197,23 +197,23 @@ fn table(days: &[PlaceDay], id: &str) -> Markup {
     html! {
         details {
             summary { "As a table" }
-            div .scroll tabindex="0" role="region" aria-labelledby=(id) {
+            div .box tabindex="0" role="region" aria-labelledby=(id) {
                 table {
                     thead {
                         tr {
                             th scope="col" { "Day" }
-                            th scope="col" .number { "Added" }
-                            th scope="col" .number { "Removed" }
-                            th scope="col" .number { "There at its end" }
+                            th scope="col" .num { "Added" }
+                            th scope="col" .num { "Removed" }
+                            th scope="col" .num { "There at its end" }
                         }
                     }
                     tbody {
                         @for day in days.iter().rev() {
                             tr {
                                 th scope="row" { (date(day.day)) }
-                                td .number { (words::size(day.added)) }
-                                td .number { (words::size(day.removed)) }
-                                td .number { (words::size(day.bytes)) }
+                                td .num { (words::size(day.added)) }
+                                td .num { (words::size(day.removed)) }
+                                td .num { (words::size(day.bytes)) }
                             }
                         }
                     }

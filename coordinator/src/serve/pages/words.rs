@@ -64,7 +64,6 @@ pub(super) fn since(at: Timestamp, now: Timestamp) -> Markup {
 }
 
 /// A point of time, as it is.
-#[allow(dead_code, reason = "for pages about one thing")]
 pub(super) fn at(at: Timestamp) -> Markup {
     html! { time datetime=(machine(at)) data-form="at" { (text::time(at)) } }
 }

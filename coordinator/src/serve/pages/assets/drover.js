@@ -6,8 +6,9 @@
 //                              coordinator sends of it is the same, nothing in it is looked at
 // data-keep                    what is inside is not the coordinator's: it stays as it is
 // data-log="ADDRESS"           pieces of HTML from there, each of whole lines, are added as they come
-// <form data-api>              is sent as a program sends it, with the header that other sites cannot send;
-//                              data-confirm="…" is asked before
+// <form data-api>              is sent as a program sends it, with the header that other sites cannot send, and data-body="…" as
+//                              its body; data-confirm="…" is asked before; data-to="…" with the build that was made behind it
+//                              is where it goes on
 // <time data-form="for|at">    how long since, or the point of time itself; else how long ago
 'use strict';
 
@@ -253,28 +254,71 @@
         for (const log of logs) if (log.dataset.log) read(log);
     }
 
+    // So many lines of it are kept in the page; all of them are in the log.
+    const LINES = 10000;
+
     async function read(log) {
-        try {
-            const answer = await fetch(log.dataset.log, { cache: 'no-store' });
-            if (!answer.ok) return;
-            const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-            let rest = '';
-            for (;;) {
-                const { done, value } = await reader.read();
-                rest += value ?? '';
-                const end = done ? rest.length : rest.lastIndexOf('\n') + 1;
-                if (end > 0) {
-                    const box = document.scrollingElement;
-                    const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
-                    log.insertAdjacentHTML('beforeend', rest.slice(0, end));
-                    rest = rest.slice(end);
-                    if (atEnd) box.scrollTop = box.scrollHeight;
+        const address = new URL(log.dataset.log, location.href);
+        let pause = 1000;
+        while (log.isConnected && log.dataset.log) {
+            try {
+                const answer = await fetch(address, { cache: 'no-store' });
+                if (!answer.ok) return;
+                const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+                let rest = '';
+                for (;;) {
+                    const { done, value } = await reader.read();
+                    if (done) break;
+                    const pieces = (rest + value).split('\n');
+                    rest = pieces.pop();
+                    if (pieces.length > 0 && add(log, pieces.join(''), address)) return;
+                    if (!log.isConnected) return void reader.cancel();
+                    pause = 1000;
                 }
-                if (done || !log.isConnected) return;
+            } catch {
+                // It is asked for again where it was.
             }
-        } catch {
-            isLate('the log does not come; load the page again');
+            await new Promise((again) => setTimeout(again, pause));
+            pause = Math.min(pause * 2, 15000);
         }
+    }
+
+    // Adds pieces of a log, and says whether they were the last. Each piece says where the log goes on behind it, and has in it:
+    // lines of the section that is the last one here (data-more), new sections, and how that section ended (data-end).
+    function add(log, html, address) {
+        const box = document.scrollingElement;
+        const atEnd = log.matches('.whole') && box.scrollHeight - box.scrollTop - box.clientHeight < 40;
+        const template = document.createElement('template');
+        template.innerHTML = html;
+        let over = false;
+        for (const piece of template.content.children) {
+            over ||= 'over' in piece.dataset;
+            if (!piece.dataset.at) continue;
+            address.searchParams.set('from', piece.dataset.at);
+            if (piece.dataset.line) address.searchParams.set('line', piece.dataset.line);
+            for (const part of [...piece.children]) {
+                const section = log.lastElementChild;
+                const folded = section?.tagName === 'DETAILS';
+                if ('end' in part.dataset) {
+                    if (!folded) continue;
+                    section.dataset.state = part.dataset.end;
+                    section.querySelector('.end').textContent = part.textContent;
+                } else if ('more' in part.dataset && section) {
+                    (folded ? section.querySelector('.lines') : section).append(...part.childNodes);
+                } else {
+                    if (folded && section.dataset.state === 'succeeded') section.open = false;
+                    log.append(part);
+                }
+            }
+        }
+        const lines = log.querySelectorAll('.lines > div');
+        for (let n = 0; n < lines.length - LINES; n += 1) {
+            const section = lines[n].closest('details') ?? lines[n].parentElement;
+            lines[n].remove();
+            if (section !== log.lastElementChild && !section.querySelector('.lines > div, :scope > div')) section.remove();
+        }
+        if (atEnd) box.scrollTop = box.scrollHeight;
+        return over;
     }
 
     // --- What changes something ---
@@ -287,10 +331,15 @@
         const button = event.submitter;
         if (button) button.disabled = true;
         try {
-            const answer = await fetch(form.action, { method: 'POST', headers: { 'X-Drover': '1', Accept: 'application/json' } });
+            const headers = { 'X-Drover': '1', Accept: 'application/json' };
+            const answer = await fetch(form.action, { method: 'POST', headers, body: form.dataset.body });
             if (!answer.ok) {
                 const problem = await answer.json().catch(() => null);
                 alert(problem?.message ?? 'The coordinator answers with ' + answer.status);
+            } else if (form.dataset.to) {
+                // What was submitted has a page of its own.
+                const { builds } = await answer.json();
+                location.href = form.dataset.to + builds[0].build;
             }
         } catch {
             alert('The coordinator cannot be reached.');

@@ -29,7 +29,7 @@ struct Query {
 /// A log, a page of it.
 pub(in crate::serve::pages) async fn show(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
     let build: BuildId = call.part("build")?;
-    let query: Query = call.query()?;
+    let query: Query = call.question()?;
     let (details, log) = farm.build_log(build, query.attempt).await?;
     let name = words::name(&details.summary.derivation);
     let title = format!("Log of {name}");
