@@ -10,6 +10,7 @@ mod house;
 mod peer;
 
 mod bundles;
+mod details;
 mod enrolment;
 mod hooks;
 mod http;
