@@ -89,6 +89,9 @@ options! {
     #[arg(value_name = "COUNT")]
     public_connections: u32 = 4096, "4096",
         "How many connections of everybody are open at once; others wait until one ends";
+    #[arg(value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    public_pages: bool = false, "false",
+        "Whether everybody may look at the pages, without a login: they show the names, tags and logs of all builds, published or not, and all agents";
     #[arg(value_name = "FILE")]
     tls_certificate: PathBuf = PathBuf::new(), "none: no TLS",
         "Certificates (PEM) for TLS, the coordinator's own first; read again when the file changes";

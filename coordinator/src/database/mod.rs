@@ -202,6 +202,7 @@ fn migrations() -> Migrations<'static> {
         M::up_with_hook(include_str!("migrations/3.sql"), |tx| Ok(fixed::fill(tx)?)),
         M::up(include_str!("migrations/4.sql")),
         M::up(include_str!("migrations/5.sql")),
+        M::up(include_str!("migrations/6.sql")),
     ])
 }
 

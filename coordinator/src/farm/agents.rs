@@ -103,37 +103,43 @@ impl Farm {
 
 /// All agents, by name, with the builds that they hold.
 pub(super) fn summaries(sql: &Connection, live: &Live) -> Result<Vec<AgentSummary>, Error> {
-    const HELD: &str = "SELECT build FROM attempts WHERE agent = ?1 AND ended_at IS NULL ORDER BY lease";
     let phases = Phases::of(live);
-    let mut all = Vec::new();
-    for saved in saved(sql)? {
-        let view = live.view(saved.row.id);
-        let builds = paths::numbers(sql, HELD, saved.row.id)?;
-        all.push(AgentSummary {
-            agent: saved.row.uuid,
-            name: saved.row.name,
-            online: view.online,
-            seen_at: view.seen_at.or(saved.seen_at),
-            version: saved.version,
-            systems: saved.systems,
-            builtins: saved.builtins,
-            accepting: view.accepting,
-            machine: view.machine,
-            hardware: saved.hardware,
-            builds: builds
-                .into_iter()
-                .map(|build| list::summary(sql, &phases, build))
-                .collect::<Result<_, _>>()?,
-        });
-    }
-    Ok(all)
+    saved(sql)?.into_iter().map(|saved| summary(sql, live, &phases, saved)).collect()
+}
+
+/// An agent as lists show it.
+pub(super) fn summary(
+    sql: &Connection,
+    live: &Live,
+    phases: &Phases,
+    saved: Saved,
+) -> Result<AgentSummary, Error> {
+    const HELD: &str = "SELECT build FROM attempts WHERE agent = ?1 AND ended_at IS NULL ORDER BY lease";
+    let view = live.view(saved.row.id);
+    let builds = paths::numbers(sql, HELD, saved.row.id)?;
+    Ok(AgentSummary {
+        agent: saved.row.uuid,
+        name: saved.row.name,
+        online: view.online,
+        seen_at: view.seen_at.or(saved.seen_at),
+        version: saved.version,
+        systems: saved.systems,
+        builtins: saved.builtins,
+        accepting: view.accepting,
+        machine: view.machine,
+        hardware: saved.hardware,
+        builds: builds
+            .into_iter()
+            .map(|build| list::summary(sql, phases, build))
+            .collect::<Result<_, _>>()?,
+    })
 }
 
 /// An agent as the database has it.
 #[derive(Debug)]
 pub(super) struct Saved {
     pub(super) row: AgentRow,
-    seen_at: Option<Timestamp>,
+    pub(super) seen_at: Option<Timestamp>,
     version: Option<String>,
     pub(super) systems: Vec<String>,
     pub(super) builtins: Vec<String>,

@@ -11,6 +11,8 @@ use super::{Farm, now, unsql};
 use crate::storage::Place;
 
 const DAY: u64 = 24 * 3600 * 1000;
+/// How many days are told.
+const DAYS: u64 = 90;
 
 /// What the database knows of a place.
 #[derive(Debug, Clone, Default)]
@@ -29,21 +31,76 @@ impl Farm {
     /// When the database cannot be read.
     pub async fn fullness(self: &Arc<Self>) -> Result<Vec<PlaceSummary>, Error> {
         let farm = Arc::clone(self);
-        self.database.read(move |sql| farm.place_summaries(sql)).await
+        self.database.read(move |sql| all(sql, &farm)).await
     }
 
-    /// The same.
-    pub(super) fn place_summaries(&self, sql: &Connection) -> Result<Vec<PlaceSummary>, Error> {
-        let known = known(sql, now() / DAY)?;
-        let places = self.storage.places().all();
-        let name = |id: i64| places.iter().find(|place| place.id == id).map(|place| place.name.clone());
-        let none = Known::default();
-        let all = places.iter().map(|place| {
-            let known = known.get(&place.id).unwrap_or(&none);
-            summary(place, known, &name)
-        });
-        Ok(all.collect())
+    /// Every place, with how many bytes lay there at the end of each of the last days, the oldest first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn fullness_by_day(self: &Arc<Self>) -> Result<Vec<(PlaceSummary, Vec<PlaceDay>)>, Error> {
+        let farm = Arc::clone(self);
+        self.database.read(move |sql| by_day(sql, &farm)).await
     }
+}
+
+/// Every place, and how full it is.
+pub(super) fn all(sql: &Connection, farm: &Farm) -> Result<Vec<PlaceSummary>, Error> {
+    let known = known(sql, now() / DAY)?;
+    let places = farm.storage.places().all();
+    let name = |id: i64| places.iter().find(|place| place.id == id).map(|place| place.name.clone());
+    let none = Known::default();
+    let all = places.iter().map(|place| summary(place, known.get(&place.id).unwrap_or(&none), &name));
+    Ok(all.collect())
+}
+
+/// How a place was at the end of a day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlaceDay {
+    /// The day, counted from 1970-01-01.
+    pub day: u64,
+    /// The bytes that lay there.
+    pub bytes: u64,
+    /// Bytes that were added on it.
+    pub added: u64,
+    /// Bytes that were removed on it.
+    pub removed: u64,
+}
+
+fn by_day(sql: &Connection, farm: &Farm) -> Result<Vec<(PlaceSummary, Vec<PlaceDay>)>, Error> {
+    let today = now() / DAY;
+    let first = i64::try_from(today.saturating_sub(DAYS - 1)).unwrap_or(i64::MAX);
+    let mut changes: HashMap<(i64, u64), (u64, u64)> = HashMap::new();
+    let mut select =
+        sql.prepare_cached("SELECT place, day, added, removed FROM place_days WHERE day >= ?1")?;
+    let mut rows = select.query([first])?;
+    while let Some(row) = rows.next()? {
+        let change = (unsql(row.get(2)?), unsql(row.get(3)?));
+        changes.insert((row.get(0)?, unsql(row.get(1)?)), change);
+    }
+    let mut begun: HashMap<i64, u64> = HashMap::new();
+    let mut select = sql.prepare_cached("SELECT place, min(day) FROM place_days GROUP BY place")?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        begun.insert(row.get(0)?, unsql(row.get(1)?));
+    }
+    let places = farm.storage.places().all();
+    let with_days = all(sql, farm)?.into_iter().zip(&places).map(|(summary, place)| {
+        let mut bytes = summary.bytes;
+        let mut days = Vec::new();
+        // Backwards from what lies there now.
+        for day in (0..DAYS).map_while(|ago| today.checked_sub(ago)) {
+            if begun.get(&place.id).is_none_or(|begun| day < *begun) {
+                break;
+            }
+            let (added, removed) = changes.get(&(place.id, day)).copied().unwrap_or_default();
+            days.push(PlaceDay { day, bytes, added, removed });
+            bytes = bytes.saturating_add(removed).saturating_sub(added);
+        }
+        days.reverse();
+        (summary, days)
+    });
+    Ok(with_days.collect())
 }
 
 fn summary(place: &Place, known: &Known, name: &impl Fn(i64) -> Option<String>) -> PlaceSummary {

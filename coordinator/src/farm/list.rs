@@ -126,6 +126,11 @@ impl Phases {
     pub(super) fn of(live: &Live) -> Self {
         Self(live.leases().iter().map(|lease| (lease.build, lease.phase())).collect())
     }
+
+    /// Of one build, if an agent said it.
+    pub(super) fn of_build(&self, build: BuildId) -> Option<Phase> {
+        self.0.get(&build).copied().flatten()
+    }
 }
 
 const COLUMNS: &str = "SELECT b.id, b.uuid, p.base, s.name, b.state, b.priority, a.name, b.submitted_at, \
@@ -157,7 +162,7 @@ fn complete(sql: &Connection, phases: &Phases, id: i64, summary: &mut BuildSumma
     let tags = statement.query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
     summary.tags = tags.collect::<rusqlite::Result<_>>()?;
     if !summary.state.is_final() {
-        summary.phase = phases.0.get(&summary.build).copied().flatten();
+        summary.phase = phases.of_build(summary.build);
     }
     Ok(())
 }
@@ -184,7 +189,8 @@ impl Conditions {
     }
 }
 
-fn page(sql: &Connection, phases: &Phases, filter: &BuildFilter) -> Result<BuildList, Error> {
+/// A page of the builds that the filter lets through, the newest first.
+pub(super) fn page(sql: &Connection, phases: &Phases, filter: &BuildFilter) -> Result<BuildList, Error> {
     let limit = filter.limit.unwrap_or(PAGE).clamp(1, PAGE_MAX);
     let mut conditions = Conditions::default();
     if let Some(before) = filter.before {

@@ -80,14 +80,7 @@ impl Farm {
         let deadline = tokio::time::Instant::now() + LONGEST_WAIT;
         loop {
             match self.find_try(build, query.attempt).await? {
-                Try::Number(number) => {
-                    let lease = self.live.lease_of(build).filter(|lease| lease.attempt == number);
-                    return Ok(LogPlace {
-                        raw: self.storage.log(build, number),
-                        packed: self.storage.packed_log(build, number),
-                        growing: lease.map(|lease| lease.log().length()),
-                    });
-                }
+                Try::Number(number) => return Ok(self.log_of_try(build, number)),
                 Try::Never(why) => return Err(Error::NotFound { what: why, name: build.to_string() }),
                 Try::Removed(at) => return Err(Error::LogRemoved { build, at }),
                 Try::NotYet if !query.follow || *stopping.borrow() => {
@@ -115,6 +108,16 @@ impl Farm {
                     return Err(Error::NotFound { what: "log yet: nobody has started the build", name: build.to_string() });
                 }
             }
+        }
+    }
+
+    /// Where the log of a try at a build is, if it was not removed.
+    pub(super) fn log_of_try(&self, build: BuildId, number: u32) -> LogPlace {
+        let lease = self.live.lease_of(build).filter(|lease| lease.attempt == number);
+        LogPlace {
+            raw: self.storage.log(build, number),
+            packed: self.storage.packed_log(build, number),
+            growing: lease.map(|lease| lease.log().length()),
         }
     }
 

@@ -3,15 +3,18 @@
 //! Every change is one job of the database, whose answer comes after its commit; see [`change`] for how what is known
 //! only in memory ([`live`]) follows.
 
+mod activity;
 pub mod agents;
 mod ages;
 mod allocate;
 mod arrive;
+pub mod browsers;
 mod bundle;
 mod cancel;
 pub mod change;
 mod closure;
 mod depend;
+pub mod detail;
 pub mod enrol;
 mod error;
 mod events;
@@ -35,11 +38,13 @@ mod plan;
 mod press;
 mod provided;
 mod publish;
+mod queue;
 mod recent;
 mod recover;
 mod report;
 mod requeue;
 mod retention;
+mod search;
 pub mod secrets;
 mod session;
 mod sets;
@@ -67,17 +72,21 @@ use crate::storage::{Storage, StorageError};
 use crate::substitutes::Substitutes;
 
 pub use crate::storage::NarFile;
+pub use activity::{Activity, Task, Worker};
 use change::Change;
 pub use error::Error;
 pub use events::EventReader;
+pub use fullness::PlaceDay;
 pub use lease::{Lease, LogLength};
 use live::Live;
 pub use log::LogPlace;
 pub use outputs::{Held, KeptNar, NarPlace};
 pub use places::PlaceError;
 pub use publish::Publication;
+pub use queue::{Count, Queue, QueueQuestion};
+pub use search::Found;
 use secrets::Secrets;
-pub use sets::Coming;
+pub use sets::{Coming, PackageRow, PackageRows, SetAnswer, SetLook, SetQuestion};
 pub use shown::{HashPart, Shown};
 pub use turns::{Taken, Turn};
 pub use upload::UploadBody;

@@ -22,7 +22,7 @@ use super::{Farm, agents, now, sql};
 pub const CLIENT_TOKEN_FILE: &str = "client-token";
 
 /// The longest secret that is looked at. Ours have 64 characters.
-const SECRET_MAX: usize = 1024;
+pub(super) const SECRET_MAX: usize = 1024;
 
 /// What an agent says to be let in.
 #[derive(Clone)]
@@ -102,7 +102,10 @@ impl Secrets {
 }
 
 /// The value whose hash this is. How long it takes does not tell how much of a hash is right.
-fn matching<'a, T>(known: impl IntoIterator<Item = (T, &'a [u8; 32])>, hash: &[u8; 32]) -> Option<T> {
+pub(super) fn matching<'a, T>(
+    known: impl IntoIterator<Item = (T, &'a [u8; 32])>,
+    hash: &[u8; 32],
+) -> Option<T> {
     let mut found = None;
     for (value, one) in known {
         if bool::from(one.ct_eq(hash)) {
@@ -249,7 +252,8 @@ pub(super) fn keep_token(db: &Connection, secret: &str, kind: &str, note: &str) 
     Ok(())
 }
 
-fn tokens(sql: &Connection, kind: &str) -> Result<Vec<(i64, [u8; 32])>, Error> {
+/// The hashes of all tokens of a kind, with their numbers.
+pub(super) fn tokens(sql: &Connection, kind: &str) -> Result<Vec<(i64, [u8; 32])>, Error> {
     let mut statement = sql.prepare_cached("SELECT id, hash FROM tokens WHERE kind = ?1")?;
     let rows = statement.query_map([kind], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)

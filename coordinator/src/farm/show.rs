@@ -29,6 +29,7 @@ impl Farm {
     }
 }
 
+/// Everything about a build.
 pub(super) fn details(sql: &Connection, live: &Live, build: BuildId) -> Result<BuildDetails, Error> {
     let id = list::find(sql, build)?;
     let summary = list::summary(sql, &Phases::of(live), id)?;
@@ -321,7 +322,8 @@ impl Ended {
     }
 }
 
-fn outputs(sql: &Connection, derivation: i64) -> Result<Vec<BuildOutput>, Error> {
+/// The outputs of a derivation, as far as they are here.
+pub(super) fn outputs(sql: &Connection, derivation: i64) -> Result<Vec<BuildOutput>, Error> {
     let mut statement = sql.prepare_cached(
         "SELECT o.name, o.path, p.base, i.nar_hash, i.nar_size FROM derivation_outputs o \
          JOIN paths p ON p.id = o.path LEFT JOIN items i ON i.path = o.path \

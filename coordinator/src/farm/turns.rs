@@ -23,6 +23,12 @@ const LOGS: usize = 32;
 /// read what they missed at once.
 const EVENT_READERS: usize = 8192;
 const CATCHING_UP: usize = 8;
+/// How many people log in at once: the rest of the coordinator is not to notice who only tries.
+const LOGINS: usize = 4;
+/// How many look through all names at once, and how many of everybody look at pages: each reads from the database for a
+/// while.
+const SEARCHES: usize = 2;
+const PUBLIC_PAGES: usize = 4;
 /// How long somebody waits for a turn.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -43,6 +49,12 @@ pub struct Turns {
     pub read_events: Turn,
     /// To read events that are over.
     pub catch_up: Turn,
+    /// To log in with a browser.
+    pub log_in: Turn,
+    /// To look through all names.
+    pub search: Turn,
+    /// To look at a page as one of everybody.
+    pub public_page: Turn,
 }
 
 /// Something that few do at a time.
@@ -69,6 +81,9 @@ impl Default for Turns {
             read_log: turn(LOGS, "logs that are not asked for in compressed form"),
             read_events: turn(EVENT_READERS, "readers of events"),
             catch_up: turn(CATCHING_UP, "readers of events that are over"),
+            log_in: turn(LOGINS, "people who log in"),
+            search: turn(SEARCHES, "people who search"),
+            public_page: turn(PUBLIC_PAGES, "people who look at pages"),
         }
     }
 }

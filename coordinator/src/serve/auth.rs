@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::HeaderMap;
-use axum::http::header::AUTHORIZATION;
+use axum::http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN};
+use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use data_encoding::BASE64;
-use drover_wire::AGENT_NAME_HEADER;
 use drover_wire::route::agents::ENROL;
+use drover_wire::{AGENT_NAME_HEADER, Code};
 
+use super::pages::{Viewer, to_login, wants_page};
 use super::problem::{Refusal, STRANGE_AGENT, STRANGE_CLIENT, unauthorized};
 use crate::farm::Farm;
 use crate::farm::secrets::Credentials;
@@ -39,14 +40,72 @@ pub(super) async fn agents(State(farm): State<Arc<Farm>>, mut request: Request, 
     }
 }
 
-/// Lets clients through.
-pub(super) async fn clients(State(farm): State<Arc<Farm>>, request: Request, next: Next) -> Response {
-    let Some(Authorization::Bearer(token)) = authorization(request.headers()) else {
-        return unauthorized(STRANGE_CLIENT);
+/// Lets clients through: by a token, or by the cookie of a browser that somebody logged in.
+pub(super) async fn clients(State(farm): State<Arc<Farm>>, mut request: Request, next: Next) -> Response {
+    let only_looks = matches!(*request.method(), Method::GET | Method::HEAD);
+    let headers = request.headers();
+    let found = match (headers.contains_key(AUTHORIZATION), authorization(headers), session_of(headers)) {
+        (_, Some(Authorization::Bearer(token)), _) => {
+            farm.check_client(&token).await.map(|is_known| is_known.then_some(Viewer::Client))
+        }
+        (false, None, Some(session)) => {
+            farm.check_session(session).await.map(|is_known| is_known.then_some(Viewer::Session))
+        }
+        _ => Ok(None),
     };
-    match farm.check_client(&token).await {
-        Ok(true) => next.run(request).await,
-        Ok(false) => unauthorized(STRANGE_CLIENT),
+    match found {
+        Ok(Some(Viewer::Session)) if !only_looks && !is_by_script(headers) => {
+            Refusal::new(Code::Forbidden, FOREIGN).into_response()
+        }
+        Ok(Some(viewer)) => {
+            request.extensions_mut().insert(viewer);
+            next.run(request).await
+        }
+        Ok(None) if only_looks && wants_page(headers) => to_login(request.uri()),
+        Ok(None) => unauthorized(STRANGE_CLIENT),
+        Err(error) => Refusal::from(error).into_response(),
+    }
+}
+
+/// What the request of a browser is told that may come from anywhere.
+const FOREIGN: &str = "a browser that is logged in changes something only with the header X-Drover: 1, which no page of \
+                       another site can send; nothing was done";
+
+/// The name of the cookie of a session.
+pub(super) const COOKIE_NAME: &str = "drover-session";
+
+/// What a browser keeps of its session.
+pub(super) fn session_of(headers: &HeaderMap) -> Option<&str> {
+    let all = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
+    all.flat_map(|value| value.split(';')).find_map(|cookie| {
+        let (name, value) = cookie.trim().split_once('=')?;
+        (name == COOKIE_NAME && !value.is_empty()).then_some(value)
+    })
+}
+
+/// Whether a request was made by our own script: others could only send this header if we said that they may.
+fn is_by_script(headers: &HeaderMap) -> bool {
+    headers.get("x-drover").is_some_and(|value| value.as_bytes() == b"1") && is_from_here(headers)
+}
+
+/// Whether a request was not made by a page of another site, as far as browsers say: newer ones say so themselves over
+/// TLS, all say which site a form is from. What is no browser says neither.
+pub(super) fn is_from_here(headers: &HeaderMap) -> bool {
+    if let Some(site) = headers.get("sec-fetch-site") {
+        return [b"same-origin".as_slice(), b"none"].contains(&site.as_bytes());
+    }
+    let Some(origin) = headers.get(ORIGIN) else { return true };
+    let host = headers.get(HOST).map(HeaderValue::as_bytes);
+    let origin = origin.as_bytes();
+    let site = origin.strip_prefix(b"https://").or_else(|| origin.strip_prefix(b"http://"));
+    matches!((site, host), (Some(site), Some(host)) if site.eq_ignore_ascii_case(host))
+}
+
+/// Lets everybody through, to look, a few at a time.
+pub(super) async fn everybody(State(farm): State<Arc<Farm>>, mut request: Request, next: Next) -> Response {
+    request.extensions_mut().insert(Viewer::Public);
+    match farm.turns().public_page.take().await {
+        Ok(_turn) => next.run(request).await,
         Err(error) => Refusal::from(error).into_response(),
     }
 }
@@ -93,8 +152,6 @@ fn agent_credentials(headers: &HeaderMap) -> Option<Credentials> {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
-
     use super::*;
 
     fn read(value: &str) -> Option<Authorization> {
@@ -117,6 +174,44 @@ mod tests {
         let pair = BASE64.encode(b"a:b:c");
         let expected = Authorization::Basic { user: "a".into(), password: "b:c".into() };
         assert_eq!(read(&format!("Basic {pair}")), Some(expected));
+    }
+
+    fn headers(all: &[(&'static str, &'static str)]) -> HeaderMap {
+        let all = all.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)));
+        all.collect()
+    }
+
+    #[test]
+    fn a_cookie_is_found_among_others() {
+        let find = |value| session_of(&headers(&[("cookie", value)])).map(str::to_owned);
+        assert_eq!(find("a=b; drover-session=abc; c=d"), Some("abc".to_owned()));
+        for none in ["", "drover-session=", "xdrover-session=a", "drover-session", "a=drover-session=b"] {
+            assert_eq!(find(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn another_site_is_told_from_this_one() {
+        let host = ("host", "farm.example:8746");
+        for here in [
+            vec![host],
+            vec![host, ("origin", "http://farm.example:8746")],
+            vec![host, ("origin", "https://FARM.example:8746")],
+            vec![("host", "inner"), ("origin", "https://farm.example"), ("sec-fetch-site", "same-origin")],
+        ] {
+            assert!(is_from_here(&headers(&here)), "{here:?}");
+        }
+        for other in [
+            vec![host, ("origin", "http://farm.example")],
+            vec![host, ("origin", "http://evil.example")],
+            vec![host, ("origin", "null")],
+            vec![host, ("origin", "farm.example:8746")],
+            vec![("origin", "http://farm.example")],
+            vec![host, ("sec-fetch-site", "cross-site")],
+            vec![host, ("sec-fetch-site", "same-site"), ("origin", "http://farm.example:8746")],
+        ] {
+            assert!(!is_from_here(&headers(&other)), "{other:?}");
+        }
     }
 
     #[test]

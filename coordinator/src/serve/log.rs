@@ -35,6 +35,15 @@ pub(super) async fn download(State(farm): State<Arc<Farm>>, call: Call) -> Answe
     Ok((head, body).into_response())
 }
 
+/// A log from an offset on, as it grows, to the end of its try; it ends earlier when the coordinator stops.
+pub(super) fn follow(
+    place: LogPlace,
+    offset: u64,
+    stopping: watch::Receiver<bool>,
+) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    Growing { place, offset, follow: true, stopping, reader: None, _taken: None }.into_stream()
+}
+
 /// All of a log that has ended, when it has its turn; none if there is none.
 pub(super) async fn whole(place: LogPlace, farm: &Farm) -> Result<Option<Body>, Refusal> {
     let (raw, packed) = (place.raw.clone(), place.packed.clone());

@@ -20,6 +20,7 @@ mod leftover;
 mod listen;
 mod log;
 mod nar;
+mod pages;
 mod patience;
 mod problem;
 mod public;

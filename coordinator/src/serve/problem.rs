@@ -84,7 +84,9 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let code = self.0.code;
         let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = (status, Json(self.0)).into_response();
+        let mut response = (status, Json(&self.0)).into_response();
+        // For those who want it as a page.
+        response.extensions_mut().insert(self.0);
         // What was refused may be had a moment later.
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if code == Code::Unavailable {

@@ -14,27 +14,45 @@ use drover_wire::Code;
 use drover_wire::route::{self, Method, Route};
 
 use super::problem::Refusal;
-use super::{agents, auth, clients, leftover, public};
+use super::{agents, auth, clients, leftover, pages, public};
 use crate::farm::Farm;
 
 /// What agents speak to.
 pub(super) fn for_agents(farm: &Arc<Farm>) -> Router {
     let known = from_fn_with_state(Arc::clone(farm), auth::agents);
-    around(mount(route::agents::ALL, agents::handler).layer(known)).with_state(Arc::clone(farm))
+    around(mount(&[AGENTS]).layer(known)).with_state(Arc::clone(farm))
 }
 
-/// What clients speak to.
+/// What clients speak to, with programs and with browsers.
 pub(super) fn for_clients(farm: &Arc<Farm>) -> Router {
     let known = from_fn_with_state(Arc::clone(farm), auth::clients);
-    around(mount(route::clients::ALL, clients::handler).layer(known)).with_state(Arc::clone(farm))
+    let inside = mount(&[CLIENTS, PAGES]).layer(from_fn(pages::in_words)).layer(known);
+    let door = routes(&[DOOR]).method_not_allowed_fallback(wrong_method);
+    // Once more around all of it, for those who are not known.
+    around(inside.merge(door).layer(from_fn(pages::in_words))).with_state(Arc::clone(farm))
 }
 
 /// What everybody speaks to: bodies are not read, and strangers' addresses not repeated.
 pub(super) fn for_public(farm: &Arc<Farm>) -> Router {
-    let table = mount(route::public::ALL, public::handler);
+    let mut table = mount(&[PUBLIC]);
+    if farm.config().public_pages {
+        let all = routes(&[PUBLIC_PAGES]).method_not_allowed_fallback(wrong_method);
+        let look = from_fn_with_state(Arc::clone(farm), auth::everybody);
+        table = table.merge(all.layer(from_fn(pages::in_words)).layer(look).layer(from_fn(pages::in_words)));
+    }
     let nothing = async |State(farm): State<Arc<Farm>>| public::nothing(&farm);
     table.fallback(nothing).layer(from_fn(log)).with_state(Arc::clone(farm))
 }
+
+/// A table of routes, with the function that knows the handlers of some of them.
+type Table = (&'static [Route], fn(&Route) -> Option<Mounted>);
+
+const AGENTS: Table = (route::agents::ALL, agents::handler);
+const CLIENTS: Table = (route::clients::ALL, clients::handler);
+const PUBLIC: Table = (route::public::ALL, public::handler);
+const PAGES: Table = (route::pages::ALL, pages::handler);
+const DOOR: Table = (route::pages::ALL, pages::door);
+const PUBLIC_PAGES: Table = (route::pages::ALL, |route| pages::public(route).or_else(|| pages::asset(route)));
 
 /// A handler for any method; the table says which one it gets.
 pub(super) type Mounted = MethodRouter<Arc<Farm>>;
@@ -50,12 +68,14 @@ pub(super) fn at<T: 'static>(route: &Route, handler: impl Handler<T, Arc<Farm>>)
     on(method, handler)
 }
 
-fn mount(table: &[Route], handler: fn(&Route) -> Option<Mounted>) -> Router<Arc<Farm>> {
-    let mounted = table.iter().filter_map(|route| Some((route.pattern, handler(route)?)));
-    mounted
-        .fold(Router::new(), |router, (pattern, handler)| router.route(pattern, handler))
-        .fallback(unknown_address)
-        .method_not_allowed_fallback(wrong_method)
+fn routes(tables: &[Table]) -> Router<Arc<Farm>> {
+    let all = tables.iter().flat_map(|(table, handler)| table.iter().map(move |route| (route, handler)));
+    let mounted = all.filter_map(|(route, handler)| Some((route.pattern, handler(route)?)));
+    mounted.fold(Router::new(), |router, (pattern, handler)| router.route(pattern, handler))
+}
+
+fn mount(tables: &[Table]) -> Router<Arc<Farm>> {
+    routes(tables).fallback(unknown_address).method_not_allowed_fallback(wrong_method)
 }
 
 fn around(router: Router<Arc<Farm>>) -> Router<Arc<Farm>> {
@@ -96,20 +116,24 @@ mod tests {
         let unmounted = |table: &'static [Route], handler: fn(&Route) -> Option<Mounted>| -> Vec<&str> {
             table.iter().filter(|route| handler(route).is_none()).map(|route| route.pattern).collect()
         };
-        assert_eq!(unmounted(route::agents::ALL, agents::handler), Vec::<&str>::new());
-        assert_eq!(unmounted(route::clients::ALL, clients::handler), Vec::<&str>::new());
-        assert_eq!(unmounted(route::public::ALL, public::handler), Vec::<&str>::new());
-        assert_eq!(unmounted(route::agents::ALL, public::handler).len(), route::agents::ALL.len());
-        assert_eq!(unmounted(route::clients::ALL, public::handler).len(), route::clients::ALL.len());
-        assert_eq!(unmounted(route::agents::ALL, clients::handler).len(), route::agents::ALL.len());
-        assert_eq!(unmounted(route::clients::ALL, agents::handler).len(), route::clients::ALL.len());
+        let all = [AGENTS, CLIENTS, PUBLIC, (route::pages::ALL, any_page)];
+        for (own, (table, handler)) in all.iter().enumerate() {
+            assert_eq!(unmounted(table, *handler), Vec::<&str>::new());
+            for (_, (others, _)) in all.iter().enumerate().filter(|(other, _)| *other != own) {
+                assert_eq!(unmounted(others, *handler).len(), others.len());
+            }
+        }
+    }
+
+    fn any_page(route: &Route) -> Option<Mounted> {
+        pages::handler(route).or_else(|| pages::door(route))
     }
 
     #[test]
     fn no_two_routes_are_in_each_other_s_way() {
         // Addresses that collide make the router panic.
-        let _ = mount(route::agents::ALL, agents::handler);
-        let _ = mount(route::clients::ALL, clients::handler);
-        let _ = mount(route::public::ALL, public::handler);
+        let _ = mount(&[AGENTS]);
+        let _ = mount(&[CLIENTS, PAGES, DOOR]);
+        let _ = mount(&[PUBLIC, PUBLIC_PAGES]);
     }
 }

@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod agent;
+mod browser;
 mod client;
 mod graph;
 mod house;
 mod peer;
 
 mod bundles;
+mod details;
 mod enrolment;
 mod events;
 mod hooks;
@@ -16,6 +18,7 @@ mod http;
 mod lives;
 mod logs;
 mod nars;
+mod pages;
 mod public;
 mod restarts;
 mod revisions;

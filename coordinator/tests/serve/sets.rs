@@ -10,13 +10,13 @@ use crate::graph::{Made, derivation, noise, output};
 use crate::house::House;
 
 /// An operator beside a folder with derivations.
-struct Operator<'a> {
+pub(crate) struct Operator<'a> {
     house: &'a House,
     folder: TempDir,
 }
 
 /// How a command ended, and what it said.
-struct Ran {
+pub(crate) struct Ran {
     code: i32,
     stdout: String,
     stderr: String,
@@ -24,7 +24,7 @@ struct Ran {
 
 impl Ran {
     #[track_caller]
-    fn ended(self, code: i32) -> Self {
+    pub(crate) fn ended(self, code: i32) -> Self {
         assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
         self
     }
@@ -36,7 +36,7 @@ impl Ran {
 }
 
 impl<'a> Operator<'a> {
-    fn new(house: &'a House, all: &[&Made]) -> Self {
+    pub(crate) fn new(house: &'a House, all: &[&Made]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for made in all {
             std::fs::write(folder.path().join(made.path.base_name()), &made.text).unwrap();
@@ -44,7 +44,7 @@ impl<'a> Operator<'a> {
         Self { house, folder }
     }
 
-    fn run(&self, words: &[&str]) -> Ran {
+    pub(crate) fn run(&self, words: &[&str]) -> Ran {
         self.run_with(&self.house.token(), words)
     }
 
@@ -63,7 +63,7 @@ impl<'a> Operator<'a> {
         }
     }
 
-    fn submit(&self, set: &str, revision: &str, rows: &[Value], more: &[&str]) -> Ran {
+    pub(crate) fn submit(&self, set: &str, revision: &str, rows: &[Value], more: &[&str]) -> Ran {
         let (file, folder) = (self.folder.path().join("rows"), self.folder.path().to_str().unwrap());
         // An empty line before each row.
         let lines: String = rows.iter().map(|row| format!("\n{row}\n")).collect();
@@ -75,12 +75,12 @@ impl<'a> Operator<'a> {
 }
 
 /// The row that wants this, as version 1 of a package of its own name.
-fn row(made: &Made) -> Value {
+pub(crate) fn row(made: &Made) -> Value {
     let name = made.path.derivation_name();
     json!({"derivation": made.path, "package": name, "version": "1", "system": "x86_64-linux"})
 }
 
-fn not_evaluated(package: &str) -> Value {
+pub(crate) fn not_evaluated(package: &str) -> Value {
     json!({"error": "unbound variable", "package": package, "version": "1", "system": "riscv64-linux"})
 }
 

@@ -11,6 +11,9 @@ pub enum Listener {
     Clients,
     /// Everybody: it only reads, and shows only what was published. Port 8747 by default.
     Public,
+    /// People, with a browser. Beside the clients' addresses, after a login; some of them beside the public's, too, where
+    /// that is switched on.
+    Pages,
 }
 
 /// The methods in use.
@@ -164,6 +167,28 @@ pub mod public {
     });
 }
 
+/// What people look at with a browser: pages in HTML.
+pub mod pages {
+    routes!(Pages {
+        ACTIVITY Get "/" "→ what every agent does, what just ended, and what comes next";
+        LOGIN Get "/login" "→ where a client's token is asked for; `?to=` is the address to go on to";
+        LOG_IN Post "/login" "a form with `token` and `to` → a cookie, and on to that address";
+        LOG_OUT Post "/logout" "→ the session ends";
+        QUEUE Get "/queue" "→ builds in the order in which they will go; `?system=`, `?tag=`, `?state=`, `?after=`";
+        SEARCH Get "/search" "→ builds and derivations whose name contains `?q=`";
+        BUILD Get "/builds/{build}" "→ a build";
+        BUILD_LOG Get "/builds/{build}/log" "→ its log, in colours; `?attempt=`, and `?from=` for a part of a long one";
+        BUILD_LOG_LIVE Get "/builds/{build}/log/live" "→ pieces of its log in HTML, a line each, as they come, from the byte `?from=` on";
+        DERIVATION Get "/derivations/{item}" "→ a derivation, named by its base name";
+        AGENT Get "/agents/{agent}" "→ an agent, named by its UUID or its name";
+        SETS Get "/sets" "→ all sets";
+        SET Get "/sets/{set}" "→ a set; it may be named with its revision, as `NAME@REVISION`";
+        STORAGE Get "/storage" "→ how full the places for nars are, and when they will be";
+        HOOKS Get "/hooks" "→ hooks, and what they could not do";
+        ASSET Get "/assets/{file}" "→ styles, the script and the icon, by names that change with what is in them";
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -179,7 +204,7 @@ mod tests {
 
     #[test]
     fn no_route_is_there_twice() {
-        for all in [agents::ALL, clients::ALL] {
+        for all in [agents::ALL, [clients::ALL, pages::ALL].concat().as_slice()] {
             let mut seen = HashSet::new();
             assert!(all.iter().all(|r| seen.insert((r.method, r.pattern))));
         }

@@ -6,7 +6,7 @@ use drover_wire::event::FarmState;
 
 use super::page::Kept;
 use crate::farm::error::Error;
-use crate::farm::{Farm, agents, list, now};
+use crate::farm::{Farm, agents, fullness, list, now};
 
 impl Farm {
     /// How the farm stands. What the database knows is of one moment; what only the memory knows (when agents were heard
@@ -24,7 +24,7 @@ impl Farm {
                     builds: list::counts(sql)?,
                     agents: agents::summaries(sql, &farm.live)?,
                     hooks: farm.hook_summaries(sql)?,
-                    places: farm.place_summaries(sql)?,
+                    places: fullness::all(sql, &farm)?,
                 })
             })
             .await

@@ -25,7 +25,20 @@ impl Farm {
         self.database.read(move |sql| farm.hook_summaries(sql)).await
     }
 
-    /// The same.
+    /// Every hook as in [`Farm::list_hooks`], with the newest runs that it gave up.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn hooks_with_failed(self: &Arc<Self>) -> Result<Vec<(HookSummary, FailedRuns)>, Error> {
+        let farm = Arc::clone(self);
+        let read = move |sql: &Connection| {
+            let all = farm.hook_summaries(sql)?;
+            all.into_iter().map(|hook| failed(sql, hook.hook.as_str()).map(|failed| (hook, failed))).collect()
+        };
+        self.database.read(read).await
+    }
+
+    /// Every hook, and how it does.
     pub(in crate::farm) fn hook_summaries(&self, sql: &Connection) -> Result<Vec<HookSummary>, Error> {
         let counts = counts(sql)?;
         let lanes = self.hooks.by_name();

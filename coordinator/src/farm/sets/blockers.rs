@@ -16,7 +16,7 @@ use crate::farm::{Farm, paths};
 const NAMED: u32 = 100;
 const NAMED_MAX: u32 = 10_000;
 /// One answer is made at a time: each takes some tens of megabytes in a large farm.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+pub(super) static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 impl Farm {
     /// The failed and missing derivations below a revision, by how many of its rows they hold up.
@@ -35,7 +35,11 @@ impl Farm {
     }
 }
 
-fn blockers(sql: &Connection, named: &SetRef, question: &BlockersQuestion) -> Result<Blockers, Error> {
+pub(super) fn blockers(
+    sql: &Connection,
+    named: &SetRef,
+    question: &BlockersQuestion,
+) -> Result<Blockers, Error> {
     let revision = find(sql, named)?;
     let needs = Needs::read(sql, &revision)?;
     let counts = reach::count(&needs.graph, needs.things.len(), &needs.marks, &needs.rows);

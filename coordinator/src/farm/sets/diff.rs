@@ -62,7 +62,7 @@ fn health(row: &Row<'_>) -> rusqlite::Result<Health> {
     Ok(Health::of(derivation.is_some(), paths::state_if_any(row, STATE)?))
 }
 
-fn diff(sql: &Connection, question: &DiffQuestion) -> Result<SetDiff, Error> {
+pub(super) fn diff(sql: &Connection, question: &DiffQuestion) -> Result<SetDiff, Error> {
     let (a, b) = (find(sql, &question.a)?, find(sql, &question.b)?);
     let (in_a, in_b) = if a.set == b.set {
         (Common::Kept(a.id), Common::Kept(b.id))

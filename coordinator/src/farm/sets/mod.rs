@@ -5,6 +5,7 @@
 mod blockers;
 mod current;
 mod diff;
+mod look;
 mod needs;
 mod pace;
 mod pair;
@@ -20,6 +21,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::error::Error;
 use super::unsql;
 
+pub use look::{PackageRow, PackageRows, SetAnswer, SetLook, SetQuestion};
 pub use receive::Coming;
 
 /// `last` of the rows that the current revision has.

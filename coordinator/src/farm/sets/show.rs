@@ -57,7 +57,7 @@ fn summaries(sql: &Connection, dropped: bool) -> Result<Vec<SetSummary>, Error> 
     Ok(all)
 }
 
-fn details(sql: &Connection, named: &SetRef) -> Result<SetDetails, Error> {
+pub(super) fn details(sql: &Connection, named: &SetRef) -> Result<SetDetails, Error> {
     let revision = find(sql, named)?;
     let all = parts(sql, &revision)?;
     let total = total(&all);

@@ -90,8 +90,8 @@ const NEVER: &[(&str, &str)] = &[
     ),
     (
         "a state that is counted wrongly",
-        "SELECT c.state FROM state_counts c \
-         WHERE c.count <> (SELECT count(*) FROM builds b WHERE b.state = c.state)",
+        "SELECT c.state FROM platform_counts c \
+         WHERE c.count <> (SELECT count(*) FROM builds b WHERE b.state = c.state AND b.platform = c.platform)",
     ),
     (
         "an item that is not provided, or the other way round",

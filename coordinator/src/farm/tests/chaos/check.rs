@@ -60,10 +60,10 @@ impl History {
                      JOIN item_references r ON r.item = s.path \
                      WHERE d.lacking = 0 AND NOT EXISTS (SELECT 1 FROM items t WHERE t.path = r.reference)");
                 nothing_left(sql, "a state that is counted wrongly",
-                    "SELECT state, count, (SELECT count(*) FROM builds b WHERE b.state = c.state) AS right \
-                     FROM state_counts c WHERE count <> right");
+                    "SELECT state, platform, count, (SELECT count(*) FROM builds b WHERE b.state = c.state \
+                     AND b.platform = c.platform) AS right FROM platform_counts c WHERE count <> right");
                 nothing_left(sql, "a state that is not counted",
-                    "SELECT id, state FROM builds WHERE state NOT IN (SELECT state FROM state_counts)");
+                    "SELECT id, state FROM builds WHERE (state, platform) NOT IN (SELECT state, platform FROM platform_counts)");
                 nothing_left(sql, "a build whose tries do not fit its state",
                     "SELECT b.id, b.state, (SELECT count(*) FROM attempts a WHERE a.build = b.id AND a.ended_at IS NULL) \
                         AS open FROM builds b WHERE open > 1 OR (b.state IN ('allocated', 'running')) <> (open = 1) \

@@ -1,0 +1,88 @@
+//! Browsers that somebody logged in with a client's token.
+//!
+//! What a browser keeps is not the token but a secret of its own, of which only the hash is kept here. It is looked up for every
+//! request: whatever ends a session, or takes its token away, has an effect at once.
+
+use rusqlite::OptionalExtension;
+
+use super::error::Error;
+use super::secrets::{self, SECRET_MAX, matching, new_secret, tokens};
+use super::{Farm, now, sql};
+
+/// How long a browser stays logged in, in seconds.
+pub const SESSION_SECONDS: u64 = 30 * 86_400;
+/// How many browsers are logged in with one token at once; older ones have to log in again.
+const MOST: i64 = 100;
+
+impl Farm {
+    /// Begins a session with a client's token: what the browser is to keep. None if that is no client's token.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn log_in(&self, token: &str) -> Result<Option<String>, Error> {
+        if token.len() > SECRET_MAX {
+            return Ok(None);
+        }
+        let hash = secrets::hash(token);
+        let tokens = self.database.read(move |sql| tokens(sql, "client")).await?;
+        let found = matching(tokens.iter().map(|(id, one)| (*id, one)), &hash);
+        let Some(token) = found else { return Ok(None) };
+        let secret = new_secret()?;
+        let kept = secrets::hash(&secret);
+        self.database
+            .write(move |tx| {
+                let at = now();
+                tx.prepare_cached("DELETE FROM sessions WHERE ends_at <= ?1")?.execute([sql(at)])?;
+                tx.prepare_cached(
+                    "DELETE FROM sessions WHERE hash IN (SELECT hash FROM sessions WHERE token = ?1 \
+                     ORDER BY created_at DESC LIMIT -1 OFFSET ?2)",
+                )?
+                .execute((token, MOST - 1))?;
+                tx.prepare_cached(
+                    "INSERT INTO sessions (hash, token, created_at, ends_at) VALUES (?1, ?2, ?3, ?4)",
+                )?
+                .execute((kept, token, sql(at), sql(at + SESSION_SECONDS * 1000)))?;
+                Ok::<_, Error>(())
+            })
+            .await?;
+        tracing::info!("a browser was logged in");
+        Ok(Some(secret))
+    }
+
+    /// Whether this is what a browser keeps of a session that goes on.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn check_session(&self, secret: &str) -> Result<bool, Error> {
+        if secret.len() > SECRET_MAX {
+            return Ok(false);
+        }
+        let hash = secrets::hash(secret);
+        self.database
+            .read(move |db| {
+                let found = db
+                    .prepare_cached(
+                        "SELECT 1 FROM sessions s JOIN tokens t ON t.id = s.token \
+                         WHERE s.hash = ?1 AND s.ends_at > ?2 AND t.kind = 'client'",
+                    )?
+                    .query_row((hash, sql(now())), |_| Ok(()))
+                    .optional()?;
+                Ok(found.is_some())
+            })
+            .await
+    }
+
+    /// Ends a session, if it is one.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn log_out(&self, secret: &str) -> Result<(), Error> {
+        let hash = secrets::hash(secret);
+        self.database
+            .write(move |tx| {
+                tx.prepare_cached("DELETE FROM sessions WHERE hash = ?1")?.execute([hash])?;
+                Ok(())
+            })
+            .await
+    }
+}

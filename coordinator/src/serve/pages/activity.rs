@@ -1,0 +1,281 @@
+//! What goes on: every agent and what it builds, what just ended, what comes next.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::State;
+use drover_wire::agent::Machine;
+use drover_wire::client::BuildSummary;
+use drover_wire::route::pages::QUEUE;
+use drover_wire::{BuildState, Timestamp};
+use maud::{Markup, html};
+
+use super::frame::{Here, Page};
+use super::words::{self, thousands};
+use crate::farm::{Activity, Count, Farm, Task, Worker};
+use crate::serve::call::{Answer, Call};
+
+pub(super) async fn show(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
+    let activity = farm.activity().await?;
+    let page = Page::new("Activity", render(&activity, words::now()));
+    Ok(page.here(Here::Activity).live("").answer(&call))
+}
+
+fn render(activity: &Activity, now: Timestamp) -> Markup {
+    let Activity { counts, agents, ended, next } = activity;
+    html! {
+        h1 { "Activity" }
+        (states(counts))
+        div .columns {
+            section .wide aria-labelledby="agents" {
+                h2 #agents { "Agents" }
+                (workers(agents, now))
+            }
+            div .side {
+                section aria-labelledby="ended" {
+                    h2 #ended { "Just ended" }
+                    @if ended.is_empty() {
+                        p .hint { "Nothing has ended yet." }
+                    } @else {
+                        (few("Builds that just ended", "Outcome", "Ended", ended.iter().map(|build| ended_row(build, now))))
+                    }
+                }
+                section aria-labelledby="next" {
+                    h2 #next { "Next" }
+                    @if next.is_empty() {
+                        p .hint { "Nothing is ready to be built." }
+                    } @else {
+                        (few("Builds that come next", "Priority", "Asked for", next.iter().map(|build| next_row(build, now))))
+                        p .more { a href=(QUEUE.pattern) { "The whole queue" } }
+                    }
+                }
+            }
+        }
+        (systems(counts, agents))
+    }
+}
+
+/// The states in which a build can be found here, those of work in front.
+const SHOWN: [BuildState; 9] = [
+    BuildState::Running,
+    BuildState::Allocated,
+    BuildState::Ready,
+    BuildState::Waiting,
+    BuildState::DependencyFailed,
+    BuildState::Succeeded,
+    BuildState::Failed,
+    BuildState::TimedOut,
+    BuildState::Canceled,
+];
+
+/// How many builds there are in each state.
+fn states(counts: &[Count]) -> Markup {
+    let sum =
+        |state| -> u64 { counts.iter().filter(|count| count.state == state).map(|count| count.count).sum() };
+    html! {
+        ul .tiles aria-label="Builds by state" {
+            @for state in SHOWN {
+                @let count = sum(state);
+                li .none[count == 0] {
+                    @if super::queue::STATES.contains(&state) {
+                        a href=(words::question(&QUEUE, &[("state", state.as_str())])) { (tile(state, count)) }
+                    } @else {
+                        (tile(state, count))
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn tile(state: BuildState, count: u64) -> Markup {
+    html! { b { (thousands(count)) } " " (words::state(state)) }
+}
+
+/// A row for each system: what waits for it, and who could build it.
+fn systems(counts: &[Count], agents: &[Worker]) -> Markup {
+    let mut systems: BTreeMap<&str, [u64; 6]> = BTreeMap::new();
+    for count in counts {
+        let column = match count.state {
+            BuildState::Running | BuildState::Allocated => 0,
+            BuildState::Ready => 1,
+            BuildState::Waiting => 2,
+            BuildState::DependencyFailed => 3,
+            _ => continue,
+        };
+        systems.entry(&count.system).or_default()[column] += count.count;
+    }
+    for agent in agents.iter().filter(|agent| agent.online) {
+        for system in &agent.systems {
+            let row = systems.entry(system).or_default();
+            row[4] += 1;
+            row[5] += u64::from(agent.accepting);
+        }
+    }
+    html! {
+        section aria-labelledby="systems" {
+            h2 #systems { "Systems" }
+            @if systems.is_empty() {
+                p .hint { "Nothing has been submitted, and no agent has come." }
+            } @else {
+                (words::table("Builds and agents by system", html! {
+                    thead { tr {
+                        th scope="col" { "System" }
+                        @for title in ["In hand", "Ready", "Waiting", "Dependency failed", "Agents", "Slots"] {
+                            th .num scope="col" { (title) }
+                        }
+                    } }
+                    tbody {
+                        @for (system, numbers) in &systems {
+                            tr data-key={ "system " (system) } {
+                                th scope="row" {
+                                    a href=(words::question(&QUEUE, &[("system", system)])) { (words::foreign(system)) }
+                                }
+                                @for number in &numbers[..4] { td .num .none[*number == 0] { (thousands(*number)) } }
+                                // Agents say apart what builtins they have.
+                                @for number in &numbers[4..] {
+                                    td .num { @if system.starts_with("builtin:") { "–" } @else { (thousands(*number)) } }
+                                }
+                            }
+                        }
+                    }
+                }))
+            }
+        }
+    }
+}
+
+fn workers(agents: &[Worker], now: Timestamp) -> Markup {
+    if agents.is_empty() {
+        return html! { p .hint { "No agent is known. “drover agent new” makes one, “drover agent token” lets them make themselves." } };
+    }
+    let online = agents.iter().filter(|agent| agent.online).count();
+    let busy = agents.iter().filter(|agent| !agent.tasks.is_empty()).count();
+    html! {
+        p .hint {
+            (words::count(agents.len() as u64, "agent", "agents")) ", " (thousands(online as u64)) " online, "
+            (thousands(busy as u64)) " at work."
+        }
+        div .box tabindex="0" role="region" aria-label="Agents" {
+            table .stack {
+                thead { tr {
+                    th scope="col" { "Agent" }
+                    th scope="col" { "Systems" }
+                    th .num scope="col" { "Slots" }
+                    th .num scope="col" { "Load" }
+                    th .num scope="col" { "Memory" }
+                    th .num scope="col" { "Disk" }
+                    th scope="col" { "Builds" }
+                } }
+                tbody { @for agent in agents { (worker(agent, now)) } }
+            }
+        }
+    }
+}
+
+fn worker(agent: &Worker, now: Timestamp) -> Markup {
+    let Machine { load_1min, processors, store_free, memory_available, .. } = &agent.machine;
+    // As many as it has, and as it wants to have: it may just have been told to take fewer.
+    let slots = u64::from(agent.accepting).max(agent.tasks.len() as u64);
+    html! {
+        tr .offline[!agent.online] data-key=(agent.agent) {
+            th scope="row" {
+                @if agent.online {
+                    span .is-succeeded aria-hidden="true" { "●" } " " (words::agent(&agent.name))
+                    span .unseen { " is online" }
+                } @else {
+                    span .is-canceled aria-hidden="true" { "○" } " " (words::agent(&agent.name))
+                    " " span .hint {
+                        @match agent.seen_at {
+                            Some(at) => { "offline, seen " (words::ago(at, now)) }
+                            None => { "never seen" }
+                        }
+                    }
+                }
+            }
+            td data-label="Systems" { (words::foreign(&agent.systems.join(", "))) }
+            td .num data-label="Slots" {
+                @if agent.online { (agent.tasks.len()) "/" (slots) } @else { "–" }
+            }
+            td .num data-label="Load" {
+                @match (load_1min, processors) {
+                    (Some(load), Some(processors)) => { (format!("{load:.1}")) span .hint { "/" (processors) } }
+                    (Some(load), None) => { (format!("{load:.1}")) }
+                    _ => { "–" }
+                }
+            }
+            td .num data-label="Memory free" { (free(*memory_available)) }
+            td .num data-label="Disk free" { (free(*store_free)) }
+            td data-label="Builds" {
+                @if agent.tasks.is_empty() {
+                    span .none { "nothing" }
+                } @else {
+                    ul .tasks { @for held in &agent.tasks { (task(held, now)) } }
+                }
+            }
+        }
+    }
+}
+
+fn free(bytes: Option<u64>) -> Markup {
+    html! { @match bytes { Some(bytes) => { (words::size(bytes)) } None => { "–" } } }
+}
+
+fn task(task: &Task, now: Timestamp) -> Markup {
+    html! {
+        li {
+            (words::build(task.build, &task.derivation)) " "
+            span .hint {
+                @match task.phase { Some(phase) => { (words::phase(phase)) } None => { "was given it" } }
+                ", " (words::since(task.started_at.unwrap_or(task.allocated_at), now))
+            }
+        }
+    }
+}
+
+/// A narrow table of a few builds.
+fn few(label: &str, first: &str, last: &str, rows: impl Iterator<Item = Markup>) -> Markup {
+    words::table(
+        label,
+        html! {
+            thead { tr {
+                th scope="col" { (first) }
+                th scope="col" { "Build" }
+                th .num scope="col" { (last) }
+            } }
+            tbody { @for row in rows { (row) } }
+        },
+    )
+}
+
+fn ended_row(build: &BuildSummary, now: Timestamp) -> Markup {
+    html! {
+        tr data-key={ "ended " (build.build) } {
+            td { (words::state(build.state)) }
+            td {
+                (words::build(build.build, &build.derivation)) " "
+                span .hint {
+                    (words::foreign(&build.system))
+                    @if let Some(agent) = &build.agent { " on " (words::agent(agent)) }
+                    @if let (Some(from), Some(to)) = (build.started_at, build.ended_at) {
+                        ", " (words::span(to.saturating_sub(from)))
+                    }
+                }
+            }
+            td .num { @if let Some(at) = build.ended_at { (words::ago(at, now)) } }
+        }
+    }
+}
+
+fn next_row(build: &BuildSummary, now: Timestamp) -> Markup {
+    html! {
+        tr data-key={ "next " (build.build) } {
+            td .num { (build.priority) }
+            td {
+                (words::build(build.build, &build.derivation)) " "
+                span .hint { (words::foreign(&build.system)) }
+            }
+            td .num { (words::ago(build.submitted_at, now)) }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! A log as it grows, for the script of a page.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::response::IntoResponse;
+use bytes::Bytes;
+use drover_wire::BuildId;
+use drover_wire::client::LogQuery;
+use futures_util::{Stream, StreamExt, stream};
+use serde::Deserialize;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::html::Numbers;
+use super::pieces::Pieces;
+use crate::farm::{Farm, LogLength};
+use crate::serve::call::{Answer, Call};
+use crate::serve::log;
+
+/// So much time lies between two pieces, unless much is to be sent: a builder that writes letter by letter is not to keep
+/// browsers busy.
+const PAUSE: Duration = Duration::from_millis(200);
+const MUCH: usize = 64 << 10;
+/// The last piece, when the try has ended.
+const OVER: &[u8] = b"<div data-over=\"\"></div>\n";
+
+/// Where to go on.
+#[derive(Debug, Deserialize)]
+struct Query {
+    from: Option<u64>,
+    /// The number of the line that begins there.
+    line: Option<u64>,
+    attempt: Option<u32>,
+}
+
+/// Pieces of a log, a line of text each, from a byte on, until the try ends.
+pub(in crate::serve::pages) async fn follow(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
+    let build: BuildId = call.part("build")?;
+    let query: Query = call.query()?;
+    let from = query.from.unwrap_or(0);
+    let numbers = match query.line {
+        Some(line) => Numbers::Lines(line),
+        None if from == 0 => Numbers::Lines(1),
+        None => Numbers::Bytes,
+    };
+    let place = farm.log(build, LogQuery { offset: None, attempt: query.attempt, follow: true }).await?;
+    let growing = Growing {
+        length: place.growing.clone(),
+        bytes: Box::pin(log::follow(place, from, farm.stopping())),
+        pieces: Pieces::from(from, numbers),
+        pause: Instant::now(),
+        over: false,
+    };
+    let head = [
+        (CONTENT_TYPE, "text/html; charset=utf-8"),
+        (CACHE_CONTROL, "no-store"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    Ok((head, Body::from_stream(growing.into_stream())).into_response())
+}
+
+/// A log on its way out.
+struct Growing {
+    length: Option<watch::Receiver<LogLength>>,
+    bytes: Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>,
+    pieces: Pieces,
+    pause: Instant,
+    over: bool,
+}
+
+impl Growing {
+    fn into_stream(self) -> impl Stream<Item = io::Result<Bytes>> {
+        stream::try_unfold(self, |mut log| async move { Ok(log.next().await?.map(|piece| (piece, log))) })
+    }
+
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        if self.over {
+            return Ok(None);
+        }
+        sleep_until(self.pause).await;
+        while let Some(chunk) = self.bytes.next().await {
+            let chunk = chunk?;
+            if let Some(piece) = self.pieces.push(&chunk) {
+                self.pause = Instant::now() + if chunk.len() < MUCH { PAUSE } else { Duration::ZERO };
+                return Ok(Some(piece.into()));
+            }
+        }
+        self.over = true;
+        let ended = self.length.as_ref().is_none_or(|length| length.borrow().ended);
+        // The coordinator stops: the script asks again where it was.
+        if !ended {
+            return Ok(None);
+        }
+        let mut last = self.pieces.finish().unwrap_or_default().into_bytes();
+        last.extend_from_slice(OVER);
+        Ok(Some(last.into()))
+    }
+}
