@@ -29,22 +29,18 @@ impl Farm {
     /// When the database cannot be read.
     pub async fn fullness(self: &Arc<Self>) -> Result<Vec<PlaceSummary>, Error> {
         let farm = Arc::clone(self);
-        let today = now() / DAY;
-        self.database
-            .read::<_, Error>(move |sql| {
-                let known = known(sql, today)?;
-                let places = farm.storage.places().all();
-                let name =
-                    |id: i64| places.iter().find(|place| place.id == id).map(|place| place.name.clone());
-                let none = Known::default();
-                let all = places.iter().map(|place| {
-                    let known = known.get(&place.id).unwrap_or(&none);
-                    summary(place, known, &name)
-                });
-                Ok(all.collect())
-            })
-            .await
+        self.database.read(move |sql| all(&farm, sql)).await
     }
+}
+
+/// Every place. Blocks, on their disks, too.
+pub(super) fn all(farm: &Farm, sql: &Connection) -> Result<Vec<PlaceSummary>, Error> {
+    let known = known(sql, now() / DAY)?;
+    let places = farm.storage.places().all();
+    let name = |id: i64| places.iter().find(|place| place.id == id).map(|place| place.name.clone());
+    let none = Known::default();
+    let all = places.iter().map(|place| summary(place, known.get(&place.id).unwrap_or(&none), &name));
+    Ok(all.collect())
 }
 
 fn summary(place: &Place, known: &Known, name: &impl Fn(i64) -> Option<String>) -> PlaceSummary {

@@ -121,8 +121,8 @@ impl Live {
                     Change::Closed(lease) => ended.extend(state.close(lease)),
                     Change::Ended(build) => events.push(Event::Ended(build)),
                     Change::ForHooks => self.for_hooks.notify_one(),
-                    // Not of the moment: those who remove them have heard of it.
-                    Change::Leftover => {}
+                    // Not of the moment: those who remove and count them have heard of it.
+                    Change::Leftover | Change::Measured(_) => {}
                 }
             }
         }

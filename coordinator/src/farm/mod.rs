@@ -28,6 +28,7 @@ mod list;
 pub mod live;
 mod log;
 mod moves;
+pub mod numbers;
 mod outputs;
 mod paths;
 mod places;
@@ -35,6 +36,7 @@ mod plan;
 mod press;
 mod provided;
 mod publish;
+mod readiness;
 mod recent;
 mod recover;
 mod report;
@@ -72,6 +74,7 @@ pub use error::Error;
 pub use lease::{Lease, LogLength};
 use live::Live;
 pub use log::LogPlace;
+use numbers::Numbers;
 pub use outputs::{Held, KeptNar, NarPlace};
 pub use places::PlaceError;
 pub use publish::Publication;
@@ -122,6 +125,8 @@ pub struct Farm {
     storage: Arc<Storage>,
     database: Database<Change>,
     live: Arc<Live>,
+    numbers: Arc<Numbers>,
+    readiness: readiness::Readiness,
     secrets: Secrets,
     keys: keys::Keys,
     hooks: hooks::Hooks,
@@ -148,9 +153,11 @@ impl Farm {
         let (ended, ended_logs) = mpsc::unbounded_channel();
         let live = Arc::new(Live::new(Duration::from_secs(config.lease_seconds), ended));
         let (wake, woken) = std::sync::mpsc::sync_channel(1);
-        let database = Database::open(&storage.database(), {
-            let (live, wake) = (Arc::clone(&live), wake.clone());
+        let numbers = Arc::<Numbers>::default();
+        let database = Database::open_counted(&storage.database(), numbers.commits.clone(), {
+            let (live, numbers, wake) = (Arc::clone(&live), Arc::clone(&numbers), wake.clone());
             move |changes| {
+                numbers.follow(&changes);
                 if changes.iter().any(|change| matches!(change, Change::Leftover)) {
                     // One that waits is enough.
                     let _ = wake.try_send(());
@@ -169,6 +176,8 @@ impl Farm {
             storage: Arc::new(storage),
             database,
             live,
+            numbers,
+            readiness: readiness::Readiness::default(),
             secrets: Secrets::default(),
             keys,
             hooks,
