@@ -157,7 +157,7 @@ impl Farm {
         }
         lease.set_started();
         let (farm, id) = (Arc::clone(self), sql(lease.id.0));
-        tokio::spawn(async move {
+        crate::traced::spawn(async move {
             let marked = farm.database.write::<_, Error>(move |tx| {
                 let build: Option<i64> = tx
                     .prepare_cached(

@@ -17,6 +17,7 @@ mod logs;
 mod metrics;
 mod nars;
 mod public;
+mod requests;
 mod restarts;
 mod revisions;
 mod sets;
