@@ -8,7 +8,7 @@ use drover_tls::Trust;
 use drover_wire::client::Uploaded;
 use drover_wire::route::{Method, Route, clients};
 use drover_wire::set::{ROWS_TYPE, RevisionName, SetName, SetSubmission, SetSubmitted};
-use drover_wire::{BUNDLE_TYPE, Problem};
+use drover_wire::{BUNDLE_TYPE, Problem, REQUEST_HEADER};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::http::{Request, Response, Uri, header};
@@ -207,7 +207,8 @@ impl Coordinator {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.url))
-            .header(header::AUTHORIZATION, &self.authorization);
+            .header(header::AUTHORIZATION, &self.authorization)
+            .header(REQUEST_HEADER, uuid::Uuid::new_v4().simple().to_string());
         if let Some(from) = from {
             request = request.header(header::RANGE, format!("bytes={from}-"));
         }

@@ -44,7 +44,7 @@ impl Farm {
     }
 }
 
-/// Every place, and how full it is.
+/// Every place, and how full it is. Blocks, on their disks, too.
 pub(super) fn all(sql: &Connection, farm: &Farm) -> Result<Vec<PlaceSummary>, Error> {
     let known = known(sql, now() / DAY)?;
     let places = farm.storage.places().all();

@@ -61,10 +61,12 @@ impl Farm {
             return Err(Error::StorageFull(format!("a chunk of the log of the lease {lease}")));
         }
         self.note_progress(&held, None);
+        self.numbers.log_came(chunk.len());
         let path = self.storage.log(held.build, held.attempt);
         let limit = self.config.max_log_mib.saturating_mul(1 << 20);
         let appended =
-            tokio::task::spawn_blocking(move || held.log().append(lease, &path, offset, &chunk, limit)).await;
+            crate::traced::spawn_blocking(move || held.log().append(lease, &path, offset, &chunk, limit))
+                .await;
         let received = appended
             .map_err(|_| Error::Damaged("writing a log failed in a way that it must not".to_owned()))??;
         Ok(Received { received, complete: false })

@@ -24,6 +24,7 @@ use tokio::time::timeout;
 use super::change::AgentRow;
 use super::error::Error;
 use super::lease::{Lease, UploadLock, Whole};
+use super::numbers::UploadEnd;
 use super::{Farm, Tx, files, intake, paths, retention, sql, unsql};
 use crate::storage::{Expected, Incoming, NarFile, Storage, packed_limit, remove_if_there};
 
@@ -90,7 +91,7 @@ impl Farm {
         }
         let received = length(&partial)?;
         let farm = Arc::clone(self);
-        let has_room = tokio::task::spawn_blocking(move || farm.has_room_for_more(&output, received));
+        let has_room = crate::traced::spawn_blocking(move || farm.has_room_for_more(&output, received));
         if has_room.await.map_err(panicked)?? {
             return Ok(Received { received, complete: false });
         }
@@ -138,10 +139,11 @@ impl Farm {
             return self.place(held, lock, path, writing).await;
         }
         lock.set_whole(None);
+        let mut counted = self.numbers.upload();
         let (pieces, waiting) = mpsc::channel::<Bytes>(QUEUE);
         let (farm, same_lease) = (Arc::clone(self), Arc::clone(&held));
         let (end, ended) = tokio::sync::oneshot::channel();
-        let writer = tokio::task::spawn_blocking(move || {
+        let writer = crate::traced::spawn_blocking(move || {
             let expected = Expected {
                 nar_hash: upload.output.nar_hash,
                 nar_size: upload.output.nar_size,
@@ -158,6 +160,7 @@ impl Farm {
             tokio::select! {
                 piece = body.next() => match piece {
                     Some(Ok(piece)) => {
+                        counted.came(piece.len());
                         // Renewed; and what comes for a lease that has ended is not wanted.
                         let holds = self.live.lease(agent.id, lease).is_some();
                         if !holds || pieces.send(piece).await.is_err() {
@@ -174,6 +177,12 @@ impl Farm {
         let _ = end.send(ending);
         drop(pieces);
         let (writing, whole) = writer.await.map_err(panicked)?;
+        counted.ends(match &whole {
+            Ok(_) => UploadEnd::Complete,
+            Err(Error::CutOff { .. }) => UploadEnd::CutOff,
+            Err(_) => UploadEnd::Refused,
+        });
+        drop(counted);
         lock.set_whole(Some(whole?));
         self.place(held, lock, path, writing).await
     }
@@ -187,7 +196,7 @@ impl Farm {
         writing: OwnedMutexGuard<()>,
     ) -> Result<Received, Error> {
         let (farm, same) = (Arc::clone(self), path.clone());
-        let placing = tokio::task::spawn_blocking(move || {
+        let placing = crate::traced::spawn_blocking(move || {
             let _writing = writing;
             let placed = farm.place_whole(&held, &lock, &same);
             if let Err(error) = &placed {
@@ -272,7 +281,7 @@ impl Farm {
     /// Removes what an ended lease left behind, in the background.
     pub(super) fn clean_uploads_later(self: &Arc<Self>, lease: LeaseId) {
         let farm = Arc::clone(self);
-        tokio::task::spawn_blocking(move || {
+        crate::traced::spawn_blocking(move || {
             if let Err(error) = farm.clean_uploads(lease) {
                 tracing::warn!(%lease, %error, "what an ended lease left behind could not be removed");
             }

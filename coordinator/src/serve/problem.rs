@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use drover_wire::bundle::BundleError;
 use drover_wire::{Code, Problem};
 
+use super::observe;
 use crate::farm::Error;
 
 /// The most store paths that a refusal names.
@@ -81,8 +82,9 @@ impl From<Error> for Refusal {
 }
 
 impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
+    fn into_response(mut self) -> Response {
         let code = self.0.code;
+        self.0.request = observe::request_id();
         let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(&self.0)).into_response();
         // For those who want it as a page.

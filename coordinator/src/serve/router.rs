@@ -1,35 +1,43 @@
 //! From the table of routes to handlers, with what goes before and after each of them.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::handler::Handler;
 use axum::http::Uri;
-use axum::middleware::{Next, from_fn, from_fn_with_state};
-use axum::response::Response;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use drover_wire::Code;
-use drover_wire::route::{self, Method, Route};
+use drover_wire::route::clients::METRICS;
+use drover_wire::route::{self, Listener, Method, Route};
 
+use super::observe::{Observer, observe};
 use super::problem::Refusal;
-use super::{agents, auth, clients, leftover, pages, public};
+use super::{agents, auth, clients, health, leftover, metrics, pages, public};
 use crate::farm::Farm;
 
 /// What agents speak to.
 pub(super) fn for_agents(farm: &Arc<Farm>) -> Router {
     let known = from_fn_with_state(Arc::clone(farm), auth::agents);
-    around(mount(&[AGENTS]).layer(known)).with_state(Arc::clone(farm))
+    around(mount(&[AGENTS]).layer(known), farm, Listener::Agents).with_state(Arc::clone(farm))
 }
 
 /// What clients speak to, with programs and with browsers.
 pub(super) fn for_clients(farm: &Arc<Farm>) -> Router {
     let known = from_fn_with_state(Arc::clone(farm), auth::clients);
     let inside = mount(&[CLIENTS, PAGES]).layer(from_fn(pages::in_words)).layer(known);
-    let door = routes(&[DOOR]).method_not_allowed_fallback(wrong_method);
+    // Nobody has to be known for these.
+    let door = routes(&[DOOR, HEALTH]).method_not_allowed_fallback(wrong_method);
     // Once more around all of it, for those who are not known.
-    around(inside.merge(door).layer(from_fn(pages::in_words))).with_state(Arc::clone(farm))
+    let table = inside.merge(door).layer(from_fn(pages::in_words));
+    around(table, farm, Listener::Clients).with_state(Arc::clone(farm))
+}
+
+/// What those of this machine speak to who have no token: numbers, and whether the coordinator is there.
+pub(super) fn for_metrics(farm: &Arc<Farm>) -> Router {
+    let table = mount(&[HEALTH]).route(METRICS.pattern, at(&METRICS, metrics::metrics));
+    around(table, farm, Listener::Clients).with_state(Arc::clone(farm))
 }
 
 /// What everybody speaks to: bodies are not read, and strangers' addresses not repeated.
@@ -41,7 +49,8 @@ pub(super) fn for_public(farm: &Arc<Farm>) -> Router {
         table = table.merge(all.layer(from_fn(pages::in_words)).layer(look).layer(from_fn(pages::in_words)));
     }
     let nothing = async |State(farm): State<Arc<Farm>>| public::nothing(&farm);
-    table.fallback(nothing).layer(from_fn(log)).with_state(Arc::clone(farm))
+    let observer = Observer::new(farm, Listener::Public);
+    table.fallback(nothing).layer(from_fn_with_state(observer, observe)).with_state(Arc::clone(farm))
 }
 
 /// A table of routes, with the function that knows the handlers of some of them.
@@ -52,6 +61,7 @@ const CLIENTS: Table = (route::clients::ALL, clients::handler);
 const PUBLIC: Table = (route::public::ALL, public::handler);
 const PAGES: Table = (route::pages::ALL, pages::handler);
 const DOOR: Table = (route::pages::ALL, pages::door);
+const HEALTH: Table = (route::health::ALL, health::handler);
 const PUBLIC_PAGES: Table = (route::pages::ALL, |route| pages::public(route).or_else(|| pages::asset(route)));
 
 /// A handler for any method; the table says which one it gets.
@@ -78,8 +88,9 @@ fn mount(tables: &[Table]) -> Router<Arc<Farm>> {
     routes(tables).fallback(unknown_address).method_not_allowed_fallback(wrong_method)
 }
 
-fn around(router: Router<Arc<Farm>>) -> Router<Arc<Farm>> {
-    router.layer(from_fn(leftover::discard)).layer(from_fn(log))
+fn around(router: Router<Arc<Farm>>, farm: &Arc<Farm>, listener: Listener) -> Router<Arc<Farm>> {
+    let observer = Observer::new(farm, listener);
+    router.layer(from_fn(leftover::discard)).layer(from_fn_with_state(observer, observe))
 }
 
 async fn unknown_address(uri: Uri) -> Refusal {
@@ -95,18 +106,6 @@ async fn wrong_method(method: axum::http::Method, uri: Uri) -> Refusal {
     )
 }
 
-async fn log(request: Request, next: Next) -> Response {
-    if !tracing::enabled!(tracing::Level::DEBUG) {
-        return next.run(request).await;
-    }
-    let start = Instant::now();
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let response = next.run(request).await;
-    let (status, milliseconds) = (response.status().as_u16(), start.elapsed().as_millis());
-    tracing::debug!(%method, path, status, milliseconds, "a request was answered");
-    response
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,7 +115,7 @@ mod tests {
         let unmounted = |table: &'static [Route], handler: fn(&Route) -> Option<Mounted>| -> Vec<&str> {
             table.iter().filter(|route| handler(route).is_none()).map(|route| route.pattern).collect()
         };
-        let all = [AGENTS, CLIENTS, PUBLIC, (route::pages::ALL, any_page)];
+        let all = [AGENTS, CLIENTS, PUBLIC, HEALTH, (route::pages::ALL, any_page)];
         for (own, (table, handler)) in all.iter().enumerate() {
             assert_eq!(unmounted(table, *handler), Vec::<&str>::new());
             for (_, (others, _)) in all.iter().enumerate().filter(|(other, _)| *other != own) {
@@ -133,7 +132,7 @@ mod tests {
     fn no_two_routes_are_in_each_other_s_way() {
         // Addresses that collide make the router panic.
         let _ = mount(&[AGENTS]);
-        let _ = mount(&[CLIENTS, PAGES, DOOR]);
+        let _ = mount(&[CLIENTS, PAGES, DOOR, HEALTH]);
         let _ = mount(&[PUBLIC, PUBLIC_PAGES]);
     }
 }

@@ -19,13 +19,16 @@ pub struct Problem {
     /// The store paths that it is about, at most a hundred.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<StorePath>,
+    /// The name of the request that it answers, under which the coordinator's log may have more of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
 }
 
 impl Problem {
     /// A refusal of this kind with this sentence.
     #[must_use]
     pub fn new(code: Code, message: impl fmt::Display) -> Self {
-        Self { code, message: message.to_string(), received: None, paths: Vec::new() }
+        Self { code, message: message.to_string(), received: None, paths: Vec::new(), request: None }
     }
 }
 

@@ -150,6 +150,15 @@ pub mod clients {
         STORAGE Get "/v1/storage" "→ a list of `PlaceSummary`";
         MOVE Post "/v1/storage/{place}/move" "`Move` → a list of `PlaceSummary`: the place is emptied from now on";
         STOP_MOVE Post "/v1/storage/{place}/stop" "→ a list of `PlaceSummary`: the place is not emptied any more";
+        METRICS Get "/metrics" "→ numbers about the farm, for Prometheus";
+    });
+}
+
+/// What is asked on the clients' listener without a token: whether the coordinator is there.
+pub mod health {
+    routes!(Clients {
+        HEALTHY Get "/healthz" "→ that the coordinator runs";
+        READY Get "/readyz" "→ that it can do its work, or why not";
     });
 }
 
@@ -188,6 +197,8 @@ pub mod pages {
         ASSET Get "/assets/{file}" "→ styles, the script and the icon, by names that change with what is in them";
     });
 }
+/// All tables of routes.
+pub const TABLES: &[&[Route]] = &[agents::ALL, clients::ALL, health::ALL, public::ALL, pages::ALL];
 
 #[cfg(test)]
 mod tests {

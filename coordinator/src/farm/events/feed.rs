@@ -2,7 +2,6 @@
 //! bytes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, broadcast};
@@ -23,18 +22,11 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(crate) struct Feed {
     pages: broadcast::Sender<Arc<Page>>,
     wake: Notify,
-    readers: AtomicUsize,
-    cut_off: AtomicU64,
 }
 
 impl Default for Feed {
     fn default() -> Self {
-        Self {
-            pages: broadcast::channel(PAGES).0,
-            wake: Notify::new(),
-            readers: AtomicUsize::new(0),
-            cut_off: AtomicU64::new(0),
-        }
+        Self { pages: broadcast::channel(PAGES).0, wake: Notify::new() }
     }
 }
 
@@ -47,26 +39,6 @@ impl Feed {
     /// Hears what comes from now on.
     pub(super) fn subscribe(&self) -> broadcast::Receiver<Arc<Page>> {
         self.pages.subscribe()
-    }
-
-    /// One reader more.
-    pub(super) fn count_in(&self) {
-        self.readers.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// One reader less.
-    pub(super) fn count_out(&self) {
-        self.readers.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// A reader was too slow.
-    pub(super) fn count_cut_off(&self) {
-        self.cut_off.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// How many read, and how many were cut off because they were too slow.
-    pub(crate) fn counts(&self) -> (u64, u64) {
-        (self.readers.load(Ordering::Relaxed) as u64, self.cut_off.load(Ordering::Relaxed))
     }
 }
 

@@ -44,21 +44,26 @@ impl Page {
         Self { after, last: after, events: Vec::new(), text: Bytes::new(), is_full: false }
     }
 
-    /// Those behind this number that are wanted, as they are sent. Nothing is copied where all are.
-    pub(super) fn text(&self, after: u64, wanted: Option<&dyn Fn(&FarmEvent) -> bool>) -> Bytes {
+    /// Those behind this number that are wanted, as they are sent, and how many that are. Nothing is copied where all are.
+    pub(super) fn text(&self, after: u64, wanted: Option<&dyn Fn(&FarmEvent) -> bool>) -> (Bytes, u64) {
         let first = self.events.partition_point(|sent| sent.event.id <= after);
         let start =
             first.checked_sub(1).and_then(|before| self.events.get(before)).map_or(0, |sent| sent.end);
-        let Some(wanted) = wanted else { return self.text.slice(start.min(self.text.len())..) };
+        let Some(wanted) = wanted else {
+            let text = self.text.slice(start.min(self.text.len())..);
+            return (text, self.events.len().saturating_sub(first) as u64);
+        };
+        let mut count = 0;
         let mut text = BytesMut::new();
         let mut from = start;
         for sent in self.events.iter().skip(first) {
             if wanted(&sent.event) {
                 text.put_slice(self.text.get(from..sent.end).unwrap_or_default());
+                count += 1;
             }
             from = sent.end;
         }
-        text.freeze()
+        (text.freeze(), count)
     }
 }
 

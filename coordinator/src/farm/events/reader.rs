@@ -50,7 +50,7 @@ struct Counted(Arc<Farm>);
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.feed.count_out();
+        self.0.numbers.stream.readers.dec();
     }
 }
 
@@ -79,7 +79,7 @@ impl Farm {
         };
         let gap = since.and_then(|since| kept.gap_after(since));
         let cursor = if gap.is_some() { kept.last } else { since.unwrap_or(kept.last) };
-        self.feed.count_in();
+        self.numbers.stream.readers.inc();
         Ok(EventReader {
             farm: Arc::clone(self),
             filter,
@@ -93,11 +93,6 @@ impl Farm {
             _turn: turn,
             _counted: Counted(Arc::clone(self)),
         })
-    }
-
-    /// How many read events, and how many were cut off because they were too slow.
-    pub fn event_readers(&self) -> (u64, u64) {
-        self.feed.counts()
     }
 }
 
@@ -180,14 +175,17 @@ impl EventReader {
 
     fn take(&mut self, page: &Page) -> Bytes {
         let wanted = |event: &FarmEvent| self.filter.wants(event);
-        let text = page.text(self.cursor, if self.filter.is_open() { None } else { Some(&wanted) });
+        let wanted: Option<&dyn Fn(&FarmEvent) -> bool> =
+            if self.filter.is_open() { None } else { Some(&wanted) };
+        let (text, count) = page.text(self.cursor, wanted);
+        self.farm.numbers.stream.sent.inc_by(count);
         self.cursor = self.cursor.max(page.last);
         text
     }
 
     fn cut_off(&self) -> Option<Bytes> {
         tracing::debug!(cursor = self.cursor, "a reader of events was too slow and is cut off");
-        self.farm.feed.count_cut_off();
+        self.farm.numbers.stream.cut_off.inc();
         None
     }
 }
