@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 pub mod authority;
 pub mod bench;
 pub mod board;
+pub mod browser;
 pub mod bucket;
 pub mod client;
 pub mod demo;

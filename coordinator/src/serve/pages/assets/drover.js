@@ -221,8 +221,8 @@
     // --- Hearing of what happens ---
 
     const KINDS = ['build-submitted', 'build-allocated', 'build-started', 'build-phase', 'build-success', 'build-failure',
-        'build-canceled', 'build-requeued', 'agent-seen', 'agent-lost', 'published', 'storage-low', 'hook-failing',
-        'missing-inputs', 'reset', 'message'];
+        'build-dependency-failed', 'build-canceled', 'build-requeued', 'build-reopened', 'agent-seen', 'agent-lost', 'published',
+        'storage-low', 'storage-enough', 'hook-failing', 'missing-inputs', 'reset'];
     const poll = Number(main.dataset.poll) || 0;
     let stream = null;
 
