@@ -330,6 +330,19 @@ fn parse_memory(text: &str) -> Option<Memory> {
     Some(Memory { total: bytes("MemTotal")?, available: bytes("MemAvailable").or_else(|| bytes("MemFree"))? })
 }
 
+/// What this process has of it, as /proc/self/status tells.
+pub(crate) fn own_memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+pub(crate) fn own_open_files() -> Option<u64> {
+    // The one that reads them is among them.
+    let count = fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1);
+    u64::try_from(count).ok()
+}
+
 /// Time since the machine's start, sleep included.
 pub(crate) fn uptime() -> Option<Duration> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -369,6 +382,15 @@ mod tests {
         assert_eq!(next_entry(rest), None);
         assert_eq!(next_entry(&both[..23]), None);
         assert_eq!((number(b"self"), number(b"1234"), number(b"0")), (None, Some(1234), None));
+    }
+
+    #[test]
+    fn a_process_knows_what_it_has() {
+        assert!(own_memory().unwrap() > 100_000);
+        let before = own_open_files().unwrap();
+        let _open: Vec<_> = (0..100).map(|_| fs::File::open("/dev/null").unwrap()).collect();
+        // Other tests open and close some meanwhile.
+        assert!(own_open_files().unwrap() > before + 50);
     }
 
     #[test]

@@ -104,6 +104,25 @@ pub fn allow_open_files(wanted: u64) -> u64 {
     u64::from(if raised { possible } else { now })
 }
 
+/// The memory that this process has, in bytes.
+pub fn own_memory() -> Option<u64> {
+    sys::own_memory()
+}
+
+/// How many files and connections this process has open.
+pub fn own_open_files() -> Option<u64> {
+    sys::own_open_files()
+}
+
+/// The processor time of this process so far.
+pub fn own_processor_time() -> Option<Duration> {
+    use nix::sys::resource::{UsageWho, getrusage};
+    use nix::sys::time::TimeValLike;
+    let usage = getrusage(UsageWho::RUSAGE_SELF).ok()?;
+    let microseconds = |time: nix::sys::time::TimeVal| u64::try_from(time.num_microseconds()).ok();
+    Some(Duration::from_micros(microseconds(usage.user_time())? + microseconds(usage.system_time())?))
+}
+
 /// The file system that holds `path`.
 pub fn disk(path: &Path) -> Option<Disk> {
     let stat = nix::sys::statvfs::statvfs(path).ok()?;
