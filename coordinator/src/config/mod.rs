@@ -5,6 +5,7 @@
 
 mod hooks;
 mod location;
+mod metrics;
 mod options;
 mod places;
 mod retention;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 pub use hooks::{Hook, HookConfig, Task};
 pub use location::{BucketConfig, Location, LocationConfig};
+pub use metrics::MetricsListen;
 pub use options::{Config, Options};
 pub use places::{Gib, PlaceConfig, Placement, STATE_PLACE, is_place_name};
 pub use retention::{Ages, ElsewhereConfig, Pattern, RetentionConfig, Rule, SetRule};

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::metrics::MetricsListen;
 use super::tls::TlsListener;
 use super::{HookConfig, PlaceConfig, Placement, RetentionConfig};
 
@@ -86,6 +87,9 @@ options! {
     #[arg(value_name = "ADDRESS:PORT")]
     public_listen: SocketAddr = loopback(8747), "127.0.0.1:8747",
         "Where everybody is listened to who wants substitutes: read-only, without a token";
+    #[arg(value_name = "ADDRESS:PORT")]
+    metrics_listen: MetricsListen = MetricsListen(None), "none",
+        "Where programs of this machine are listened to that read /metrics without a token: a loopback address";
     #[arg(value_name = "COUNT")]
     public_connections: u32 = 4096, "4096",
         "How many connections of everybody are open at once; others wait until one ends";

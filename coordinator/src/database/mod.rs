@@ -1,5 +1,6 @@
 //! The database: SQLite in WAL mode, one writer that commits many jobs at once, and readers apart from it.
 
+mod commits;
 pub(crate) mod fixed;
 pub mod makers;
 pub mod narinfos;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 use rusqlite_migration::{M, Migrations};
 
+pub use commits::Commits;
 use readers::Readers;
 pub use writer::Tx;
 use writer::{Size, Writer};
@@ -75,11 +77,24 @@ impl<C: Send + 'static> Database<C> {
     /// # Errors
     /// When the file cannot be opened, or is of a later version.
     pub fn open(path: &Path, committed: impl FnMut(Vec<C>) + Send + 'static) -> Result<Self, Error> {
+        Self::open_counted(path, Commits::default(), committed)
+    }
+
+    /// As [`Database::open`], with commits counted there.
+    ///
+    /// # Errors
+    /// As [`Database::open`].
+    pub fn open_counted(
+        path: &Path,
+        commits: Commits,
+        committed: impl FnMut(Vec<C>) + Send + 'static,
+    ) -> Result<Self, Error> {
         let failed = |reason: String| Error::Open { path: path.to_owned(), reason: reason.into() };
         let mut connection = connect(path, Use::Write).map_err(|error| failed(error.to_string()))?;
         migrations().to_latest(&mut connection).map_err(|error| failed(error.to_string()))?;
         Ok(Self {
-            writer: Writer::start(connection, committed).map_err(|error| failed(error.to_string()))?,
+            writer: Writer::start(connection, commits, committed)
+                .map_err(|error| failed(error.to_string()))?,
             readers: Arc::new(Readers::new(path, READERS, READER_CACHE)),
             lookers: Readers::new(path, LOOKERS, LOOKER_CACHE),
         })
@@ -202,6 +217,7 @@ fn migrations() -> Migrations<'static> {
         M::up_with_hook(include_str!("migrations/3.sql"), |tx| Ok(fixed::fill(tx)?)),
         M::up(include_str!("migrations/4.sql")),
         M::up(include_str!("migrations/5.sql")),
+        M::up(include_str!("migrations/7.sql")),
     ])
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::Error;
+use super::{Commits, Error};
 
 /// Jobs that wait before senders have to.
 const QUEUE: usize = 1024;
@@ -77,6 +77,12 @@ struct Task<C> {
     job: Job<C>,
 }
 
+/// What happens after each commit.
+struct After<F> {
+    commits: Commits,
+    committed: F,
+}
+
 pub(super) struct Writer<C> {
     tasks: mpsc::Sender<Task<C>>,
 }
@@ -91,16 +97,18 @@ impl<C: Send + 'static> Writer<C> {
     /// Starts the thread, which ends when this is dropped and all jobs are done.
     pub(super) fn start(
         connection: Connection,
-        mut committed: impl FnMut(Vec<C>) + Send + 'static,
+        commits: Commits,
+        committed: impl FnMut(Vec<C>) + Send + 'static,
     ) -> std::io::Result<Self> {
         let (tasks, mut waiting) = mpsc::channel(QUEUE);
+        let mut after = After { commits, committed };
         thread::Builder::new().name("database".to_owned()).spawn(move || {
             let mut met = None;
             while let Some(Task { size, job }) = met.take().or_else(|| waiting.blocking_recv()) {
                 met = match size {
-                    Size::Small => batch(&connection, job, &mut waiting, &mut committed),
+                    Size::Small => batch(&connection, job, &mut waiting, &mut after),
                     Size::Large => {
-                        alone(&connection, job, &mut committed);
+                        alone(&connection, job, &mut after);
                         None
                     }
                 };
@@ -167,7 +175,7 @@ fn batch<C>(
     connection: &Connection,
     first: Job<C>,
     waiting: &mut mpsc::Receiver<Task<C>>,
-    committed: &mut impl FnMut(Vec<C>),
+    after: &mut After<impl FnMut(Vec<C>)>,
 ) -> Option<Task<C>> {
     let mut replies = Vec::new();
     let mut changes = Vec::new();
@@ -194,21 +202,25 @@ fn batch<C>(
             }
         };
     }
-    end(connection, outcome, replies, changes, committed);
+    end(connection, start, outcome, replies, changes, after);
     met
 }
 
 /// Commits, or undoes what is lost, and answers.
 fn end<C>(
     connection: &Connection,
+    start: Instant,
     outcome: Result<(), Error>,
     replies: Vec<Reply>,
     changes: Vec<C>,
-    committed: &mut impl FnMut(Vec<C>),
+    after: &mut After<impl FnMut(Vec<C>)>,
 ) {
+    let before = start.elapsed();
     let outcome = outcome.and_then(|()| execute(connection, "COMMIT"));
+    let commit = start.elapsed().saturating_sub(before);
+    after.commits.ended(replies.len(), before, commit, outcome.is_ok());
     match &outcome {
-        Ok(()) => committed(changes),
+        Ok(()) => (after.committed)(changes),
         Err(error) => {
             tracing::error!(%error, jobs = replies.len(), "a transaction was undone");
             undo(connection);
@@ -226,7 +238,8 @@ fn undo(connection: &Connection) {
 }
 
 /// Runs a job in a transaction of its own, which is undone when it fails.
-fn alone<C>(connection: &Connection, job: Job<C>, committed: &mut impl FnMut(Vec<C>)) {
+fn alone<C>(connection: &Connection, job: Job<C>, after: &mut After<impl FnMut(Vec<C>)>) {
+    let start = Instant::now();
     if let Err(error) = execute(connection, "BEGIN IMMEDIATE") {
         tracing::error!(%error, "a transaction could not be begun");
         refuse(job, &error)(Err(error));
@@ -242,7 +255,7 @@ fn alone<C>(connection: &Connection, job: Job<C>, committed: &mut impl FnMut(Vec
     match result {
         Ok((true, reply)) => {
             let outcome = if lost { Err(Error::Full) } else { Ok(()) };
-            end(connection, outcome, vec![reply], tx.changes, committed);
+            end(connection, start, outcome, vec![reply], tx.changes, after);
         }
         Ok((false, reply)) => {
             undo(connection);

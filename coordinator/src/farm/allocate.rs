@@ -1,6 +1,7 @@
 //! Who builds what: the most urgent builds that are ready go to the agent that asks.
 
 use std::cmp::Reverse;
+use std::time::Duration;
 
 use drover_store::StorePath;
 use drover_wire::agent::Allocation;
@@ -10,6 +11,7 @@ use drover_wire::{BuildId, LeaseId};
 use super::change::{AgentRow, Change, Opened};
 use super::error::Error;
 use super::events::{self, Subject};
+use super::numbers::{Fact, Waited};
 use super::{Tx, now, paths, sql, unsql};
 
 /// A ready build.
@@ -57,14 +59,22 @@ fn ready(tx: &Tx<'_>, agent: i64, platform: i64, most: i64) -> Result<Vec<Candid
 
 /// Opens a lease.
 fn open(tx: &mut Tx<'_>, agent: &AgentRow, candidate: &Candidate) -> Result<Allocation, Error> {
-    type Columns = (BuildId, StorePath, Option<i64>, Option<i64>);
-    let (build, derivation, timeout, max_silent_time): Columns = tx
+    type Columns = (BuildId, StorePath, Option<i64>, Option<i64>, Waited);
+    let now = sql(now());
+    let since = |then: i64| Duration::from_millis(unsql(now.saturating_sub(then)));
+    let (build, derivation, timeout, max_silent_time, waited): Columns = tx
         .prepare_cached(
             "UPDATE builds SET state = 'allocated', agent = ?2 WHERE id = ?1 \
-             RETURNING uuid, (SELECT base FROM paths WHERE id = derivation), timeout, max_silent_time",
+             RETURNING uuid, (SELECT base FROM paths WHERE id = derivation), timeout, max_silent_time, \
+             (SELECT name FROM platforms WHERE id = platform), submitted_at, ready_at",
         )?
         .query_row((candidate.build, agent.id), |row| {
-            Ok((paths::build_id(row, 0)?, paths::base(row, 1)?, row.get(2)?, row.get(3)?))
+            let waited = Waited {
+                system: row.get(4)?,
+                since_submission: since(row.get(5)?),
+                since_ready: row.get::<_, Option<i64>>(6)?.map(since),
+            };
+            Ok((paths::build_id(row, 0)?, paths::base(row, 1)?, row.get(2)?, row.get(3)?, waited))
         })?;
     let (lease, number): (i64, u32) = tx
         .prepare_cached(
@@ -72,7 +82,7 @@ fn open(tx: &mut Tx<'_>, agent: &AgentRow, candidate: &Candidate) -> Result<Allo
              VALUES (?1, (SELECT coalesce(max(number), 0) + 1 FROM attempts WHERE build = ?1), ?2, ?3) \
              RETURNING lease, number",
         )?
-        .query_row((candidate.build, agent.id, sql(now())), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        .query_row((candidate.build, agent.id, now), |row| Ok((row.get(0)?, row.get(1)?)))?;
     let allocation = Allocation {
         lease: LeaseId(unsql(lease)),
         build,
@@ -93,5 +103,6 @@ fn open(tx: &mut Tx<'_>, agent: &AgentRow, candidate: &Candidate) -> Result<Allo
         canceled: false,
         log_size: 0,
     })));
+    tx.note(Change::Measured(Fact::Allocated(waited)));
     Ok(allocation)
 }

@@ -7,6 +7,7 @@ use drover_wire::agent::Allocation;
 use drover_wire::{AgentId, BuildId, LeaseId};
 
 use super::lease::Lease;
+use super::numbers::Fact;
 
 /// Who an agent is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +80,8 @@ pub enum Change {
     },
     /// A file has become a leftover.
     Leftover,
+    /// Something to count.
+    Measured(Fact),
 }
 
 /// What those who wait for something are told.

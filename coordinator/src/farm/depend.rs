@@ -98,8 +98,8 @@ fn one_less(tx: &mut Tx<'_>, builds: &[i64]) -> Result<(), Error> {
 /// A build that waited for nothing more.
 fn set_ready(tx: &mut Tx<'_>, build: i64) -> Result<(), Error> {
     let platform = tx
-        .prepare_cached("UPDATE builds SET state = 'ready' WHERE id = ?1 RETURNING platform")?
-        .query_row([build], |row| row.get(0))?;
+        .prepare_cached("UPDATE builds SET state = 'ready', ready_at = ?2 WHERE id = ?1 RETURNING platform")?
+        .query_row([build, sql(now())], |row| row.get(0))?;
     // An agent that is kept from it would be woken in vain.
     let avoided = tx.prepare_cached("SELECT 1 FROM avoided WHERE build = ?1")?.exists([build])?;
     tx.note(if avoided { Change::Requeued { platform } } else { Change::Ready { platform } });

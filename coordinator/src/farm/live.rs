@@ -144,8 +144,8 @@ impl Live {
                             self.for_hooks.notify_one();
                         }
                     }
-                    // Not of the moment: those who remove them have heard of it.
-                    Change::Leftover => {}
+                    // Not of the moment: those who remove and count them have heard of it.
+                    Change::Leftover | Change::Measured(_) => {}
                 }
             }
         }

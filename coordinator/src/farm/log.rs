@@ -61,6 +61,7 @@ impl Farm {
             return Err(Error::StorageFull(format!("a chunk of the log of the lease {lease}")));
         }
         self.note_progress(&held, None);
+        self.numbers.log_came(chunk.len());
         let path = self.storage.log(held.build, held.attempt);
         let limit = self.config.max_log_mib.saturating_mul(1 << 20);
         let appended =

@@ -28,6 +28,7 @@ mod list;
 pub mod live;
 mod log;
 mod moves;
+pub mod numbers;
 mod outputs;
 mod paths;
 mod places;
@@ -35,6 +36,7 @@ mod plan;
 mod press;
 mod provided;
 mod publish;
+mod readiness;
 mod recent;
 mod recover;
 mod report;
@@ -73,6 +75,7 @@ pub use events::EventReader;
 pub use lease::{Lease, LogLength};
 use live::Live;
 pub use log::LogPlace;
+use numbers::Numbers;
 pub use outputs::{Held, KeptNar, NarPlace};
 pub use places::PlaceError;
 pub use publish::Publication;
@@ -125,6 +128,8 @@ pub struct Farm {
     live: Arc<Live>,
     feed: Arc<events::Feed>,
     low_room: events::LowRoom,
+    numbers: Arc<Numbers>,
+    readiness: readiness::Readiness,
     secrets: Secrets,
     keys: keys::Keys,
     hooks: hooks::Hooks,
@@ -153,9 +158,11 @@ impl Farm {
         let lease_time = Duration::from_secs(config.lease_seconds);
         let live = Arc::new(Live::new(lease_time, ended, Arc::clone(&feed)));
         let (wake, woken) = std::sync::mpsc::sync_channel(1);
-        let database = Database::open(&storage.database(), {
-            let (live, wake) = (Arc::clone(&live), wake.clone());
+        let numbers = Arc::<Numbers>::default();
+        let database = Database::open_counted(&storage.database(), numbers.commits.clone(), {
+            let (live, numbers, wake) = (Arc::clone(&live), Arc::clone(&numbers), wake.clone());
             move |changes| {
+                numbers.follow(&changes);
                 if changes.iter().any(|change| matches!(change, Change::Leftover)) {
                     // One that waits is enough.
                     let _ = wake.try_send(());
@@ -176,6 +183,8 @@ impl Farm {
             live,
             feed,
             low_room: events::LowRoom::default(),
+            numbers,
+            readiness: readiness::Readiness::default(),
             secrets: Secrets::default(),
             keys,
             hooks,

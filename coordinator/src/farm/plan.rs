@@ -359,8 +359,8 @@ fn insert(
     let id = BuildId(Uuid::new_v4());
     let (build, platform) = tx
         .prepare_cached(
-            "INSERT INTO builds (uuid, derivation, target, platform, state, priority, missing, submitted_at) \
-             SELECT ?1, id, target, platform, ?3, ?4, ?5, ?6 FROM derivations WHERE id = ?2 \
+            "INSERT INTO builds (uuid, derivation, target, platform, state, priority, missing, submitted_at, ready_at) \
+             SELECT ?1, id, target, platform, ?3, ?4, ?5, ?6, iif(?5 = 0, ?6, NULL) FROM derivations WHERE id = ?2 \
              RETURNING id, platform",
         )?
         .query_row((id.0.as_bytes(), derivation, state.as_str(), priority, missing, sql(now())), |row| {

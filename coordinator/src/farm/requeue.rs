@@ -1,14 +1,18 @@
 //! Tries that end without ending their build.
 
+use std::time::Duration;
+
 use drover_wire::agent::SetupStep;
 use drover_wire::event::{Detail, EventKind};
 use drover_wire::{BuildState, LeaseId};
+use rusqlite::OptionalExtension;
 use serde::Serialize;
 
 use super::change::Change;
 use super::error::Error;
 use super::events::{self, Subject};
-use super::{Tx, depend, now, paths, sql, wants};
+use super::numbers::Fact;
+use super::{Tx, depend, now, paths, sql, unsql, wants};
 
 /// The longest that an agent is kept from a build that it could not set up.
 const LONGEST_MS: u64 = 5 * 60 * 1000;
@@ -18,11 +22,14 @@ const SHORTEST_MS: u64 = 2 * 1000;
 /// The most letters of a reason that an event has.
 const WHY: usize = 300;
 
+/// The outcomes of tries whose builder has run.
+const RAN: [&str; 3] = ["succeeded", "failed", "timed-out"];
+
 /// How a try ended.
 #[derive(Debug, Default)]
 pub(super) struct Outcome<'a> {
     /// A report's outcome, or `lease-lost`.
-    pub(super) word: &'a str,
+    pub(super) word: &'static str,
     /// The step of the setup that failed.
     pub(super) step: Option<SetupStep>,
     /// What the agent said.
@@ -35,20 +42,33 @@ pub(super) struct Outcome<'a> {
 
 /// Ends a try, and with it the lease.
 pub(super) fn close(tx: &mut Tx<'_>, lease: i64, outcome: &Outcome<'_>) -> Result<(), Error> {
-    tx.prepare_cached(
-        "UPDATE attempts SET ended_at = ?2, outcome = ?3, step = ?4, message = ?5, answer = ?6, log_size = ?7 \
-         WHERE lease = ?1 AND ended_at IS NULL",
-    )?
-    .execute((
-        lease,
-        sql(now()),
-        outcome.word,
-        outcome.step.as_ref().map(word),
-        outcome.message,
-        outcome.answer.map(BuildState::as_str),
-        sql(outcome.log_size),
-    ))?;
-    tx.note(Change::Closed(LeaseId(super::unsql(lease))));
+    let now = sql(now());
+    let closed: Option<(i64, String)> = tx
+        .prepare_cached(
+            "UPDATE attempts SET ended_at = ?2, outcome = ?3, step = ?4, message = ?5, answer = ?6, log_size = ?7 \
+             WHERE lease = ?1 AND ended_at IS NULL RETURNING coalesce(started_at, allocated_at), \
+             (SELECT p.name FROM builds b JOIN platforms p ON p.id = b.platform WHERE b.id = build)",
+        )?
+        .query_row(
+            (
+                lease,
+                now,
+                outcome.word,
+                outcome.step.as_ref().map(word),
+                outcome.message,
+                outcome.answer.map(BuildState::as_str),
+                sql(outcome.log_size),
+            ),
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()?;
+    tx.note(Change::Closed(LeaseId(unsql(lease))));
+    let Some((started, system)) = closed else { return Ok(()) };
+    tx.note(Change::Measured(Fact::Closed { outcome: outcome.word }));
+    if RAN.contains(&outcome.word) {
+        let time = Duration::from_millis(unsql(now.saturating_sub(started)));
+        tx.note(Change::Measured(Fact::Built { system, outcome: outcome.word, time }));
+    }
     Ok(())
 }
 
@@ -73,8 +93,11 @@ pub(super) fn back(tx: &mut Tx<'_>, build: i64, why: &str) -> Result<BuildState,
         return Ok(state);
     }
     let state = if missing == 0 { BuildState::Ready } else { BuildState::Waiting };
-    tx.prepare_cached("UPDATE builds SET state = ?2, started_at = NULL, agent = NULL WHERE id = ?1")?
-        .execute((build, state.as_str()))?;
+    let ready_at = (state == BuildState::Ready).then(|| sql(now()));
+    tx.prepare_cached(
+        "UPDATE builds SET state = ?2, started_at = NULL, agent = NULL, ready_at = ?3 WHERE id = ?1",
+    )?
+    .execute((build, state.as_str(), ready_at))?;
     let subject = agent.map_or(Subject::Build(build), |agent| Subject::GivenBack(build, agent));
     let text = Some(why.chars().take(WHY).collect());
     events::note_with(tx, EventKind::BuildRequeued, subject, &Detail { text, ..Detail::default() })?;

@@ -24,6 +24,7 @@ use tokio::time::timeout;
 use super::change::AgentRow;
 use super::error::Error;
 use super::lease::{Lease, UploadLock, Whole};
+use super::numbers::UploadEnd;
 use super::{Farm, Tx, files, intake, paths, retention, sql, unsql};
 use crate::storage::{Expected, Incoming, NarFile, Storage, packed_limit, remove_if_there};
 
@@ -138,6 +139,7 @@ impl Farm {
             return self.place(held, lock, path, writing).await;
         }
         lock.set_whole(None);
+        let mut counted = self.numbers.upload();
         let (pieces, waiting) = mpsc::channel::<Bytes>(QUEUE);
         let (farm, same_lease) = (Arc::clone(self), Arc::clone(&held));
         let (end, ended) = tokio::sync::oneshot::channel();
@@ -158,6 +160,7 @@ impl Farm {
             tokio::select! {
                 piece = body.next() => match piece {
                     Some(Ok(piece)) => {
+                        counted.came(piece.len());
                         // Renewed; and what comes for a lease that has ended is not wanted.
                         let holds = self.live.lease(agent.id, lease).is_some();
                         if !holds || pieces.send(piece).await.is_err() {
@@ -174,6 +177,12 @@ impl Farm {
         let _ = end.send(ending);
         drop(pieces);
         let (writing, whole) = writer.await.map_err(panicked)?;
+        counted.ends(match &whole {
+            Ok(_) => UploadEnd::Complete,
+            Err(Error::CutOff { .. }) => UploadEnd::CutOff,
+            Err(_) => UploadEnd::Refused,
+        });
+        drop(counted);
         lock.set_whole(Some(whole?));
         self.place(held, lock, path, writing).await
     }

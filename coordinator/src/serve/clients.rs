@@ -8,9 +8,9 @@ use drover_wire::key::{KeyRetirement, KeyRotation};
 use drover_wire::route::Route;
 use drover_wire::route::clients::{
     AGENT_TOKEN, AGENTS, BLOCKERS, BUILD, BUILDS, CANCEL, CHECK_SOURCE, DIFF, DROP_SET, ESTIMATE, EVENTS,
-    HOOK_FAILED, HOOK_RETRY, HOOKS, IMPORT, IMPORTS, ITEM, KEY, KEYS, LOG, MISSING, MISSING_SOURCES, MOVE,
-    NAR, NEW_AGENT, PASSWORD, RETENTION, RETENTION_PLAN, RETENTION_RUN, RETIRE_KEY, ROTATE_KEY, SET, SETS,
-    SOURCES, START_IMPORT, STATE, STOP_IMPORT, STOP_MOVE, STORAGE, SUBMIT, SUBMIT_SET, UPLOAD, WAIT,
+    HOOK_FAILED, HOOK_RETRY, HOOKS, IMPORT, IMPORTS, ITEM, KEY, KEYS, LOG, METRICS, MISSING, MISSING_SOURCES,
+    MOVE, NAR, NEW_AGENT, PASSWORD, RETENTION, RETENTION_PLAN, RETENTION_RUN, RETIRE_KEY, ROTATE_KEY, SET,
+    SETS, SOURCES, START_IMPORT, STATE, STOP_IMPORT, STOP_MOVE, STORAGE, SUBMIT, SUBMIT_SET, UPLOAD, WAIT,
 };
 use drover_wire::{AgentId, BuildId};
 
@@ -18,7 +18,7 @@ use super::agents::key;
 use super::body::MESSAGE_LIMIT;
 use super::call::{Answer, Call, json, to_its_end};
 use super::router::{Mounted, at};
-use super::{bundle, events, hooks, imports, log, nar, retention, sets, storage};
+use super::{bundle, events, hooks, imports, log, metrics, nar, retention, sets, storage};
 use crate::farm::Farm;
 
 /// The handler of a route; none if it is no route of clients.
@@ -67,6 +67,7 @@ pub(super) fn handler(route: &Route) -> Option<Mounted> {
         STORAGE => at(route, storage::list),
         MOVE => at(route, storage::start_move),
         STOP_MOVE => at(route, storage::stop_move),
+        METRICS => at(route, metrics::metrics),
         _ => return None,
     })
 }

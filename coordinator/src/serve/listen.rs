@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 
 use super::patience::{PATIENCE, Patient};
 use super::tls::Tls;
+use crate::farm::numbers::Traffic;
 
 /// How long the head of a request may take to come, and how long a connection may stay open between two requests.
 const HEAD_TIME: Duration = Duration::from_secs(60);
@@ -37,12 +38,19 @@ pub(super) struct Listener {
     /// How many connections are open at once.
     most: usize,
     head_time: Duration,
+    traffic: Arc<Traffic>,
 }
 
 impl Listener {
     /// Listens at an address, with TLS if there is any to be spoken.
     pub(super) fn bind(address: SocketAddr, tls: Option<Arc<Tls>>) -> io::Result<Self> {
-        Ok(Self { socket: bind(address)?, tls, most: usize::MAX, head_time: HEAD_TIME })
+        let (most, traffic) = (usize::MAX, Arc::default());
+        Ok(Self { socket: bind(address)?, tls, most, head_time: HEAD_TIME, traffic })
+    }
+
+    /// With what goes through its connections counted there.
+    pub(super) fn counted(self, traffic: &Arc<Traffic>) -> Self {
+        Self { traffic: Arc::clone(traffic), ..self }
     }
 
     /// With so many connections at once, and no more.
@@ -69,7 +77,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// Serves until the coordinator stops, and what is under way then a moment longer. While as many connections are open as
 /// the listener takes, others wait where the system keeps them.
 pub(super) async fn serve(listener: Listener, router: Router, mut stopping: watch::Receiver<bool>) {
-    let Listener { socket: listener, tls, most, head_time } = listener;
+    let Listener { socket: listener, tls, most, head_time, traffic } = listener;
     let mut connections = JoinSet::new();
     loop {
         let taken = tokio::select! {
@@ -80,8 +88,13 @@ pub(super) async fn serve(listener: Listener, router: Router, mut stopping: watc
         };
         match taken {
             Ok((stream, peer)) => {
-                let connection =
-                    Connection { peer, head_time, router: router.clone(), stopping: stopping.clone() };
+                let connection = Connection {
+                    peer,
+                    head_time,
+                    router: router.clone(),
+                    stopping: stopping.clone(),
+                    traffic: Open::new(&traffic),
+                };
                 connections.spawn(connection.serve(stream, tls.clone()));
             }
             Err(error) => {
@@ -108,6 +121,24 @@ struct Connection {
     head_time: Duration,
     router: Router,
     stopping: watch::Receiver<bool>,
+    traffic: Open,
+}
+
+/// A connection that is counted as long as it is open.
+struct Open(Arc<Traffic>);
+
+impl Open {
+    fn new(traffic: &Arc<Traffic>) -> Self {
+        traffic.taken.inc();
+        traffic.open.inc();
+        Self(Arc::clone(traffic))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.dec();
+    }
 }
 
 impl Connection {
@@ -133,7 +164,7 @@ impl Connection {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(self.head_time).max_buf_size(HEAD_LIMIT);
         let served = builder.serve_connection(
-            TokioIo::new(Patient::new(stream, PATIENCE)),
+            TokioIo::new(Patient::new(stream, PATIENCE, Arc::clone(&self.traffic.0))),
             TowerToHyperService::new(self.router),
         );
         let mut served = pin!(served);

@@ -1,4 +1,4 @@
-//! The coordinator's three listeners: HTTP around the farm.
+//! The coordinator's listeners: HTTP around the farm.
 //!
 //! [`run`] is the whole life of `drover serve`. Requests go from a connection (`listen`) through the table of routes
 //! (`router`), who speaks (`auth`) and a handler (`agents`, `clients`, `public`) to the farm; what it
@@ -14,12 +14,15 @@ mod content;
 mod contents;
 mod events;
 mod file;
+mod health;
 mod hooks;
 mod imports;
 mod leftover;
 mod listen;
 mod log;
+mod metrics;
 mod nar;
+mod observe;
 mod patience;
 mod problem;
 mod public;
@@ -38,6 +41,7 @@ use std::thread;
 use std::time::Duration;
 
 use drover_os::machine;
+use drover_wire::route;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -134,6 +138,7 @@ fn public_runtime() -> io::Result<Runtime> {
 
 fn serve(runtime: &Runtime, for_public: &Runtime, config: Config) -> Result<(), ServeError> {
     let (agents, clients, public) = (config.agents_listen, config.clients_listen, config.public_listen);
+    let metrics = config.metrics_listen.0;
     let connections = connections(config.public_connections);
     let tls = open_tls(&config)?;
     let tls = [TlsListener::Agents, TlsListener::Clients, TlsListener::Public]
@@ -156,20 +161,32 @@ fn serve(runtime: &Runtime, for_public: &Runtime, config: Config) -> Result<(), 
             })
         };
         let [tls_of_agents, tls_of_clients, tls_of_public] = tls;
+        let traffic = |listener| farm.numbers().traffic_of(listener);
         let agents = listen(agents, tls_of_agents, "agents", "agents-listen")?;
+        let agents = agents.counted(traffic(route::Listener::Agents));
         let clients = listen(clients, tls_of_clients, "clients", "clients-listen")?;
+        let clients = clients.counted(traffic(route::Listener::Clients));
         let public = {
             let _within = for_public.enter();
-            listen(public, tls_of_public, "everybody", "public-listen")?.of_at_most(connections)
+            let public = listen(public, tls_of_public, "everybody", "public-listen")?;
+            public.of_at_most(connections).counted(traffic(route::Listener::Public))
         };
+        let metrics =
+            metrics.map(|address| listen(address, None, "metrics", "metrics-listen")).transpose()?;
         farm.start_tasks();
-        for (listener, whom) in [(&agents, "agents"), (&clients, "clients"), (&public, "everybody")] {
+        let fixed = [(&agents, "agents"), (&clients, "clients"), (&public, "everybody")];
+        for (listener, whom) in fixed.into_iter().chain(metrics.iter().map(|metrics| (metrics, "metrics"))) {
             if let Ok(address) = listener.local_addr() {
                 say(&format!("listening for {whom} on {address}"));
             }
         }
         let public = for_public.spawn(listen::serve(public, router::for_public(&farm), farm.stopping()));
-        serve_all(&farm, agents, clients, public, stop).await;
+        let metrics = async {
+            if let Some(metrics) = metrics {
+                listen::serve(metrics, router::for_metrics(&farm), farm.stopping()).await;
+            }
+        };
+        serve_all(&farm, agents, clients, public, metrics, stop).await;
         Ok(())
     })
 }
@@ -208,6 +225,7 @@ async fn serve_all(
     agents: Listener,
     clients: Listener,
     public: JoinHandle<()>,
+    metrics: impl Future<Output = ()>,
     mut stop: Stop,
 ) {
     let all = async {
@@ -215,6 +233,7 @@ async fn serve_all(
             listen::serve(agents, router::for_agents(farm), farm.stopping()),
             listen::serve(clients, router::for_clients(farm), farm.stopping()),
             public,
+            metrics,
         )
     };
     let stopped = async {

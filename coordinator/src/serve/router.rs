@@ -1,39 +1,51 @@
 //! From the table of routes to handlers, with what goes before and after each of them.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::handler::Handler;
 use axum::http::Uri;
-use axum::middleware::{Next, from_fn, from_fn_with_state};
-use axum::response::Response;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use drover_wire::Code;
-use drover_wire::route::{self, Method, Route};
+use drover_wire::route::clients::METRICS;
+use drover_wire::route::{self, Listener, Method, Route};
 
+use super::observe::{Observer, observe};
 use super::problem::Refusal;
-use super::{agents, auth, clients, leftover, public};
+use super::{agents, auth, clients, health, leftover, metrics, public};
 use crate::farm::Farm;
 
 /// What agents speak to.
 pub(super) fn for_agents(farm: &Arc<Farm>) -> Router {
     let known = from_fn_with_state(Arc::clone(farm), auth::agents);
-    around(mount(route::agents::ALL, agents::handler).layer(known)).with_state(Arc::clone(farm))
+    let table = mount(route::agents::ALL, agents::handler).layer(known);
+    around(table, farm, Listener::Agents).with_state(Arc::clone(farm))
 }
 
 /// What clients speak to.
 pub(super) fn for_clients(farm: &Arc<Farm>) -> Router {
     let known = from_fn_with_state(Arc::clone(farm), auth::clients);
-    around(mount(route::clients::ALL, clients::handler).layer(known)).with_state(Arc::clone(farm))
+    let table = mount(route::clients::ALL, clients::handler).layer(known);
+    // Behind the others: nobody has to be known for these.
+    let table = routed(table, route::health::ALL, health::handler);
+    around(table, farm, Listener::Clients).with_state(Arc::clone(farm))
+}
+
+/// What those of this machine speak to who have no token: numbers, and whether the coordinator is there.
+pub(super) fn for_metrics(farm: &Arc<Farm>) -> Router {
+    let table = mount(route::health::ALL, health::handler);
+    let table = table.route(METRICS.pattern, at(&METRICS, metrics::metrics));
+    around(table, farm, Listener::Clients).with_state(Arc::clone(farm))
 }
 
 /// What everybody speaks to: bodies are not read, and strangers' addresses not repeated.
 pub(super) fn for_public(farm: &Arc<Farm>) -> Router {
     let table = mount(route::public::ALL, public::handler);
     let nothing = async |State(farm): State<Arc<Farm>>| public::nothing(&farm);
-    table.fallback(nothing).layer(from_fn(log)).with_state(Arc::clone(farm))
+    let observer = Observer::new(farm, Listener::Public);
+    table.fallback(nothing).layer(from_fn_with_state(observer, observe)).with_state(Arc::clone(farm))
 }
 
 /// A handler for any method; the table says which one it gets.
@@ -51,15 +63,22 @@ pub(super) fn at<T: 'static>(route: &Route, handler: impl Handler<T, Arc<Farm>>)
 }
 
 fn mount(table: &[Route], handler: fn(&Route) -> Option<Mounted>) -> Router<Arc<Farm>> {
-    let mounted = table.iter().filter_map(|route| Some((route.pattern, handler(route)?)));
-    mounted
-        .fold(Router::new(), |router, (pattern, handler)| router.route(pattern, handler))
-        .fallback(unknown_address)
-        .method_not_allowed_fallback(wrong_method)
+    let router = routed(Router::new(), table, handler);
+    router.fallback(unknown_address).method_not_allowed_fallback(wrong_method)
 }
 
-fn around(router: Router<Arc<Farm>>) -> Router<Arc<Farm>> {
-    router.layer(from_fn(leftover::discard)).layer(from_fn(log))
+fn routed(
+    router: Router<Arc<Farm>>,
+    table: &[Route],
+    handler: fn(&Route) -> Option<Mounted>,
+) -> Router<Arc<Farm>> {
+    let mounted = table.iter().filter_map(|route| Some((route.pattern, handler(route)?)));
+    mounted.fold(router, |router, (pattern, handler)| router.route(pattern, handler))
+}
+
+fn around(router: Router<Arc<Farm>>, farm: &Arc<Farm>, listener: Listener) -> Router<Arc<Farm>> {
+    let observer = Observer::new(farm, listener);
+    router.layer(from_fn(leftover::discard)).layer(from_fn_with_state(observer, observe))
 }
 
 async fn unknown_address(uri: Uri) -> Refusal {
@@ -75,18 +94,6 @@ async fn wrong_method(method: axum::http::Method, uri: Uri) -> Refusal {
     )
 }
 
-async fn log(request: Request, next: Next) -> Response {
-    if !tracing::enabled!(tracing::Level::DEBUG) {
-        return next.run(request).await;
-    }
-    let start = Instant::now();
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let response = next.run(request).await;
-    let (status, milliseconds) = (response.status().as_u16(), start.elapsed().as_millis());
-    tracing::debug!(%method, path, status, milliseconds, "a request was answered");
-    response
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +106,7 @@ mod tests {
         assert_eq!(unmounted(route::agents::ALL, agents::handler), Vec::<&str>::new());
         assert_eq!(unmounted(route::clients::ALL, clients::handler), Vec::<&str>::new());
         assert_eq!(unmounted(route::public::ALL, public::handler), Vec::<&str>::new());
+        assert_eq!(unmounted(route::health::ALL, health::handler), Vec::<&str>::new());
         assert_eq!(unmounted(route::agents::ALL, public::handler).len(), route::agents::ALL.len());
         assert_eq!(unmounted(route::clients::ALL, public::handler).len(), route::clients::ALL.len());
         assert_eq!(unmounted(route::agents::ALL, clients::handler).len(), route::agents::ALL.len());
@@ -109,7 +117,8 @@ mod tests {
     fn no_two_routes_are_in_each_other_s_way() {
         // Addresses that collide make the router panic.
         let _ = mount(route::agents::ALL, agents::handler);
-        let _ = mount(route::clients::ALL, clients::handler);
+        let table = mount(route::clients::ALL, clients::handler);
+        let _ = routed(table, route::health::ALL, health::handler);
         let _ = mount(route::public::ALL, public::handler);
     }
 }

@@ -13,12 +13,16 @@ use crate::agent::Agent;
 use crate::client::Client;
 use crate::peer::Peer;
 
+const RESERVE: &str = "--disk-reserve-mib";
+
 /// A running coordinator; dropped, it is killed.
 pub(crate) struct House {
     pub(crate) folder: TempDir,
     pub(crate) agents: SocketAddr,
     pub(crate) clients: SocketAddr,
     pub(crate) public: SocketAddr,
+    /// Where numbers are read without a token, if the flags have it.
+    pub(crate) metrics: Option<SocketAddr>,
     flags: Vec<String>,
     child: Child,
 }
@@ -32,14 +36,15 @@ impl House {
     pub(crate) fn with(flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let (child, [agents, clients, public]) = spawn(&folder, &flags);
-        Self { folder, agents, clients, public, flags, child }
+        let (child, [agents, clients, public], metrics) = spawn(&folder, &flags);
+        Self { folder, agents, clients, public, metrics, flags, child }
     }
 
     /// Ends it as if the power had failed, and starts it again, at other ports.
     pub(crate) fn crash_and_restart(&mut self) {
         self.end();
-        (self.child, [self.agents, self.clients, self.public]) = spawn(&self.folder, &self.flags);
+        (self.child, [self.agents, self.clients, self.public], self.metrics) =
+            spawn(&self.folder, &self.flags);
     }
 
     /// Ends it, and leaves its folder.
@@ -107,7 +112,7 @@ impl Drop for House {
     }
 }
 
-fn spawn(folder: &TempDir, flags: &[String]) -> (Child, [SocketAddr; 3]) {
+fn spawn(folder: &TempDir, flags: &[String]) -> (Child, [SocketAddr; 3], Option<SocketAddr>) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_drover"))
         .arg("serve")
         .arg("--state")
@@ -120,7 +125,7 @@ fn spawn(folder: &TempDir, flags: &[String]) -> (Child, [SocketAddr; 3]) {
             "--public-listen",
             "127.0.0.1:0",
         ])
-        .args(["--disk-reserve-mib", "1"])
+        .args(if flags.iter().any(|flag| flag == RESERVE) { &[][..] } else { &[RESERVE, "1"] })
         .args(flags)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -133,5 +138,6 @@ fn spawn(folder: &TempDir, flags: &[String]) -> (Child, [SocketAddr; 3]) {
         found.expect("it says where it listens").parse().unwrap()
     };
     let addresses = ["agents", "clients", "everybody"].map(&mut address);
-    (child, addresses)
+    let metrics = flags.iter().any(|flag| flag == "--metrics-listen").then(|| address("metrics"));
+    (child, addresses, metrics)
 }

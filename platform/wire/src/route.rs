@@ -147,6 +147,15 @@ pub mod clients {
         STORAGE Get "/v1/storage" "→ a list of `PlaceSummary`";
         MOVE Post "/v1/storage/{place}/move" "`Move` → a list of `PlaceSummary`: the place is emptied from now on";
         STOP_MOVE Post "/v1/storage/{place}/stop" "→ a list of `PlaceSummary`: the place is not emptied any more";
+        METRICS Get "/metrics" "→ numbers about the farm, for Prometheus";
+    });
+}
+
+/// What is asked on the clients' listener without a token: whether the coordinator is there.
+pub mod health {
+    routes!(Clients {
+        HEALTHY Get "/healthz" "→ that the coordinator runs";
+        READY Get "/readyz" "→ that it can do its work, or why not";
     });
 }
 
@@ -163,6 +172,9 @@ pub mod public {
         KEYS Get "/signing-keys" "→ all public Guix keys that what is served here may be signed by, a line each";
     });
 }
+
+/// All tables of routes.
+pub const TABLES: &[&[Route]] = &[agents::ALL, clients::ALL, health::ALL, public::ALL];
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use drover_wire::hook::{FailedRun, FailedRuns, HookName, HookRetried, HookSummary};
 use rusqlite::{Connection, OptionalExtension};
 
-use super::queue;
+use super::{Hooks, Lane, queue};
 use crate::farm::error::Error;
 use crate::farm::{Farm, paths, unsql};
 
@@ -93,6 +93,19 @@ impl Farm {
             return Ok(());
         }
         Err(Error::NotFound { what: "hook", name: hook.to_string() })
+    }
+}
+
+impl Hooks {
+    /// How many runs of each hook of the configuration wait, are under way, and were given up.
+    pub(in crate::farm) fn runs(&self, sql: &Connection) -> Result<Vec<(String, u64, u64, u64)>, Error> {
+        let counts = counts(sql)?;
+        let none = Counts::default();
+        let row = |(name, lane): (&str, &Arc<Lane>)| {
+            let counts = counts.get(name).unwrap_or(&none);
+            (name.to_owned(), counts.waiting, lane.running(), counts.failed)
+        };
+        Ok(self.by_name().into_iter().map(row).collect())
     }
 }
 
