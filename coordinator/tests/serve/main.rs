@@ -15,6 +15,7 @@ mod hooks;
 mod http;
 mod lives;
 mod logs;
+mod metrics;
 mod nars;
 mod public;
 mod restarts;
