@@ -9,4 +9,5 @@ pub mod key;
 pub mod serve;
 pub mod storage;
 mod substitutes;
+mod traced;
 mod web;

@@ -176,7 +176,7 @@ impl<C: Send + 'static> Database<C> {
         E: From<Error> + Send + 'static,
     {
         let readers = Arc::clone(&self.readers);
-        match tokio::task::spawn_blocking(move || readers.read(job)).await {
+        match crate::traced::spawn_blocking(move || readers.read(job)).await {
             Ok(result) => result,
             Err(_) => Err(Error::Panicked.into()),
         }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
+use tracing::Span;
 
 use super::{Commits, Error};
 
@@ -154,8 +155,10 @@ where
     E: From<Error> + Send + 'static,
 {
     let (reply, answer) = oneshot::channel();
+    // What it logs names the request that it is done for.
+    let span = Span::current();
     let job: Job<C> = Box::new(move |tx| {
-        let result = tx.map_err(E::from).and_then(job);
+        let result = tx.map_err(E::from).and_then(|tx| span.in_scope(|| job(tx)));
         let went_well = result.is_ok();
         let reply: Reply = Box::new(move |committed| {
             // Whoever asked may be gone; what was committed stays.

@@ -43,7 +43,7 @@ impl Farm {
         body: impl Read + Send + 'static,
     ) -> Result<Uploaded, Error> {
         let farm = Arc::clone(self);
-        let task = tokio::task::spawn_blocking(move || {
+        let task = crate::traced::spawn_blocking(move || {
             let mut press = Press::new().map_err(|error| Error::io("prepare for a bundle", error))?;
             let mut arrival = Arrival {
                 farm,

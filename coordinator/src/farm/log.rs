@@ -65,7 +65,8 @@ impl Farm {
         let path = self.storage.log(held.build, held.attempt);
         let limit = self.config.max_log_mib.saturating_mul(1 << 20);
         let appended =
-            tokio::task::spawn_blocking(move || held.log().append(lease, &path, offset, &chunk, limit)).await;
+            crate::traced::spawn_blocking(move || held.log().append(lease, &path, offset, &chunk, limit))
+                .await;
         let received = appended
             .map_err(|_| Error::Damaged("writing a log failed in a way that it must not".to_owned()))??;
         Ok(Received { received, complete: false })

@@ -138,7 +138,7 @@ impl Farm {
             return Ok(bucket.open_soon(&file.name, file.size, range).await?);
         }
         let (farm, file) = (Arc::clone(self), file.clone());
-        let opened = tokio::task::spawn_blocking(move || farm.open_file(&file, range)).await;
+        let opened = crate::traced::spawn_blocking(move || farm.open_file(&file, range)).await;
         opened.unwrap_or_else(|_| {
             Err(Error::Damaged("reading a nar failed in a way that it must not".to_owned()))
         })

@@ -102,7 +102,7 @@ impl Farm {
             let (id, path, substitutes) = (input.id, input.path.clone(), self.substitutes.clone());
             let failures = Arc::clone(failures);
             asked.push(async move {
-                let answers = tokio::task::spawn_blocking(move || {
+                let answers = crate::traced::spawn_blocking(move || {
                     let mut answers = Vec::new();
                     for (server, failures) in substitutes.servers().iter().zip(failures.iter()) {
                         if failures.load(Ordering::Relaxed) >= FAILURES {

@@ -60,7 +60,7 @@ impl Farm {
 
     async fn look_whether_ready(self: &Arc<Self>) -> Option<Unready> {
         let farm = Arc::clone(self);
-        let has_room = tokio::task::spawn_blocking(move || farm.storage.has_room(ROOM));
+        let has_room = crate::traced::spawn_blocking(move || farm.storage.has_room(ROOM));
         if !has_room.await.unwrap_or(false) {
             return Some(Unready::Full);
         }

@@ -158,7 +158,7 @@ impl Farm {
             return;
         }
         let (farm, lease) = (Arc::clone(self), Arc::clone(lease));
-        tokio::spawn(async move {
+        crate::traced::spawn(async move {
             let id = lease.id;
             let noted = farm.database.write::<_, Error>(move |tx| {
                 if starts {

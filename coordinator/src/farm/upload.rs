@@ -91,7 +91,7 @@ impl Farm {
         }
         let received = length(&partial)?;
         let farm = Arc::clone(self);
-        let has_room = tokio::task::spawn_blocking(move || farm.has_room_for_more(&output, received));
+        let has_room = crate::traced::spawn_blocking(move || farm.has_room_for_more(&output, received));
         if has_room.await.map_err(panicked)?? {
             return Ok(Received { received, complete: false });
         }
@@ -143,7 +143,7 @@ impl Farm {
         let (pieces, waiting) = mpsc::channel::<Bytes>(QUEUE);
         let (farm, same_lease) = (Arc::clone(self), Arc::clone(&held));
         let (end, ended) = tokio::sync::oneshot::channel();
-        let writer = tokio::task::spawn_blocking(move || {
+        let writer = crate::traced::spawn_blocking(move || {
             let expected = Expected {
                 nar_hash: upload.output.nar_hash,
                 nar_size: upload.output.nar_size,
@@ -196,7 +196,7 @@ impl Farm {
         writing: OwnedMutexGuard<()>,
     ) -> Result<Received, Error> {
         let (farm, same) = (Arc::clone(self), path.clone());
-        let placing = tokio::task::spawn_blocking(move || {
+        let placing = crate::traced::spawn_blocking(move || {
             let _writing = writing;
             let placed = farm.place_whole(&held, &lock, &same);
             if let Err(error) = &placed {
@@ -281,7 +281,7 @@ impl Farm {
     /// Removes what an ended lease left behind, in the background.
     pub(super) fn clean_uploads_later(self: &Arc<Self>, lease: LeaseId) {
         let farm = Arc::clone(self);
-        tokio::task::spawn_blocking(move || {
+        crate::traced::spawn_blocking(move || {
             if let Err(error) = farm.clean_uploads(lease) {
                 tracing::warn!(%lease, %error, "what an ended lease left behind could not be removed");
             }

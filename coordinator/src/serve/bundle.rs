@@ -79,7 +79,7 @@ pub(super) async fn download(State(farm): State<Arc<Farm>>, call: Call) -> Answe
     let request: BundleRequest = call.body.json(MESSAGE_LIMIT).await?;
     farm.check_bundle(&request).await?;
     let (out, chunks) = ToChannel::new();
-    let writing = tokio::spawn(blocking(move || write(&farm, &request, out)));
+    let writing = crate::traced::spawn(blocking(move || write(&farm, &request, out)));
     let bundle = poured(chunks, writing, "a bundle was cut off on its way to an agent");
     Ok(([(CONTENT_TYPE, BUNDLE_TYPE)], bundle).into_response())
 }

@@ -81,7 +81,7 @@ fn bad_address(error: &dyn Display) -> Refusal {
 pub(super) async fn to_its_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, farm::Error>> + Send + 'static,
 ) -> Result<T, Refusal> {
-    match tokio::spawn(work).await {
+    match crate::traced::spawn(work).await {
         Ok(result) => Ok(result?),
         Err(error) => Err(Refusal::internal(&error)),
     }
@@ -91,7 +91,7 @@ pub(super) async fn to_its_end<T: Send + 'static>(
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Refusal> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| Refusal::internal(&error))
+    crate::traced::spawn_blocking(work).await.map_err(|error| Refusal::internal(&error))
 }
 
 /// A message as an answer.

@@ -36,7 +36,7 @@ pub(super) async fn unpacked(farm: Arc<Farm>, nar: KeptNar, taken: Taken) -> Res
     let path = nar.path.clone();
     let (out, chunks) = ToChannel::new();
     let (sized, size) = oneshot::channel();
-    let writing = tokio::spawn(blocking(move || {
+    let writing = crate::traced::spawn(blocking(move || {
         let _taken = taken;
         let failed = |source| Error::io(format!("unpack the nar of {}", nar.path), source);
         let from: Box<dyn Read> = match nar.place {

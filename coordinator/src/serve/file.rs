@@ -15,7 +15,9 @@ use std::task::{Context, Poll, Waker, ready};
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::Stream;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::JoinHandle;
+
+use crate::traced::spawn_blocking;
 
 /// Both copies of a chunk, from the system and back to it, still find it in the processor's cache. Smaller ones cost more
 /// calls, and larger ones are not faster.

@@ -100,7 +100,7 @@ impl Growing {
     async fn read(&mut self, most: u64) -> io::Result<Option<Bytes>> {
         let reader = self.reader.take();
         let (raw, packed, offset) = (self.place.raw.clone(), self.place.packed.clone(), self.offset);
-        let read = tokio::task::spawn_blocking(move || {
+        let read = crate::traced::spawn_blocking(move || {
             let Some(mut reader) = (match reader {
                 Some(reader) => Some(reader),
                 None => LogReader::open(&raw, &packed, offset)?,

@@ -1,17 +1,41 @@
-//! Every request is counted, and told of in the log.
+//! Every request has a name, is counted, and told of in the log.
+//!
+//! The name is the one that whoever asks gives it, or a new one. It is in every line that the log has of the request, in
+//! the answer's header, and in the words of a refusal: agents, commands and coordinator speak of the same request by it.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll};
 use std::time::Instant;
 
+use axum::body::{Body, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::Method;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
+use bytes::Bytes;
 use drover_wire::route::{self, Listener};
+use drover_wire::{REQUEST_HEADER, is_request_id};
+use hyper::body::{Frame, SizeHint};
+use tracing::{Instrument as _, Span};
 
 use crate::farm::Farm;
 use crate::farm::numbers;
+
+const HEADER: HeaderName = HeaderName::from_static(REQUEST_HEADER);
+/// Bodies of answers that are larger come in pieces, and something may happen between these.
+const AT_ONCE: u64 = 64 * 1024;
+
+tokio::task_local! {
+    static REQUEST: Arc<str>;
+}
+
+/// The name of the request that is answered here.
+pub(super) fn request_id() -> Option<String> {
+    REQUEST.try_with(|id| id.to_string()).ok()
+}
 
 /// Who watches the requests of a listener.
 #[derive(Debug, Clone)]
@@ -51,16 +75,100 @@ fn word(method: &Method) -> &'static str {
 /// Goes around everything else.
 pub(super) async fn observe(State(observer): State<Observer>, request: Request, next: Next) -> Response {
     let start = Instant::now();
+    let given = given(request.headers());
+    // The public's answers are kept by others: there it is nobody's but who names it.
+    let says = given.is_some() || observer.0.listener != Listener::Public;
+    let id = given.unwrap_or_else(new_id);
+    // Of the highest level: whatever the log has, it has it with this.
+    let span = tracing::error_span!("request", id = &*id);
     let method = word(request.method());
     let route = observer.pattern(request.extensions().get::<MatchedPath>());
     let path = tracing::enabled!(tracing::Level::DEBUG).then(|| request.uri().path().to_owned());
-    let response = next.run(request).await;
+    let mut response = REQUEST.scope(Arc::clone(&id), next.run(request)).instrument(span.clone()).await;
     let (status, time) = (response.status().as_u16(), start.elapsed());
     let listener = observer.0.listener;
     observer.0.farm.numbers().request(&numbers::Request { listener, method, route, status, time });
     if let Some(path) = path {
-        let milliseconds = time.as_millis();
+        let (_within, milliseconds) = (span.enter(), time.as_millis());
         tracing::debug!(method, path, status, milliseconds, "a request was answered");
     }
-    response
+    if let Some(value) = HeaderValue::from_str(&id).ok().filter(|_| says) {
+        response.headers_mut().insert(HEADER, value);
+    }
+    if response.body().size_hint().exact().is_some_and(|size| size <= AT_ONCE) {
+        return response;
+    }
+    response.map(|body| Body::new(Within { body, span }))
+}
+
+/// The name that whoever asks gave the request, if it is one.
+fn given(headers: &HeaderMap) -> Option<Arc<str>> {
+    let text = headers.get(HEADER)?.to_str().ok()?;
+    is_request_id(text).then(|| text.into())
+}
+
+/// A name that no other request has.
+fn new_id() -> Arc<str> {
+    static START: LazyLock<String> = LazyLock::new(|| {
+        let mut start = uuid::Uuid::new_v4().simple().to_string();
+        start.truncate(8);
+        start
+    });
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    format!("{}-{}", *START, COUNT.fetch_add(1, Ordering::Relaxed)).into()
+}
+
+/// The body of an answer, within the span of its request.
+struct Within {
+    body: Body,
+    span: Span,
+}
+
+impl HttpBody for Within {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = &mut *self;
+        let _within = this.span.enter();
+        Pin::new(&mut this.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_could_be_anything_else_is_replaced() {
+        let given = |text: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(HEADER, HeaderValue::from_static(text));
+            super::given(&headers)
+        };
+        assert_eq!(given("7f-3._X").as_deref(), Some("7f-3._X"));
+        for text in [
+            "",
+            "a b",
+            "a\"b",
+            "a/b",
+            "é",
+            "0123456789012345678901234567890123456789012345678901234567890123x",
+        ] {
+            assert_eq!(given(text), None, "{text}");
+        }
+        assert_ne!(new_id(), new_id());
+        assert!(is_request_id(&new_id()));
+    }
 }

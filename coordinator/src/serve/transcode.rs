@@ -27,7 +27,7 @@ pub(super) async fn answer(farm: &Arc<Farm>, file: NarFile) -> Answer {
     let taken = farm.turns().repack.take().await?;
     let opened = farm.open_nar(&file, 0..file.size).await?;
     let (chunks, coming) = mpsc::channel(QUEUE);
-    tokio::task::spawn_blocking(move || {
+    crate::traced::spawn_blocking(move || {
         let _taken = taken;
         let plain = Plain::new(file.compression, opened.reader(file.size));
         let packed = plain.and_then(|plain| zstd::stream::read::Encoder::new(plain, LEVEL));

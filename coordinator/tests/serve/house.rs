@@ -1,5 +1,6 @@
 //! A real coordinator in a folder of its own.
 
+use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,6 +14,8 @@ use crate::agent::Agent;
 use crate::client::Client;
 use crate::peer::Peer;
 
+/// What a coordinator with a log of JSON has said is in this file of its folder.
+const LOG: &str = "stderr";
 const RESERVE: &str = "--disk-reserve-mib";
 
 /// A running coordinator; dropped, it is killed.
@@ -74,6 +77,11 @@ impl House {
         std::fs::read_to_string(self.folder.path().join("client-token")).unwrap().trim().to_owned()
     }
 
+    /// What it has logged, if that is JSON.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join(LOG)).unwrap()
+    }
+
     /// The operator.
     pub(crate) fn client(&self) -> Client {
         Client(Peer::new(self.clients, &format!("Bearer {}", self.token())))
@@ -112,6 +120,11 @@ impl Drop for House {
     }
 }
 
+fn log_file(folder: &TempDir) -> Stdio {
+    let mut open = OpenOptions::new();
+    open.create(true).append(true).open(folder.path().join(LOG)).unwrap().into()
+}
+
 fn spawn(folder: &TempDir, flags: &[String]) -> (Child, [SocketAddr; 3], Option<SocketAddr>) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_drover"))
         .arg("serve")
@@ -129,6 +142,11 @@ fn spawn(folder: &TempDir, flags: &[String]) -> (Child, [SocketAddr; 3], Option<
         .args(flags)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        .stderr(if flags.iter().any(|flag| flag == "--log-json") {
+            log_file(folder)
+        } else {
+            Stdio::inherit()
+        })
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();

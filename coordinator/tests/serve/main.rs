@@ -18,6 +18,7 @@ mod logs;
 mod metrics;
 mod nars;
 mod public;
+mod requests;
 mod restarts;
 mod revisions;
 mod sets;

@@ -35,6 +35,17 @@ pub const PROTOCOL: u32 = 1;
 /// The header in which an agent that uses a dynamic token says its name.
 pub const AGENT_NAME_HEADER: &str = "drover-agent-name";
 
+/// The header with the name of a request, under which both sides' logs tell of it: [`is_request_id`] says what it can be.
+/// Who asks says one, or finds one in the answer.
+pub const REQUEST_HEADER: &str = "x-request-id";
+
+/// Whether this can name a request: 1 to 64 letters, digits, `.`, `_` and `-`.
+#[must_use]
+pub fn is_request_id(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
 /// The header of a nar that is about to go from where it is: who looks whether it is there should not count on it.
 pub const LEAVING_HEADER: &str = "drover-leaving";
 

@@ -5,7 +5,8 @@ use std::fmt;
 use drover_store::path::StorePath;
 use serde::{Deserialize, Serialize};
 
-/// The body of every answer that is not a success.
+/// The body of every answer that is not a success. In it stands `request`, too, for people: the request's name, which who
+/// asks has from the header [`crate::REQUEST_HEADER`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Problem {

@@ -57,7 +57,7 @@ pub(super) fn start(farm: &Arc<Farm>) {
             }
             let Some(farm) = weak.upgrade() else { return };
             // What goes wrong is logged there, and tried again.
-            let _ = tokio::task::spawn_blocking(move || farm.age()).await;
+            let _ = crate::traced::spawn_blocking(move || farm.age()).await;
             wait = pause;
         }
     });

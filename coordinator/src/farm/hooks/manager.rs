@@ -222,7 +222,7 @@ impl Work {
             let Some(run) = next.and_then(|next| self.ready.remove(next)) else { break };
             self.about.insert((run.build, run.path));
             let (farm, lane, ending) = (Arc::clone(farm), Arc::clone(&self.lane), ending.clone());
-            tokio::task::spawn_blocking(move || {
+            crate::traced::spawn_blocking(move || {
                 let result = catch_unwind(AssertUnwindSafe(|| run::run(&farm, &lane, &run)));
                 let broken = |_| Err(Failure::new("it came upon an error in this program; please report it"));
                 let result = result.unwrap_or_else(broken);

@@ -117,7 +117,7 @@ impl Farm {
         if self.imports.reads.add(&items) {
             let farm = Arc::clone(self);
             // Nobody waits for the thread: it ends when there is nothing to read.
-            drop(tokio::task::spawn_blocking(move || farm.read_waiting()));
+            drop(crate::traced::spawn_blocking(move || farm.read_waiting()));
         }
         let all_over = over.wait_for(|_| !self.imports.reads.has_any(&items));
         let in_time = timeout(PATIENCE, all_over).await.is_ok();

@@ -74,7 +74,7 @@ impl Farm {
     /// Signs with the keys that the database has now.
     async fn take_up_keys(self: &Arc<Self>) -> Result<(), Error> {
         let farm = Arc::clone(self);
-        let taken = tokio::task::spawn_blocking(move || {
+        let taken = crate::traced::spawn_blocking(move || {
             let ring = Ring::load(&farm.database, farm.storage.root()).map_err(unusable)?;
             *farm.keys.ring.write().unwrap_or_else(PoisonError::into_inner) = ring;
             farm.show_signing_key()?;

@@ -29,7 +29,7 @@ pub(in crate::farm) fn start(farm: &Arc<Farm>) {
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             }
             let round =
-                tokio::task::spawn_blocking(move || round(&farm, &mut asked).map(|pause| (pause, asked)));
+                crate::traced::spawn_blocking(move || round(&farm, &mut asked).map(|pause| (pause, asked)));
             pause = match round.await {
                 Ok(Ok((pause, next))) => {
                     asked = next;

@@ -52,7 +52,7 @@ impl Farm {
         rows: impl Read + Send + 'static,
     ) -> Result<SetSubmitted, Error> {
         let farm = Arc::clone(self);
-        let task = tokio::task::spawn_blocking(move || farm.receive(coming, rows));
+        let task = crate::traced::spawn_blocking(move || farm.receive(coming, rows));
         let received = match task.await {
             Ok(received) => received?,
             Err(_) => return Err(database::Error::Panicked.into()),

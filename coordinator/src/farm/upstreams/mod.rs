@@ -198,7 +198,7 @@ impl Farm {
     /// Looks at one; false: no derivation says that it is fixed.
     async fn look_at(self: &Arc<Self>, id: i64, time: Duration) -> Result<bool, Error> {
         let farm = Arc::clone(self);
-        let looking = tokio::task::spawn_blocking(move || farm.look_blocking(id, time));
+        let looking = crate::traced::spawn_blocking(move || farm.look_blocking(id, time));
         let found = looking.await.unwrap_or_else(|_| Err(crate::database::Error::Panicked.into()))?;
         let Some((state, detail)) = found else { return Ok(false) };
         self.database.write::<_, Error>(move |tx| note(tx, id, state, &detail)).await?;

@@ -34,7 +34,7 @@ pub(super) async fn nar(farm: &Arc<Farm>, path: &StorePath, headers: &HeaderMap)
     let (size, is_leaving) = (nar.nar_size, nar.is_leaving);
     let (mut out, chunks) = ToChannel::new();
     let of_thread = Arc::clone(farm);
-    let writing = tokio::spawn(blocking(move || {
+    let writing = crate::traced::spawn(blocking(move || {
         let _taken = taken;
         let failed = |source| Error::io(format!("unpack the nar of {}", nar.path), source);
         let from: Box<dyn Read> = match nar.place {
