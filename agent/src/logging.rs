@@ -12,7 +12,6 @@ use std::time::{Duration, UNIX_EPOCH};
 use drover_os::Deadline;
 use drover_os::poll::{self, Interest};
 use tracing::field::{Field, Visit};
-use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
@@ -36,44 +35,58 @@ struct Lines {
 }
 
 impl Lines {
-    fn level(&self) -> Level {
-        match self.settings.level {
-            LogLevel::Error => Level::ERROR,
-            LogLevel::Warn => Level::WARN,
-            LogLevel::Info => Level::INFO,
-            LogLevel::Debug => Level::DEBUG,
-            LogLevel::Trace => Level::TRACE,
-        }
-    }
-
-    /// `2026-11-23T18:30:05.000250Z  INFO what there is to be said name=value`
-    fn line(&self, level: Level, fill: impl FnOnce(&mut Text)) -> String {
+    /// `2026-11-23T18:30:05.000250Z  INFO what there is to be said name=value`, or
+    /// `{"timestamp":"…","level":"INFO","target":"…","fields":{"message":"what there is to be said","name":"value"}}`.
+    fn line(&self, level: Level, target: &str, fill: impl FnOnce(&mut Text)) -> String {
+        let json = self.settings.json;
         let mut line = String::new();
-        if self.settings.timestamps {
+        if json || self.settings.timestamps {
             // A clock before 1970 shows 1970.
             line = drover_tls::timestamp(UNIX_EPOCH.elapsed().unwrap_or_default());
             line.push(' ');
         }
-        let _ = write!(line, "{:>5}", level.as_str());
-        let mut text = Text { line };
+        if json {
+            // A target is a path of modules.
+            let time = line.trim_end();
+            line = [
+                r#"{"timestamp":""#,
+                time,
+                r#"","level":""#,
+                level.as_str(),
+                r#"","target":""#,
+                target,
+                r#"","fields":{"#,
+            ]
+            .concat();
+        } else {
+            let _ = write!(line, "{:>5}", level.as_str());
+        }
+        let mut text = Text { line, json };
         fill(&mut text);
-        text.line.push('\n');
+        text.line.push_str(if json { "}}\n" } else { "\n" });
         text.line
+    }
+}
+
+fn level(level: LogLevel) -> Level {
+    match level {
+        LogLevel::Error => Level::ERROR,
+        LogLevel::Warn => Level::WARN,
+        LogLevel::Info => Level::INFO,
+        LogLevel::Debug => Level::DEBUG,
+        LogLevel::Trace => Level::TRACE,
     }
 }
 
 impl Subscriber for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && *metadata.level() <= self.level()
-    }
-
-    fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(LevelFilter::from_level(self.level()))
+        metadata.is_event() && *metadata.level() <= level(self.settings.levels.of(metadata.target()))
     }
 
     fn event(&self, event: &Event<'_>) {
         static STALLED: AtomicBool = AtomicBool::new(false);
-        let line = self.line(*event.metadata().level(), |text| event.record(text));
+        let metadata = event.metadata();
+        let line = self.line(*metadata.level(), metadata.target(), |text| event.record(text));
         let _ = Patient { to: io::stderr(), stalled: &STALLED }.write(line.as_bytes());
     }
 
@@ -90,22 +103,51 @@ impl Subscriber for Lines {
 /// A line that grows.
 struct Text {
     line: String,
+    json: bool,
 }
 
 impl Visit for Text {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if self.json {
+            self.record_debug(field, &format_args!("{value}"));
+        } else {
+            self.record_debug(field, &value);
+        }
+    }
+
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        let _ = match field.name() {
-            "message" => write!(self, " {value:?}"),
-            name => write!(self, " {name}={value:?}"),
-        };
+        if self.json {
+            // Each is a text, whatever it was.
+            self.line.push_str(if self.line.ends_with('{') { "\"" } else { ",\"" });
+            self.line.push_str(field.name());
+            self.line.push_str("\":\"");
+        } else {
+            self.line.push(' ');
+            if field.name() != "message" {
+                self.line.push_str(field.name());
+                self.line.push('=');
+            }
+        }
+        let _ = write!(self, "{value:?}");
+        if self.json {
+            self.line.push('"');
+        }
     }
 }
 
-/// What comes from elsewhere does not command a terminal.
+/// What comes from elsewhere does not command a terminal, and ends no text of JSON.
 impl fmt::Write for Text {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for character in text.chars() {
             match character {
+                '"' | '\\' if self.json => self.line.extend(['\\', character]),
+                control if control.is_control() && self.json => {
+                    // There is none beyond U+009F.
+                    let digit = |n| char::from_digit(n, 16).unwrap_or('0');
+                    let code = u32::from(control);
+                    self.line.push_str("\\u00");
+                    self.line.extend([digit(code / 16), digit(code % 16)]);
+                }
                 '\n' | '\t' => self.line.push(character),
                 control if control.is_control() => self.line.extend(control.escape_default()),
                 other => self.line.push(other),
@@ -143,31 +185,21 @@ impl<W: Write + AsFd> Write for Patient<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LogLevels;
     use std::io::Read;
     use std::os::unix::net::UnixStream;
 
-    #[test]
-    fn a_line_has_its_time_its_level_and_nothing_that_commands_a_terminal() {
-        let lines = |timestamps| Lines { settings: LogSettings { level: LogLevel::Info, timestamps } };
-        let fill = |text: &mut Text| write!(text, " what \x1b[31mthey\u{9b}0m\tsay\r").unwrap();
-        let line = lines(false).line(Level::WARN, fill);
-        assert_eq!(line, " WARN what \\u{1b}[31mthey\\u{9b}0m\tsay\\r\n");
-        let timed = lines(true).line(Level::WARN, fill);
-        let (time, rest) = timed.split_at("2026-11-23T18:30:05.000250Z ".len());
-        assert_eq!(rest, line);
-        assert!(time.starts_with("20") && time.ends_with("Z "), "{time}");
-    }
-
-    #[test]
-    fn an_event_is_recorded_with_its_fields() {
-        struct Seen(std::sync::mpsc::Sender<String>);
+    /// The line of an event.
+    fn printed(timestamps: bool, json: bool, tell: impl FnOnce()) -> String {
+        struct Seen(Lines, std::sync::mpsc::Sender<String>);
         impl Subscriber for Seen {
             fn enabled(&self, _: &Metadata<'_>) -> bool {
                 true
             }
             fn event(&self, event: &Event<'_>) {
-                let lines = Lines { settings: LogSettings { level: LogLevel::Info, timestamps: false } };
-                self.0.send(lines.line(*event.metadata().level(), |text| event.record(text))).unwrap();
+                let metadata = event.metadata();
+                let fill = |text: &mut Text| event.record(text);
+                self.1.send(self.0.line(*metadata.level(), metadata.target(), fill)).unwrap();
             }
             fn new_span(&self, _: &Attributes<'_>) -> Id {
                 Id::from_u64(1)
@@ -178,11 +210,47 @@ mod tests {
             fn exit(&self, _: &Id) {}
         }
         let (send, seen) = std::sync::mpsc::channel();
-        tracing::subscriber::with_default(
-            Seen(send),
-            || tracing::error!(code = 7, name = %"x", "it {}", "broke"),
-        );
-        assert_eq!(seen.recv().unwrap(), "ERROR it broke code=7 name=x\n");
+        let settings = LogSettings { levels: LogLevels::default(), timestamps, json };
+        tracing::subscriber::with_default(Seen(Lines { settings }, send), tell);
+        seen.recv().unwrap()
+    }
+
+    #[test]
+    fn a_line_has_its_time_its_level_and_nothing_that_commands_a_terminal() {
+        let tell = || tracing::warn!("what \x1b[31mthey\u{9b}0m\tsay\r");
+        let line = printed(false, false, tell);
+        assert_eq!(line, " WARN what \\u{1b}[31mthey\\u{9b}0m\tsay\\r\n");
+        let timed = printed(true, false, tell);
+        let (time, rest) = timed.split_at("2026-11-23T18:30:05.000250Z ".len());
+        assert_eq!(rest, line);
+        assert!(time.starts_with("20") && time.ends_with("Z "), "{time}");
+    }
+
+    #[test]
+    fn an_event_is_recorded_with_its_fields() {
+        let line = printed(false, false, || tracing::error!(code = 7, name = %"x", "it {}", "broke"));
+        assert_eq!(line, "ERROR it broke code=7 name=x\n");
+    }
+
+    #[test]
+    fn an_event_is_an_object_whatever_is_in_it() {
+        let name = "a\"b\\c\u{1}\u{9b}\nä";
+        let line = printed(false, true, || tracing::error!(code = 7, name, "it\nbroke"));
+        assert_eq!(line.matches('\n').count(), 1, "{line}");
+        let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(read["fields"], serde_json::json!({"message": "it\nbroke", "code": "7", "name": name}));
+        assert_eq!((&read["level"], &read["target"]), (&"ERROR".into(), &module_path!().into()));
+        assert!(read["timestamp"].as_str().unwrap().starts_with("20"), "{line}");
+    }
+
+    #[test]
+    fn a_part_has_the_level_that_is_said_of_it() {
+        let levels: LogLevels =
+            "warn,drover_agent::store=trace,drover_agent::store::clean=error".parse().unwrap();
+        assert_eq!(levels.of("drover_agent::store::place"), LogLevel::Trace);
+        assert_eq!(levels.of("drover_agent::store::clean"), LogLevel::Error);
+        assert_eq!(levels.of("drover_agent::storeroom"), LogLevel::Warn);
+        assert!("info,x=loud".parse::<LogLevels>().is_err());
     }
 
     #[test]

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Request::Run(config)) => {
-            drover_agent::logging::start(config.log);
+            drover_agent::logging::start(config.log.clone());
             if !config.coordinator.is_https() && !config.coordinator.is_loopback() {
                 let url = &config.coordinator;
                 tracing::warn!(

@@ -87,7 +87,8 @@ pub(crate) static OPTIONS: &[Definition] = &[
     Definition { only: Some(ExecutorKind::Daemon), ..option("daemon-socket", "SOCKET", "Guix's own", "where guix-daemon listens", Draft::daemon_socket) },
     option("gc-below", "SIZE", "2G", "clean the store with less disk free", Draft::gc_below),
     Definition { switch: true, ..option("timestamp-log-output", "BOOL", "true", "begin log lines with the time", Draft::timestamps) },
-    option("log-level", "LEVEL", "info", "error, warn, info, debug, trace", Draft::log_level),
+    option("log-level", "LEVELS", "info", "error to trace; or warn,PART=info", Draft::log_level),
+    Definition { switch: true, ..option("log-json", "BOOL", "false", "log lines are JSON", Draft::log_json) },
     sandbox("store-root", "FOLDER", "/", "its store is gnu/store in it", Draft::store_root),
     sandbox("store-budget", "SIZE", "none", "clean above it; items +8K each", Draft::store_budget),
     sandbox("authorized-keys", "FILE", "/etc/guix/acl", "whose items it takes", Draft::authorized_keys),
@@ -121,7 +122,7 @@ pub(crate) fn help() -> String {
     text.push_str("\nOf the sandbox:\n");
     OPTIONS.iter().filter(for_sandbox).for_each(|option| describe(&mut text, option));
     text.push_str(
-        "\nTIME: 90, 90s, 10m, 2h. SIZE: bytes, or 512K, 64M, 20G, 1T; limits also: none.\n\
+        "TIME: 90, 90s, 10m, 2h. SIZE: bytes, or 512K, 64M, 20G, 1T; limits also: none.\n\
          Options win over the file. Exit codes: 0 stopped, 1 failed, 2 refused options.\n",
     );
     text

@@ -108,8 +108,12 @@ pub fn until_it_works<T, E: Temporary + std::fmt::Display>(
 
 /// From 0 to below 1. The standard library's hash keys are random, which is enough for jitter.
 fn random_fraction() -> f64 {
-    let bits = u32::try_from(RandomState::new().build_hasher().finish() >> 32).unwrap_or_default();
-    f64::from(bits) / 4_294_967_296.0
+    f64::from(random()) / 4_294_967_296.0
+}
+
+/// A number that others do not have; it is no secret.
+pub(crate) fn random() -> u32 {
+    u32::try_from(RandomState::new().build_hasher().finish() >> 32).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::session::LEAST_STORE;
 use super::choice::{self, ExecutorKind};
 use super::sandbox::SandboxDraft;
 use super::sources::Given;
-use super::values::{self, BaseUrl, DaemonSocket, LogLevel, Secret};
+use super::values::{self, BaseUrl, DaemonSocket, LogLevels, Secret};
 use super::{Config, ConfigError, Credentials, Glance, LogSettings, Place, Surroundings};
 
 /// The environment variable by which Guix's own programs find the daemon.
@@ -50,7 +50,8 @@ pub(crate) struct Draft {
     /// What the sandbox is told; `sandbox` has the methods.
     pub(super) sandbox: SandboxDraft,
     timestamps: Option<bool>,
-    log_level: Option<LogLevel>,
+    log_levels: Option<LogLevels>,
+    log_json: Option<bool>,
     /// Where each option was given.
     places: Vec<(&'static str, Place)>,
 }
@@ -200,7 +201,12 @@ impl Draft {
     }
 
     pub(crate) fn log_level(&mut self, text: &str) -> Applied {
-        self.log_level = Some(text.parse()?);
+        self.log_levels = Some(text.parse()?);
+        Ok(())
+    }
+
+    pub(crate) fn log_json(&mut self, text: &str) -> Applied {
+        self.log_json = Some(values::boolean(text)?);
         Ok(())
     }
 
@@ -313,8 +319,9 @@ impl Draft {
             gc_below: self.gc_below.unwrap_or(Some(GC_BELOW)),
             unheeded,
             log: LogSettings {
-                level: self.log_level.unwrap_or(LogLevel::Info),
+                levels: self.log_levels.unwrap_or_default(),
                 timestamps: self.timestamps.unwrap_or(true),
+                json: self.log_json.unwrap_or(false),
             },
         })
     }

@@ -18,7 +18,7 @@ use uuid::Uuid;
 pub use choice::{Choice, ExecutorKind, GuixDaemon};
 pub(crate) use draft::Draft;
 pub use sandbox::SandboxSettings;
-pub use values::{BaseUrl, DaemonSocket, LogLevel, Secret};
+pub use values::{BaseUrl, DaemonSocket, LogLevel, LogLevels, Secret};
 
 /// The configuration file that is read if it is there and no other is named.
 pub const DEFAULT_FILE: &str = "/etc/drover-agent.conf";
@@ -95,12 +95,14 @@ pub enum Credentials {
 }
 
 /// How to log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogSettings {
     /// The least urgent lines that are printed.
-    pub level: LogLevel,
+    pub levels: LogLevels,
     /// Whether each line begins with the time.
     pub timestamps: bool,
+    /// Whether each line is an object of JSON, with the time in any case.
+    pub json: bool,
 }
 
 /// What the command line asks for.

@@ -69,7 +69,7 @@ fn everything_has_a_default_but_who_this_is() {
     assert_eq!(config.drain_time, Duration::from_secs(600));
     assert_eq!(config.state_dir, Path::new("/var/lib/drover-agent"));
     assert_eq!(config.daemon_socket, DaemonSocket::usual());
-    assert_eq!(config.log, LogSettings { level: LogLevel::Info, timestamps: true });
+    assert_eq!(config.log, LogSettings { levels: LogLevels::default(), timestamps: true, json: false });
     assert_eq!(config.sandbox, SandboxSettings::default());
     match config.credentials {
         Credentials::Password { uuid, password } => {
@@ -152,7 +152,7 @@ fn the_default_file_is_read_if_it_is_there() {
     let path = file(&folder, "agent.conf", "dynamic-auth-token = t\nlog-level = debug\n");
     let there = Surroundings { default_file: path.clone().into(), ..surroundings() };
     match read([], &there).unwrap() {
-        Request::Run(config) => assert_eq!(config.log.level, LogLevel::Debug),
+        Request::Run(config) => assert_eq!(config.log.levels.of("drover_agent"), LogLevel::Debug),
         Request::Print(text) => panic!("{text}"),
     }
     std::fs::write(&path, "oops\n").unwrap();

@@ -201,17 +201,61 @@ pub enum LogLevel {
 }
 
 impl FromStr for LogLevel {
-    type Err = String;
+    type Err = ();
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, ()> {
         match text {
             "error" => Ok(Self::Error),
             "warn" => Ok(Self::Warn),
             "info" => Ok(Self::Info),
             "debug" => Ok(Self::Debug),
             "trace" => Ok(Self::Trace),
-            _ => Err(format!("“{text}” is none of error, warn, info, debug, trace")),
+            _ => Err(()),
         }
+    }
+}
+
+/// Which lines are logged, by the part of the program that they come from: as the option says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLevels(String);
+
+impl LogLevels {
+    /// That of a module. Of parts that are named, such as `drover_agent::store`, the last that it is in counts.
+    pub fn of(&self, module: &str) -> LogLevel {
+        let (mut others, mut named) = (LogLevel::Info, None);
+        for (part, level) in self.all() {
+            match module.strip_prefix(part) {
+                _ if part.is_empty() => others = level,
+                Some(rest) if rest.is_empty() || rest.starts_with("::") => named = Some(level),
+                _ => {}
+            }
+        }
+        named.unwrap_or(others)
+    }
+
+    fn all(&self) -> impl Iterator<Item = (&str, LogLevel)> {
+        let words = self.0.split(',').map(|word| word.split_once('=').unwrap_or(("", word)));
+        words.filter_map(|(part, level)| Some((part, level.parse().ok()?)))
+    }
+}
+
+impl Default for LogLevels {
+    fn default() -> Self {
+        Self("info".to_owned())
+    }
+}
+
+impl FromStr for LogLevels {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let levels = Self(text.to_owned());
+        if levels.all().count() == text.split(',').count() {
+            return Ok(levels);
+        }
+        Err(format!(
+            "“{text}” is none of error, warn, info, debug, trace, or such as warn,drover_agent::store=debug"
+        ))
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::fmt::{self, Display};
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use data_encoding::BASE64;
 use drover_wire::route::{Method, Route};
-use drover_wire::{AGENT_NAME_HEADER, Problem};
+use drover_wire::{AGENT_NAME_HEADER, Problem, REQUEST_HEADER};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::http::header::{
@@ -20,6 +21,7 @@ use super::error::Error;
 use crate::config::{BaseUrl, Credentials};
 use crate::http::{Client, SendError, reason};
 use crate::json;
+use crate::retry::random;
 
 /// The most bytes that are read of an answer that refuses.
 const PROBLEM_LIMIT: u64 = 64 * 1024;
@@ -71,13 +73,17 @@ pub(super) struct Caller {
     client: Client,
     base: BaseUrl,
     identity: HeaderMap,
+    /// What the names of requests begin with, and how many there were.
+    start: u32,
+    count: AtomicU32,
 }
 
 type Parts<'a> = &'a [&'a dyn Display];
 
 impl Caller {
     pub(super) fn new(client: Client, base: &BaseUrl, credentials: &Credentials) -> Self {
-        Self { client, base: base.clone(), identity: identity(credentials) }
+        let identity = identity(credentials);
+        Self { client, base: base.clone(), identity, start: random(), count: AtomicU32::new(0) }
     }
 
     pub(super) fn cancel(&self) {
@@ -205,7 +211,13 @@ impl Caller {
     }
 
     fn call_to(&self, method: Method, url: String, what: &str) -> Call<'_> {
-        Call { method, attempt: format!("{what} ({url})"), url, identity: &self.identity }
+        let id = self.next_id();
+        Call { method, attempt: format!("{what} ({url}, request {id})"), url, identity: &self.identity, id }
+    }
+
+    /// A name for a request that no other has, by which the coordinator's log tells of it, too.
+    fn next_id(&self) -> String {
+        format!("{:08x}-{}", self.start, self.count.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -215,6 +227,7 @@ struct Call<'a> {
     url: String,
     attempt: String,
     identity: &'a HeaderMap,
+    id: String,
 }
 
 impl Call<'_> {
@@ -231,6 +244,9 @@ impl Call<'_> {
         *request.headers_mut() = self.identity.clone();
         if self.method != Method::Get {
             request.headers_mut().insert(CONTENT_TYPE, content_type);
+        }
+        if let Ok(id) = HeaderValue::from_str(&self.id) {
+            request.headers_mut().insert(ureq::http::HeaderName::from_static(REQUEST_HEADER), id);
         }
         // Lengths and offsets count the bytes as they are kept.
         request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));

@@ -241,6 +241,27 @@ fn refusals_bring_the_coordinators_sentence() {
 }
 
 #[test]
+fn each_request_has_a_name_by_which_its_failure_is_told() {
+    let (named, names) = mpsc::channel();
+    let server = Server::start(move |mut exchange| {
+        let _ = exchange.body();
+        named.send(exchange.header(drover_wire::REQUEST_HEADER).to_owned()).unwrap();
+        exchange.respond(Code::Internal.status(), "", &problem(Code::Internal));
+    });
+    let coordinator = coordinator(&server);
+    let mut seen = std::collections::HashSet::new();
+    for _ in 0..3 {
+        let said = coordinator.heartbeat(&heartbeat()).unwrap_err().to_string();
+        let name = names.recv().unwrap();
+        assert!(
+            drover_wire::is_request_id(&name) && said.contains(&format!(", request {name})")),
+            "{name}: {said}"
+        );
+        assert!(seen.insert(name));
+    }
+}
+
+#[test]
 fn what_is_no_coordinator_is_called_so() {
     for (status, body, temporary) in [
         (200, "<html>hello</html>", false),

@@ -52,12 +52,14 @@ pub enum ClientError {
         why: String,
     },
     /// The coordinator said no.
-    #[error("{doing}: the coordinator refuses: {problem}{}", in_its_log(problem))]
+    #[error("{doing}: the coordinator refuses: {problem}{}", in_its_log(request))]
     Refused {
         /// What was attempted.
         doing: String,
         /// Its words.
         problem: Box<Problem>,
+        /// The name of the request in its log.
+        request: Option<String>,
     },
     /// An answer that no coordinator of this version gives.
     #[error("{doing}: the answer of {url} is not a coordinator's: {why}; is this the listener for clients?")]
@@ -144,8 +146,8 @@ pub enum ClientError {
 }
 
 /// Where more of it may be found.
-fn in_its_log(problem: &Problem) -> String {
-    problem.request.as_ref().map(|id| format!(" (request {id} in its log)")).unwrap_or_default()
+fn in_its_log(request: &Option<String>) -> String {
+    request.as_ref().map(|id| format!(" (request {id} in its log)")).unwrap_or_default()
 }
 
 impl ClientError {
@@ -173,9 +175,9 @@ mod tests {
 
     #[test]
     fn a_refusal_says_by_which_name_the_coordinator_s_log_has_it() {
-        let problem =
-            Problem { request: Some("7f-3".to_owned()), ..Problem::new(Code::Internal, "it broke") };
-        let error = ClientError::Refused { doing: "show".to_owned(), problem: Box::new(problem) };
+        let problem = Box::new(Problem::new(Code::Internal, "it broke"));
+        let request = Some("7f-3".to_owned());
+        let error = ClientError::Refused { doing: "show".to_owned(), problem, request };
         assert_eq!(error.to_string(), "show: the coordinator refuses: it broke (request 7f-3 in its log)");
     }
 }

@@ -8,7 +8,7 @@ use drover_tls::Trust;
 use drover_wire::client::Uploaded;
 use drover_wire::route::{Method, Route, clients};
 use drover_wire::set::{ROWS_TYPE, RevisionName, SetName, SetSubmission, SetSubmitted};
-use drover_wire::{BUNDLE_TYPE, Problem, REQUEST_HEADER};
+use drover_wire::{BUNDLE_TYPE, Problem, REQUEST_HEADER, is_request_id};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::http::{Request, Response, Uri, header};
@@ -248,9 +248,13 @@ impl Coordinator {
 
     fn refusal(&self, doing: &str, answer: Response<Body>) -> ClientError {
         let status = answer.status().as_u16();
+        let id = answer.headers().get(REQUEST_HEADER).and_then(|id| id.to_str().ok());
+        let request = id.filter(|id| is_request_id(id)).map(str::to_owned);
         match self.body(doing, answer, PROBLEM_LIMIT) {
             Ok(bytes) => match serde_json::from_slice::<Problem>(&bytes) {
-                Ok(problem) => ClientError::Refused { doing: doing.to_owned(), problem: Box::new(problem) },
+                Ok(problem) => {
+                    ClientError::Refused { doing: doing.to_owned(), problem: Box::new(problem), request }
+                }
                 // A proxy in front of the coordinator says so while the coordinator is away.
                 Err(_) if matches!(status, 502..=504) => ClientError::Unreachable {
                     doing: doing.to_owned(),

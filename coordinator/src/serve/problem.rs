@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use drover_wire::bundle::BundleError;
 use drover_wire::{Code, Problem};
+use serde::Serialize;
 
 use super::observe;
 use crate::farm::Error;
@@ -81,14 +82,25 @@ impl From<Error> for Refusal {
     }
 }
 
+/// A problem as it goes out.
+#[derive(Debug, Serialize)]
+struct Said {
+    #[serde(flatten)]
+    problem: Problem,
+    /// Under this name the log may have more of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request: Option<String>,
+}
+
 impl IntoResponse for Refusal {
-    fn into_response(mut self) -> Response {
+    fn into_response(self) -> Response {
         let code = self.0.code;
-        self.0.request = observe::request_id();
         let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = (status, Json(&self.0)).into_response();
         // For those who want it as a page.
-        response.extensions_mut().insert(self.0);
+        let for_page = self.0.clone();
+        let mut response =
+            (status, Json(Said { problem: self.0, request: observe::request_id() })).into_response();
+        response.extensions_mut().insert(for_page);
         // What was refused may be had a moment later.
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if code == Code::Unavailable {

@@ -5,7 +5,8 @@ use std::fmt;
 use drover_store::path::StorePath;
 use serde::{Deserialize, Serialize};
 
-/// The body of every answer that is not a success.
+/// The body of every answer that is not a success. In it stands `request`, too, for people: the request's name, which who
+/// asks has from the header [`crate::REQUEST_HEADER`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Problem {
@@ -19,16 +20,13 @@ pub struct Problem {
     /// The store paths that it is about, at most a hundred.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<StorePath>,
-    /// The name of the request that it answers, under which the coordinator's log may have more of it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub request: Option<String>,
 }
 
 impl Problem {
     /// A refusal of this kind with this sentence.
     #[must_use]
     pub fn new(code: Code, message: impl fmt::Display) -> Self {
-        Self { code, message: message.to_string(), received: None, paths: Vec::new(), request: None }
+        Self { code, message: message.to_string(), received: None, paths: Vec::new() }
     }
 }
 
