@@ -84,22 +84,7 @@ impl Farm {
         let dir = tempfile::Builder::new().prefix("drover-").tempdir_in(parent).unwrap();
         let state = dir.path().join("coordinator");
         fs::create_dir(&state).unwrap();
-        let (agents, clients, public) = (free_port(), free_port(), free_port());
-        let serve = Start::new(program("drover"))
-            .arg("serve")
-            .arg("--state")
-            .arg(&state)
-            .args(["--agents-listen".to_owned(), agents.to_string()])
-            .args(["--clients-listen".to_owned(), clients.to_string()])
-            .args(["--public-listen".to_owned(), public.to_string()])
-            .args(["--disk-reserve-mib", "1"])
-            .args(&setup.flags);
-        let start = match setup.disk {
-            None => serve,
-            Some(bytes) => on_small_disk(&serve, &state, bytes),
-        };
-        let mut coordinator = Service::start("drover serve", start);
-        wait_listening(&mut coordinator, &[agents, clients, public]);
+        let (coordinator, [agents, clients, public]) = start_coordinator(setup, &state);
         let token =
             fs::read_to_string(seen_by(&coordinator, &state.join("client-token"))).expect("it made a token");
         let peer = Peer::stranger(&format!("http://{clients}")).token(token.trim());
@@ -279,20 +264,58 @@ pub fn free_port() -> SocketAddr {
     free.next().unwrap().local_addr().unwrap()
 }
 
+/// Starts a coordinator at free ports. Somebody else may take one of them right before it does: then others are tried.
+fn start_coordinator(setup: &Setup, state: &Path) -> (Service, [SocketAddr; 3]) {
+    const TRIES: usize = 5;
+    for last in (0..TRIES).map(|attempt| attempt + 1 == TRIES) {
+        let addresses = [free_port(), free_port(), free_port()];
+        let [agents, clients, public] = addresses.map(|address| address.to_string());
+        let serve = Start::new(program("drover"))
+            .arg("serve")
+            .arg("--state")
+            .arg(state)
+            .args(["--agents-listen".to_owned(), agents])
+            .args(["--clients-listen".to_owned(), clients])
+            .args(["--public-listen".to_owned(), public])
+            .args(["--disk-reserve-mib", "1"])
+            .args(&setup.flags);
+        let start = match setup.disk {
+            None => serve,
+            Some(bytes) => on_small_disk(&serve, state, bytes),
+        };
+        let mut coordinator = Service::start("drover serve", start);
+        match try_listening(&mut coordinator, &addresses) {
+            Ok(()) => return (coordinator, addresses),
+            Err(text) if !last && text.contains("Address already in use") => {}
+            Err(text) => panic!("{text}"),
+        }
+    }
+    unreachable!("the last try ends otherwise")
+}
+
 /// Waits until a program listens on all these addresses.
 ///
 /// # Panics
 /// When it ends, or does not within [`wait::LONG`].
 #[track_caller]
 pub fn wait_listening(service: &mut Service, addresses: &[SocketAddr]) {
+    if let Err(text) = try_listening(service, addresses) {
+        panic!("{text}");
+    }
+}
+
+/// The same; what it said, if it ends instead.
+#[track_caller]
+fn try_listening(service: &mut Service, addresses: &[SocketAddr]) -> Result<(), String> {
     for address in addresses {
         wait::until(&format!("something should listen on {address}"), || {
             if let Some(status) = service.exited() {
-                panic!("it ended at once ({status}): {}", service.text());
+                return Some(Err(format!("it ended at once ({status}): {}", service.text())));
             }
-            TcpStream::connect_timeout(address, Duration::from_secs(1)).ok()
-        });
+            TcpStream::connect_timeout(address, Duration::from_secs(1)).ok().map(Ok)
+        })?;
     }
+    Ok(())
 }
 
 /// The same program, with a small disk of its own in the place of this folder. The disk is in a namespace of its own:
