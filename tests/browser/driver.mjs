@@ -49,7 +49,12 @@ const commands = {
         return answer?.status();
     },
     async wait({ for: expression }) {
-        await page.waitForFunction(expression, undefined, { polling: 50 });
+        // What waits within the page would need its policy to allow that.
+        const end = Date.now() + 60_000;
+        while (!(await page.evaluate(expression).catch(() => false))) {
+            if (Date.now() > end) throw new Error(`in vain; the page says: ${await page.innerText('body')}`);
+            await new Promise((again) => setTimeout(again, 50));
+        }
     },
     value: ({ of }) => page.evaluate(of),
     text: ({ of }) => page.locator(of).first().textContent(),

@@ -138,7 +138,7 @@ fn what_a_hostile_log_tag_or_message_has_in_it_is_shown_and_never_run() {
     let mut wanted = drover_tests::client::want(&made);
     let bad = "<script>window.hacked = 4</script>";
     wanted.tags.insert("branch".to_owned(), bad.to_owned());
-    wanted.tags.insert("\"><script>window.hacked=5</script>".to_owned(), "x".to_owned());
+    wanted.tags.insert("\"><script>window.hacked++</script>".to_owned(), "x".to_owned());
     let submission = Submission { builds: vec![wanted] };
     let submitted: Submitted = farm.client.peer.post(&clients::SUBMIT.path(&[]), &submission).value();
     let build = submitted.builds[0].build;
