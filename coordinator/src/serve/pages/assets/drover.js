@@ -80,9 +80,8 @@
             }
         }
         for (const { name } of [...was.attributes]) {
-            if (!will.hasAttribute(name) && name !== 'open' && name !== 'class') was.removeAttribute(name);
+            if (!will.hasAttribute(name) && name !== 'open') was.removeAttribute(name);
         }
-        if (!will.hasAttribute('class') && was.hasAttribute('class')) was.removeAttribute('class');
         if (was.hasAttribute('data-keep') || was.hasAttribute('data-log')) return;
         if (was.tagName === 'TIME' && was.dataset.form !== 'at') return tick(was, Date.now() - ahead);
         inside(was, will);
@@ -122,10 +121,7 @@
 
     function arrived(node) {
         if (node.nodeType !== 1) return;
-        if (keyOf(node) !== null) {
-            sent.set(node, node.outerHTML);
-            node.classList.add('fresh');
-        }
+        if (keyOf(node) !== null) sent.set(node, node.outerHTML);
         remember(node);
         tickAll(node);
         follow(node);
