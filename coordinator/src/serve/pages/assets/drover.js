@@ -1,6 +1,7 @@
 // What makes pages live. Every page is whole without it.
 //
-// <main data-live="QUERY">     the page goes by the events of that query: when one comes, its inside is asked for again
+// <main data-live="QUERY">     the page goes by the events of that query, of the kinds that data-kinds names: when one comes, its
+//                              inside is asked for again; and now and then, for what is no event, such as the load of agents
 // <main data-poll="SECONDS">   there are no events for who looks at it: it is asked for again every so many seconds
 // data-key="…"                 an element that stays the same one wherever in its list it moves; as long as what the
 //                              coordinator sends of it is the same, nothing in it is looked at
@@ -216,9 +217,6 @@
 
     // --- Hearing of what happens ---
 
-    const KINDS = ['build-submitted', 'build-allocated', 'build-started', 'build-phase', 'build-success', 'build-failure',
-        'build-canceled', 'build-requeued', 'agent-seen', 'agent-lost', 'published', 'storage-low', 'hook-failing',
-        'missing-inputs', 'reset', 'message'];
     const poll = Number(main.dataset.poll) || 0;
     let stream = null;
 
@@ -233,7 +231,7 @@
             soon();
             setTimeout(() => { if (!out) listen(); }, 5000);
         };
-        for (const kind of KINDS) stream.addEventListener(kind, soon);
+        for (const kind of main.dataset.kinds.split(' ')) stream.addEventListener(kind, soon);
     }
 
     document.addEventListener('visibilitychange', () => {
@@ -351,5 +349,6 @@
         setInterval(soon, poll * 1000);
     } else if (main.hasAttribute('data-live')) {
         listen();
+        setInterval(soon, 30000);
     }
 })();
