@@ -161,7 +161,7 @@ fn workers(agents: &[Worker], now: Timestamp) -> Markup {
             (words::count(agents.len() as u64, "agent", "agents")) ", " (thousands(online as u64)) " online, "
             (thousands(busy as u64)) " at work."
         }
-        div .box tabindex="0" role="region" aria-label="Agents and what they build" {
+        div .box tabindex="0" role="group" aria-label="Agents and what they build" {
             table .stack {
                 thead { tr {
                     th scope="col" { "Agent" }
@@ -238,7 +238,7 @@ fn free(bytes: Option<u64>) -> Markup {
 
 fn task(task: &Task, now: Timestamp) -> Markup {
     html! {
-        li .whole {
+        li {
             // Without the whole path: a thousand of them would be most of the page.
             a href=(words::address(&BUILD, &[&task.build])) { (words::name(&task.derivation)) } " "
             span .hint {

@@ -100,7 +100,7 @@ fn holds(agent: &AgentSummary, now: Timestamp) -> Markup {
             @if agent.builds.is_empty() {
                 p { "It has no build." }
             } @else {
-                div .box tabindex="0" role="region" aria-labelledby="holds" {
+                div .box tabindex="0" role="group" aria-labelledby="holds" {
                     table {
                         thead {
                             tr {
@@ -147,7 +147,7 @@ fn tries(details: &AgentDetails, earlier: bool, now: Timestamp) -> Markup {
             @if details.tries.tries.is_empty() {
                 p { "There are none." }
             } @else {
-                div .box tabindex="0" role="region" aria-labelledby="tries" {
+                div .box tabindex="0" role="group" aria-labelledby="tries" {
                     table {
                         thead {
                             tr {

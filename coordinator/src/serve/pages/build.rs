@@ -196,7 +196,7 @@ pub(super) fn outputs(outputs: &[BuildOutput], viewer: Viewer, now: Timestamp) -
     html! {
         section data-key="outputs" aria-labelledby="outputs" {
             h2 #outputs { "Outputs" }
-            div .box tabindex="0" role="region" aria-labelledby="outputs" {
+            div .box tabindex="0" role="group" aria-labelledby="outputs" {
                 table {
                     thead {
                         tr {
@@ -263,7 +263,7 @@ fn attempts(details: &BuildDetails, now: Timestamp) -> Markup {
         @if !details.attempts.is_empty() {
             section data-key="tries" aria-labelledby="tries" {
                 h2 #tries { "Tries" }
-                div .box tabindex="0" role="region" aria-labelledby="tries" {
+                div .box tabindex="0" role="group" aria-labelledby="tries" {
                     table {
                         thead {
                             tr {

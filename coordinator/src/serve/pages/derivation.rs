@@ -57,7 +57,7 @@ fn builds(details: &DerivationDetails, now: drover_wire::Timestamp) -> Markup {
             @if details.builds.is_empty() {
                 p { "Nobody has asked for a build of it, and nothing that was asked for needed one." }
             } @else {
-                div .box tabindex="0" role="region" aria-labelledby="builds" {
+                div .box tabindex="0" role="group" aria-labelledby="builds" {
                     table {
                         thead {
                             tr {

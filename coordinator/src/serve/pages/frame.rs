@@ -215,6 +215,8 @@ fn header(viewer: Viewer, here: Option<Here>, search: &str) -> Markup {
                     button { "Find" }
                 }
             }
+            // What the script has to say stands here; without it there is nothing.
+            span #live role="status" {}
             @if viewer == Viewer::Session {
                 form .logout method="post" action=(LOG_OUT.pattern) { button { "Log out" } }
             }
@@ -227,8 +229,6 @@ fn footer(viewer: Viewer) -> Markup {
         footer {
             span { "drover " (env!("CARGO_PKG_VERSION")) }
             span { "as of " (words::as_of(words::now())) " UTC" }
-            // What the script has to say stands here; without it there is nothing.
-            span #live role="status" {}
             @if viewer == Viewer::Public { span { "You see what everybody may see." } }
         }
     }

@@ -37,7 +37,7 @@ pub(super) async fn show(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
 
 fn list(all: &[(HookSummary, FailedRuns)]) -> Markup {
     html! {
-        div .box tabindex="0" role="region" aria-label="All hooks" {
+        div .box tabindex="0" role="group" aria-label="All hooks" {
             table {
                 thead {
                     tr {
@@ -94,7 +94,7 @@ fn failures(hook: &HookSummary, failed: &FailedRuns, may: bool, now: Timestamp) 
                     }
                 }
             }
-            div .box tabindex="0" role="region" aria-labelledby=(id) {
+            div .box tabindex="0" role="group" aria-labelledby=(id) {
                 table {
                     thead {
                         tr {

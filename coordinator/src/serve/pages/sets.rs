@@ -43,7 +43,7 @@ pub(super) async fn list(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
 
 fn table(all: &[SetSummary], now: Timestamp) -> Markup {
     html! {
-        div .box tabindex="0" role="region" aria-label="All sets" {
+        div .box tabindex="0" role="group" aria-label="All sets" {
             table {
                 thead {
                     tr {
@@ -225,7 +225,7 @@ fn summary(details: &SetDetails, now: Timestamp) -> Markup {
             (fact("Builds of older revisions", html! { (if details.keep { "go on" } else { "are canceled" }) }))
             @if let Some(estimate) = &details.estimate { (fact("Done in", self::estimate(estimate))) }
         }
-        div .box data-key="parts" tabindex="0" role="region" aria-label="By system" {
+        div .box data-key="parts" tabindex="0" role="group" aria-label="By system" {
             table {
                 thead { tr { th scope="col" { "System" } (tally_head()) th scope="col" { "Done in" } } }
                 tbody {
@@ -296,7 +296,7 @@ fn packages_of(look: &SetLook, packages: &[PackageRows], query: &Query, address:
                 @if query.show == Show::Broken { "Nothing of it is broken." } @else { "There are no such packages." }
             }
         } @else {
-            div .box tabindex="0" role="region" aria-label="Packages by system" {
+            div .box tabindex="0" role="group" aria-label="Packages by system" {
                 table .matrix {
                     thead {
                         tr {
@@ -394,7 +394,7 @@ fn kind_id(kind: DifferenceKind) -> &'static str {
 
 fn differences<'d>(all: impl Iterator<Item = &'d Difference>, kind: DifferenceKind) -> Markup {
     html! {
-        div .box tabindex="0" role="region" aria-labelledby=(kind_id(kind)) {
+        div .box tabindex="0" role="group" aria-labelledby=(kind_id(kind)) {
             table {
                 thead {
                     tr {
@@ -430,7 +430,7 @@ fn blockers(blockers: &Blockers) -> Markup {
             }
         }
         @if !blockers.blockers.is_empty() {
-            div .box tabindex="0" role="region" aria-label="Blockers" {
+            div .box tabindex="0" role="group" aria-label="Blockers" {
                 table {
                     thead {
                         tr {

@@ -35,7 +35,7 @@ pub(super) async fn show(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
 
 fn list(all: &[(PlaceSummary, Vec<PlaceDay>)]) -> Markup {
     html! {
-        div .box data-key="places" tabindex="0" role="region" aria-label="All places" {
+        div .box data-key="places" tabindex="0" role="group" aria-label="All places" {
             table {
                 thead {
                     tr {
@@ -197,7 +197,7 @@ fn table(days: &[PlaceDay], id: &str) -> Markup {
     html! {
         details {
             summary { "As a table" }
-            div .box tabindex="0" role="region" aria-labelledby=(id) {
+            div .box tabindex="0" role="group" aria-labelledby=(id) {
                 table {
                     thead {
                         tr {
