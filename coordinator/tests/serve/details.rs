@@ -96,7 +96,7 @@ fn a_build_says_in_words_how_it_is_in_every_state() {
     let lease = agent.allocation().lease;
     says(
         &build_page(&browser, of(&below)).page(),
-        &["below ◐ allocated", "One has it", "Agent one", "▶ goes on"],
+        &["below ◐ allocated", "one has it", "Agent one", "▶ goes on"],
     );
     assert_eq!(agent.log(lease, 0, b"it begins\n").status, 200);
     let deadline = Deadline::after(Duration::from_secs(60));

@@ -95,7 +95,7 @@ fn facts(details: &AgentDetails, now: Timestamp) -> Markup {
 
 fn holds(agent: &AgentSummary, now: Timestamp) -> Markup {
     html! {
-        section data-key="holds" aria-labelledby="holds" {
+        section data-key="holds" {
             h2 #holds { "What it has" }
             @if agent.builds.is_empty() {
                 p { "It has no build." }
@@ -142,7 +142,7 @@ fn holds(agent: &AgentSummary, now: Timestamp) -> Markup {
 fn tries(details: &AgentDetails, earlier: bool, now: Timestamp) -> Markup {
     let address = words::address(&AGENT, &[&details.summary.name]);
     html! {
-        section data-key="tries" aria-labelledby="tries" {
+        section data-key="tries" {
             h2 #tries { @if earlier { "Earlier tries" } @else { "Its last tries" } }
             @if details.tries.tries.is_empty() {
                 p { "There are none." }

@@ -83,7 +83,7 @@ fn failures(hook: &HookSummary, failed: &FailedRuns, may: bool, now: Timestamp) 
     let shown = failed.runs.len().min(SHOWN) as u64;
     let id = format!("failed-{}", hook.hook);
     html! {
-        section data-key=(id) aria-labelledby=(id) {
+        section data-key=(id) {
             h2 id=(id) {
                 "What " (hook.hook) " gave up (" (words::thousands(failed.failed)) ")"
             }

@@ -19,6 +19,8 @@ use super::words;
 use crate::farm::{Farm, PackageRow, PackageRows, SetAnswer, SetLook, SetQuestion};
 use crate::serve::call::{Answer, Call};
 
+/// The events by which sets go.
+const ENDS: &str = "kind=build-started,build-success,build-failure,build-dependency-failed,build-canceled";
 /// The most differences of a kind that are shown.
 const SHOWN: usize = 500;
 
@@ -38,7 +40,8 @@ pub(super) async fn list(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
             @else { a href=(words::question(&SETS, &[("dropped", "true")])) { "Those that were dropped" } }
         }
     };
-    Ok(Page::new("Sets", main).here(Here::Sets).answer(&call))
+    let page = Page::new("Sets", main).here(Here::Sets);
+    Ok(if question.dropped { page } else { page.live(ENDS) }.answer(&call))
 }
 
 fn table(all: &[SetSummary], now: Timestamp) -> Markup {
@@ -203,7 +206,10 @@ pub(super) async fn show(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
         (answer(&look, &query, &address))
         (revisions(details, now))
     };
-    Ok(Page::new(format!("{}@{}", details.set, details.revision), main).here(Here::Sets).answer(&call))
+    let page = Page::new(format!("{}@{}", details.set, details.revision), main).here(Here::Sets);
+    // What takes its time is not looked up again whenever a build ends.
+    let goes_on = details.current && matches!(query.show, Show::Packages | Show::Broken);
+    Ok(if goes_on { page.live(ENDS) } else { page }.answer(&call))
 }
 
 /// The address of a set's page.
@@ -369,7 +375,7 @@ fn changes(diff: &SetDiff) -> Markup {
         p { "From " (diff.a) " to " (diff.b) "." }
         @for (kind, name) in KINDS {
             @let count = diff.counts.get(&kind).copied().unwrap_or(0);
-            section aria-labelledby=(kind_id(kind)) {
+            section {
                 h2 id=(kind_id(kind)) { (name) " (" (words::thousands(count)) ")" }
                 @if count > 0 {
                     (differences(diff.changes.iter().filter(|change| change.kind == kind).take(SHOWN), kind))
@@ -479,7 +485,7 @@ fn blocker(blocker: &Blocker) -> Markup {
 
 fn revisions(details: &SetDetails, now: Timestamp) -> Markup {
     html! {
-        section aria-labelledby="revisions" {
+        section {
             h2 #revisions { "Revisions" }
             ol .names reversed {
                 @for revision in &details.revisions {
