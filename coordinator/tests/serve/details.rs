@@ -76,6 +76,12 @@ fn a_build_says_in_words_how_it_is_in_every_state() {
         &waiting.page(),
         &["top … waiting", "Waits for 1 input", "It waits for 1 thing", "There is no log yet"],
     );
+    let drawn = waiting.text().split_once("<svg class=\"graph-drawing\"").unwrap().1.to_owned();
+    let drawn = drawn.split("</svg>").next().unwrap();
+    assert!(
+        drawn.contains(">above<") && drawn.contains(">top<") && drawn.matches("<path").count() == 1,
+        "{drawn}"
+    );
     assert!(waiting.text().contains("action=\"/v1/builds/") && waiting.text().contains(">Cancel<"));
     assert!(waiting.text().contains(&format!("data-live=\"build={build}\"")), "{}", waiting.text());
 

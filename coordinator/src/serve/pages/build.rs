@@ -10,7 +10,7 @@ use drover_wire::{BuildId, BuildState, Timestamp};
 use maud::{Markup, html};
 
 use super::frame::{Here, Page};
-use super::{Viewer, log, words};
+use super::{Viewer, graph, log, words};
 use crate::farm::Farm;
 use crate::farm::detail::{BuildAround, HeldUp};
 use crate::serve::call::{Answer, Call};
@@ -22,14 +22,17 @@ pub(super) async fn show(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
     let now = words::now();
     let details = &around.details;
     let name = words::name(&details.summary.derivation).to_owned();
+    let drawing = html! { div .drawing data-key="drawing" { (graph::draw(&around)) } };
     let main = html! {
         h1 data-key="head" { (words::foreign(&name)) " " (words::state(details.summary.state)) }
         p .why data-key="why" { (why(details)) }
         (others(&around))
         (facts(details, now))
         @if call.viewer() == Viewer::Session { (actions(&around)) }
+        // What it waits for says more than a log that is not there yet.
+        @if !details.waits_for.is_empty() { (drawing) (lists(&around)) }
         section data-key="log" { h2 #log { "Log" } (log) }
-        (graph(&around))
+        @if details.waits_for.is_empty() { (drawing) (lists(&around)) }
         (outputs(&details.outputs, call.viewer(), now))
         (attempts(details, now))
     };
@@ -143,7 +146,7 @@ fn actions(around: &BuildAround) -> Markup {
 }
 
 /// What it waits for, and what waits for it.
-fn graph(around: &BuildAround) -> Markup {
+fn lists(around: &BuildAround) -> Markup {
     let details = &around.details;
     let shown = details.waits_for.len() as u64;
     html! {

@@ -9,6 +9,7 @@ mod assets;
 mod build;
 mod derivation;
 mod frame;
+mod graph;
 mod hooks;
 mod log;
 mod login;
