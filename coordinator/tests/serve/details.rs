@@ -253,14 +253,23 @@ fn a_long_log_opens_at_its_end_and_every_part_of_it_can_be_reached() {
 #[test]
 fn a_log_grows_in_its_page_line_by_line_and_says_when_it_is_over() {
     let house = House::start();
-    let client = house.client();
+    let (client, browser) = (house.client(), Browser::logged_in(&house));
     let build = client.submit(&[&derivation("made", &[])]);
     let agent = house.agent("one");
     let lease = agent.allocation().lease;
+    for page in [build_page(&browser, build), browser.get(&format!("/builds/{build}/log"))] {
+        let live = format!(
+            "data-key=\"try-1\" data-log=\"/builds/{build}/log/live?attempt=1&amp;from=0&amp;line=1\""
+        );
+        assert!(page.status == 200 && page.text().contains(&live), "{}", page.text());
+    }
     assert_eq!(agent.log(lease, 0, b"before\nstarting phase `build'\nhalf").status, 200);
-    let page = build_page(&Browser::logged_in(&house), build).text();
-    let (_, live) = page.split_once("data-log=\"").unwrap();
-    let live = live.split('"').next().unwrap().replace("&amp;", "&");
+    let live_of = |page: &str| {
+        let (_, live) = page.split_once("data-key=\"try-1\" data-log=\"").unwrap();
+        live.split('"').next().unwrap().replace("&amp;", "&")
+    };
+    let page = build_page(&browser, build).text();
+    let live = live_of(&page);
     assert_eq!(live, format!("/builds/{build}/log/live?attempt=1&from=30&line=3"));
     assert!(!page.contains(">half<") && page.contains("data-state=\"running\" open"));
 

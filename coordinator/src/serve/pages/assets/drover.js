@@ -263,10 +263,11 @@
                 for (;;) {
                     const { done, value } = await reader.read();
                     if (done) break;
+                    // The page has all of it already, and has gone on without this.
+                    if (!log.isConnected || !log.dataset.log) return void reader.cancel();
                     const pieces = (rest + value).split('\n');
                     rest = pieces.pop();
                     if (pieces.length > 0 && add(log, pieces.join(''), address)) return;
-                    if (!log.isConnected) return void reader.cancel();
                     pause = 1000;
                 }
             } catch {

@@ -156,7 +156,7 @@ fn whole(at: &At, part: &Part, grows: bool) -> Markup {
     let live = (grows && !part.more).then(|| at.live(part));
     html! {
         (pages)
-        div .log .whole data-log=[live] { (PreEscaped(&part.made.html)) }
+        div .log .whole data-key={ "try-" (at.attempt) } data-log=[live] { (PreEscaped(&part.made.html)) }
         @if paged { (pages) }
     }
 }
@@ -188,7 +188,7 @@ pub(in crate::serve::pages) async fn end(
             @if let Some(raw) = at.raw() { " · " a href=(raw) { "Raw text" } }
         }
         div .log tabindex="0" role="region" aria-label="The end of the log" {
-            div .text data-log=[live] { (PreEscaped(&part.made.html)) }
+            div .text data-key={ "try-" (attempt.number) } data-log=[live] { (PreEscaped(&part.made.html)) }
         }
     })
 }

@@ -49,7 +49,11 @@ pub(super) fn read(place: &LogPlace, length: u64, wanted: Wanted) -> io::Result<
     };
     // What lies behind its length is not whole yet. One byte more before, to see whether a line begins there.
     let (start, most) = (from.saturating_sub(1), most.min(length - from));
-    let Some((before, bytes)) = bytes(place, start, most + (from - start))? else { return Ok(None) };
+    let Some((before, bytes)) = bytes(place, start, most + (from - start))? else {
+        // One that grows may come yet.
+        let nothing = || Document::from(0, Numbers::Lines(1)).finish(true);
+        return Ok(place.growing.is_some().then(|| Part { from: 0, made: nothing(), more: false }));
+    };
     let skipped = match (from - start, bytes.iter().take(LINE).position(|byte| *byte == b'\n')) {
         (0, _) => 0,
         (_, Some(end)) => end + 1,
