@@ -49,7 +49,8 @@ pub(in crate::serve::pages) async fn follow(State(farm): State<Arc<Farm>>, call:
         None if from == 0 => Numbers::Lines(1),
         None => Numbers::Bytes,
     };
-    let place = farm.log(build, LogQuery { offset: None, attempt: query.attempt, follow: true }).await?;
+    let place =
+        farm.log(build, LogQuery { attempt: query.attempt, follow: true, ..LogQuery::default() }).await?;
     let growing = Growing {
         length: place.growing.clone(),
         bytes: Box::pin(log::follow(place, from, farm.stopping())),
