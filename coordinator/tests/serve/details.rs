@@ -1,7 +1,6 @@
-//! Pages about one thing: what they say of builds in every state, of logs that mean no good, of sets, storage and hooks.
+//! Pages about one thing: what they say of builds in every state, of agents, sets, storage and hooks, and what means no good.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
 use drover_os::Deadline;
@@ -22,12 +21,12 @@ use crate::sets::{Operator, not_evaluated, row};
 /// What a page must never have in it, whatever comes from outside.
 const HOSTILE: &str = "<script>alert(1)</script>";
 
-fn build_page(browser: &Browser, build: BuildId) -> Shown {
+pub(crate) fn build_page(browser: &Browser, build: BuildId) -> Shown {
     browser.get(&format!("/builds/{build}"))
 }
 
 #[track_caller]
-fn says(page: &str, all: &[&str]) {
+pub(crate) fn says(page: &str, all: &[&str]) {
     for words in all {
         assert!(page.contains(words), "“{words}” is not in: {page}");
     }
@@ -35,7 +34,7 @@ fn says(page: &str, all: &[&str]) {
 
 /// That a page runs nothing, and has nothing of the text's own tags.
 #[track_caller]
-fn is_harmless(shown: &Shown) {
+pub(crate) fn is_harmless(shown: &Shown) {
     let html = shown.text();
     assert!(!html.contains(HOSTILE), "{html}");
     assert_eq!(html.matches("<script").count(), 1, "the page's own script");
@@ -43,13 +42,13 @@ fn is_harmless(shown: &Shown) {
     assert!(shown.header("content-security-policy").contains("script-src 'self'"));
 }
 
-fn fail(agent: &Agent, report: &Report) -> BuildId {
+pub(crate) fn fail(agent: &Agent, report: &Report) -> BuildId {
     let allocation = agent.allocation();
     agent.report(allocation.lease, report);
     allocation.build
 }
 
-fn failed(message: &str) -> Report {
+pub(crate) fn failed(message: &str) -> Report {
     Report::Failed { message: message.to_owned() }
 }
 
@@ -76,6 +75,12 @@ fn a_build_says_in_words_how_it_is_in_every_state() {
         &waiting.page(),
         &["top … waiting", "Waits for 1 input", "It waits for 1 thing", "There is no log yet"],
     );
+    let drawn = waiting.text().split_once("<svg class=\"graph-drawing\"").unwrap().1.to_owned();
+    let drawn = drawn.split("</svg>").next().unwrap();
+    assert!(
+        drawn.contains(">above<") && drawn.contains(">top<") && drawn.matches("<path").count() == 1,
+        "{drawn}"
+    );
     assert!(waiting.text().contains("action=\"/v1/builds/") && waiting.text().contains(">Cancel<"));
     assert!(waiting.text().contains(&format!("data-live=\"build={build}\"")), "{}", waiting.text());
 
@@ -96,7 +101,7 @@ fn a_build_says_in_words_how_it_is_in_every_state() {
     let lease = agent.allocation().lease;
     says(
         &build_page(&browser, of(&below)).page(),
-        &["below ◐ allocated", "One has it", "Agent one", "▶ goes on"],
+        &["below ◐ allocated", "one has it", "Agent one", "▶ goes on"],
     );
     assert_eq!(agent.log(lease, 0, b"it begins\n").status, 200);
     let deadline = Deadline::after(Duration::from_secs(60));
@@ -164,140 +169,6 @@ fn what_failed_is_built_again_as_the_page_would_have_it_and_the_old_page_says_so
     let page = Browser::new(public.public).get(&format!("/builds/{build}"));
     says(&page.page(), &["made ○ ready"]);
     assert!(!page.text().contains("data-api"), "{}", page.text());
-}
-
-const LOG: &[u8] = b"starting phase `unpack'\n\
-    source\n\
-    phase `unpack' succeeded after 0.1 seconds\n\
-    starting phase `build'\n\
-    \x1b[1;31merror:\x1b[0m <script>alert(1)</script> \xff\xfe \x1b]0;title\x07\x1b[2J\n\
-    </div></details></main><img src=x onerror=alert(1)>\n\
-    10%\r 50%\r100%\n\
-    phase `build' failed after 3.2 seconds\n";
-
-#[test]
-fn a_log_is_shown_as_text_with_its_colours_and_folded_by_phases() {
-    let house = House::start();
-    let (client, browser) = (house.client(), Browser::logged_in(&house));
-    let build = client.submit(&[&derivation("made", &[])]);
-    let agent = house.agent("one");
-    let lease = agent.allocation().lease;
-    assert_eq!(agent.log(lease, 0, LOG).status, 200);
-    let running = build_page(&browser, build);
-    assert!(running.text().contains("data-log=\"/builds/"), "it goes on");
-    agent.report(lease, &failed("exit code 1"));
-    for page in [build_page(&browser, build), browser.get(&format!("/builds/{build}/log"))] {
-        assert_eq!(page.status, 200);
-        is_harmless(&page);
-        let html = page.text();
-        says(
-            &html,
-            &["<span class=\"c1 sb\">error:</span> &lt;script&gt;alert(1)&lt;/script&gt; \u{fffd}\u{fffd}"],
-        );
-        says(
-            &html,
-            &["&lt;/div&gt;&lt;/details&gt;&lt;/main&gt;&lt;img src=x onerror=alert(1)&gt;", ">100%<"],
-        );
-        says(&html, &["<details class=\"phase\" data-state=\"succeeded\"><summary><b>unpack</b>"]);
-        says(&html, &["<details class=\"phase\" data-state=\"failed\" open><summary><b>build</b>"]);
-        says(&html, &["id=\"L8\"", &format!("href=\"/v1/builds/{build}/log?attempt=1\"")]);
-        assert!(!html.contains("10%") && !html.contains("title\u{7}") && !html.contains("data-log"));
-        assert!(html.trim_end().ends_with("</html>"));
-        assert_eq!(html.matches("</main>").count(), 1);
-    }
-    assert_eq!(client.whole_log(build), LOG, "the bytes are what they were");
-}
-
-#[test]
-fn a_long_log_opens_at_its_end_and_every_part_of_it_can_be_reached() {
-    let house = House::start();
-    let (client, browser) = (house.client(), Browser::logged_in(&house));
-    let build = client.submit(&[&derivation("made", &[])]);
-    let agent = house.agent("one");
-    let lease = agent.allocation().lease;
-    let log: String =
-        (1..=60_000).map(|n| format!("line number {n} of a long log, which says little\n")).collect();
-    let mut sent = 0;
-    for chunk in log.as_bytes().chunks(256 << 10) {
-        assert_eq!(agent.log(lease, sent, chunk).status, 200);
-        sent += chunk.len() as u64;
-    }
-    agent.report(lease, &failed("exit code 1"));
-    let page = build_page(&browser, build).text();
-    says(&page, &["line number 60000 of", "The end of 2.9 MiB", "id=\"L60000\""]);
-    assert!(!page.contains("line number 58000 of") && page.len() < 300_000, "{} bytes", page.len());
-
-    let mut next = format!("/builds/{build}/log");
-    let (mut pages, mut seen) = (0, 0);
-    loop {
-        let page = browser.get(&next);
-        assert_eq!(page.status, 200);
-        let html = page.text();
-        seen += html.matches("line number ").count();
-        pages += 1;
-        let Some((before, _)) = html.split_once("\" rel=\"next\"") else { break };
-        next = before.rsplit("href=\"").next().unwrap().replace("&amp;", "&");
-    }
-    assert_eq!((pages, seen), (3, 60_000));
-    let end = browser.get(&format!("/builds/{build}/log?attempt=1&from=99999999999"));
-    assert_eq!(end.status, 200);
-    assert_eq!(browser.get(&format!("/builds/{build}/log?from=-1")).status, 400);
-}
-
-#[test]
-fn a_log_grows_in_its_page_line_by_line_and_says_when_it_is_over() {
-    let house = House::start();
-    let client = house.client();
-    let build = client.submit(&[&derivation("made", &[])]);
-    let agent = house.agent("one");
-    let lease = agent.allocation().lease;
-    assert_eq!(agent.log(lease, 0, b"before\nstarting phase `build'\nhalf").status, 200);
-    let page = build_page(&Browser::logged_in(&house), build).text();
-    let (_, live) = page.split_once("data-log=\"").unwrap();
-    let live = live.split('"').next().unwrap().replace("&amp;", "&");
-    assert_eq!(live, format!("/builds/{build}/log/live?attempt=1&from=30&line=3"));
-    assert!(!page.contains(">half<") && page.contains("data-state=\"running\" open"));
-
-    let mut pieces = BufReader::new(client.0.stream(&live)).lines();
-    let mut piece = || pieces.next().unwrap().unwrap();
-    assert_eq!(agent.log(lease, 34, b" a line\n").status, 200);
-    let row = "<div id=\"L3\"><a href=\"#L3\" tabindex=\"-1\">3</a>half a line</div>";
-    let more = "<div class=\"lines\" data-more=\"\">";
-    assert_eq!(piece(), format!("<div data-at=\"42\" data-line=\"4\">{more}{row}</div></div>"));
-    assert_eq!(agent.log(lease, 42, b"phase `build' succeeded after 1.0 seconds\n<b>the end").status, 200);
-    says(&piece(), &["<div data-end=\"succeeded\">✓ succeeded after 1.0 s</div></div>"]);
-    agent.report(lease, &failed("exit code 1"));
-    says(&piece(), &["data-line=\"6\"><div class=\"lines\"><div id=\"L5\">", "&lt;b&gt;the end"]);
-    assert_eq!(piece(), "<div data-over=\"\"></div>");
-    assert!(pieces.next().is_none());
-    // Also when it was over before.
-    let whole: Vec<String> = BufReader::new(client.0.stream(&format!("/builds/{build}/log/live")))
-        .lines()
-        .map(Result::unwrap)
-        .collect();
-    says(&whole[0], &["<div id=\"L1\">", "before", "<details class=\"phase\"", "half a line"]);
-    assert_eq!(whole.last().unwrap(), "<div data-over=\"\"></div>");
-}
-
-#[test]
-fn a_log_that_is_nowhere_is_not_found_in_words() {
-    let house = House::start();
-    let (client, browser) = (house.client(), Browser::logged_in(&house));
-    let build = client.submit(&[&derivation("made", &[])]);
-    let none = browser.get(&format!("/builds/{build}/log"));
-    assert_eq!(none.status, 404);
-    says(&none.words(), &["There is no log yet: nobody has started the build."]);
-    let none = browser.get(&format!("/builds/{build}/log?attempt=7"));
-    assert_eq!(none.status, 404);
-    says(&none.words(), &["Not found", "There is no such try at the build"]);
-    fail(&house.agent("one"), &failed("at once"));
-    says(&build_page(&browser, build).page(), &["Nothing was written to it.", "✗ failed"]);
-    // One that was removed by its age.
-    house.database().execute("UPDATE attempts SET log_removed_at = 951782400000", []).unwrap();
-    says(
-        &build_page(&browser, build).page(),
-        &["This log was removed by its age on 2000-02-29 00:00:00 UTC"],
-    );
 }
 
 #[test]

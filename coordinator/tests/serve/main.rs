@@ -16,6 +16,7 @@ mod events;
 mod hooks;
 mod http;
 mod lives;
+mod log_pages;
 mod logs;
 mod metrics;
 mod nars;

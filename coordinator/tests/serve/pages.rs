@@ -2,9 +2,14 @@
 
 use std::io::Read as _;
 
-use drover_wire::Code;
+use drover_wire::agent::{Heartbeat, Machine, Progress, Report};
+use drover_wire::bundle::Kind;
+use drover_wire::client::{Submission, Submitted, Wanted};
+use drover_wire::route::{agents, clients};
+use drover_wire::{BuildId, Code, Phase};
 
 use crate::browser::Browser;
+use crate::client::bundle;
 use crate::graph::derivation;
 use crate::house::House;
 
@@ -232,6 +237,241 @@ fn refusals_are_pages_for_browsers_and_messages_for_programs() {
     let answer = browser.get("/v1/builds/%3Cscript%3E");
     assert_eq!(answer.status, 400);
     assert!(!answer.text().contains("<script>"), "{}", answer.text());
+}
+
+/// A build's name, priority and tags.
+type Build<'a> = (&'a str, i64, &'a [(&'a str, &'a str)]);
+
+/// Uploads derivations and submits them.
+fn submit(house: &House, all: &[Build<'_>]) -> Vec<BuildId> {
+    let made: Vec<_> = all.iter().map(|(name, _, _)| derivation(name, &[])).collect();
+    let entries: Vec<_> =
+        made.iter().map(|made| (Kind::Derivation, &made.path, made.text.as_slice())).collect();
+    assert_eq!(house.client().upload(&bundle(&entries)).status, 200);
+    let tag = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+    let builds = made.iter().zip(all).map(|(made, (_, priority, tags))| Wanted {
+        derivation: made.path.clone(),
+        priority: *priority,
+        tags: tags.iter().map(tag).collect(),
+        timeout: None,
+        max_silent_time: None,
+    });
+    let submission = Submission { builds: builds.collect() };
+    let submitted: Submitted = house.client().0.post(&clients::SUBMIT.path(&[]), &submission).value();
+    submitted.builds.into_iter().map(|build| build.build).collect()
+}
+
+#[test]
+fn what_agents_do_what_ended_and_what_comes_next_is_on_the_first_page() {
+    let house = House::start();
+    let browser = Browser::logged_in(&house);
+    let empty = browser.get("/").page();
+    for words in ["No agent is known", "Nothing has ended yet", "Nothing is ready to be built"] {
+        assert!(empty.contains(words), "{empty}");
+    }
+    let agent = house.agent("sparky");
+    let builds =
+        submit(&house, &[("first", 5, &[]), ("second", 4, &[]), ("third", 3, &[]), ("fourth", 2, &[])]);
+    let first = agent.allocation();
+    let failed = Report::Failed { message: "no".to_owned() };
+    agent.report(first.lease, &failed);
+    let second = agent.allocation();
+    let machine = Machine {
+        load_1min: Some(2.5),
+        processors: Some(8),
+        store_free: Some(7 << 30),
+        memory_available: Some(3 << 30),
+        ..Machine::default()
+    };
+    let leases = vec![Progress { lease: second.lease, phase: Phase::FetchingInputs }];
+    let beat = Heartbeat { accepting: 2, machine, leases };
+    agent.0.post(&agents::HEARTBEAT.path(&[]), &beat).value::<serde_json::Value>();
+
+    let page = browser.get("/");
+    let words = page.page();
+    for facts in [
+        "1 agent, 1 online, 1 at work.",
+        "sparky is online x86_64-linux 1/2 2.5 /8 3.0 GiB 7.0 GiB second fetches inputs,",
+        "✗ failed first x86_64-linux on sparky",
+        "3 third x86_64-linux",
+        "2 fourth x86_64-linux",
+        "2 ○ ready 0 … waiting",
+    ] {
+        assert!(words.contains(facts), "no {facts:?} in {words}");
+    }
+    for build in &builds {
+        assert!(page.text().contains(&format!("href=\"/builds/{build}\"")));
+    }
+    // A script gets what may differ, and nothing around it.
+    let part = browser.send("GET", "/", &[("x-drover-part", "main"), ("accept", "*/*")], "");
+    assert!(
+        part.text().starts_with("<h1>Activity</h1>") && !part.text().contains("<main"),
+        "{}",
+        part.text()
+    );
+    assert!(page.text().contains("<h1>Activity</h1>"));
+}
+
+#[test]
+fn the_queue_is_in_the_order_in_which_builds_go_by_system_and_by_tag() {
+    let house = House::start();
+    let browser = Browser::logged_in(&house);
+    submit(
+        &house,
+        &[
+            ("low", -1, &[("branch", "master")]),
+            ("early", 0, &[]),
+            ("late", 0, &[("branch", "release")]),
+            ("high", 7, &[("branch", "master")]),
+        ],
+    );
+    let order = |path: &str| {
+        let page = browser.get(path).page();
+        let mut found: Vec<_> = ["low", "early", "late", "high"]
+            .iter()
+            .filter_map(|name| Some((page.find(&format!(" {name} x86_64"))?, *name)))
+            .collect();
+        found.sort_unstable();
+        found.into_iter().map(|(_, name)| name).collect::<Vec<_>>()
+    };
+    assert_eq!(order("/queue"), ["high", "early", "late", "low"]);
+    assert_eq!(order("/queue?system=x86_64-linux&tag="), ["high", "early", "late", "low"]);
+    assert_eq!(order("/queue?tag=branch"), ["high", "late", "low"]);
+    assert_eq!(order("/queue?tag=branch%3Dmaster&system=&state="), ["high", "low"]);
+    assert_eq!(order("/queue?system=i586-gnu"), Vec::<&str>::new());
+    assert_eq!(order("/queue?state=waiting"), Vec::<&str>::new());
+    // Each is given out as it stands there.
+    let agent = house.agent("sparky");
+    let names: Vec<String> =
+        agent.poll(4, &[]).allocations.iter().map(|one| one.derivation.name().to_owned()).collect();
+    assert_eq!(names, ["high.drv", "early.drv", "late.drv", "low.drv"]);
+    assert_eq!(order("/queue"), Vec::<&str>::new());
+    assert_eq!(order("/queue?state=allocated").len(), 4);
+    for bad in ["/queue?state=done", "/queue?after=x", "/search?before=x"] {
+        let answer = browser.get(bad);
+        assert_eq!(answer.status, 400, "{bad}");
+        assert!(answer.words().contains("not one of this page"), "{}", answer.words());
+    }
+}
+
+#[test]
+fn names_are_found_by_any_part_of_them() {
+    let house = House::start();
+    let browser = Browser::logged_in(&house);
+    submit(&house, &[("python-numpy-1.26", 0, &[]), ("python3_x-1", 0, &[]), ("hello-2.12", 0, &[])]);
+    let found = |query: &str| {
+        let page = browser.get(&format!("/search?q={query}")).page();
+        ["python-numpy-1.26", "python3_x-1", "hello-2.12"]
+            .map(|name| page.matches(&format!(" {name} ")).count())
+    };
+    // Once as a build, and once as a derivation.
+    assert_eq!(found("python"), [2, 2, 0]);
+    assert_eq!(found("%20numpy-1%20"), [2, 0, 0]);
+    assert_eq!(found("_"), [0, 2, 0]);
+    for nothing in ["%25", "%22%3E%3Cscript%3Ealert(1)%3C%2Fscript%3E", ""] {
+        assert_eq!(found(nothing), [0; 3], "{nothing}");
+    }
+    let page = browser.get("/search?q=%22%3E%3Cscript%3Ealert(1)%3C%2Fscript%3E").text();
+    assert!(!page.contains("<script>") && page.contains("&lt;script&gt;"), "{page}");
+}
+
+#[test]
+fn text_from_outside_is_shown_as_text() {
+    let house = House::start();
+    let browser = Browser::logged_in(&house);
+    let hostile = "<script>alert(1)</script>";
+    let value = "\"><img src=x onerror=alert(1)>\u{202e}'";
+    let builds = submit(&house, &[("hello", 0, &[(hostile, value)]), ("other", 0, &[(hostile, "")])]);
+    let agent = house.agent("sparky");
+    let lease = agent.allocation().lease;
+    agent.report(lease, &Report::Failed { message: format!("{hostile}{value}") });
+    let tag: String = format!("{hostile}={value}").bytes().map(|byte| format!("%{byte:02X}")).collect();
+    for path in [
+        "/".to_owned(),
+        "/queue".to_owned(),
+        format!("/queue?tag={tag}"),
+        format!("/queue?system={tag}"),
+        format!("/search?q={tag}"),
+        format!("/builds/{}", builds[0]),
+        format!("/builds/{}", builds[1]),
+        format!("/agents/{tag}"),
+        format!("/sets/{tag}"),
+    ] {
+        let answer = browser.get(&path);
+        let text = answer.text();
+        assert!(
+            !text.contains("<script>") && !text.contains("<img") && !answer.words().contains('\u{202e}'),
+            "{path}: {text}"
+        );
+        // Every quote of it is escaped where it stands in an attribute.
+        assert!(!text.contains("\"><img"), "{path}");
+        assert!(text.ends_with("</html>"), "{path}");
+    }
+    assert!(browser.get("/queue").text().contains("&lt;script&gt;alert(1)&lt;/script&gt;"));
+}
+
+#[test]
+fn a_page_can_be_asked_for_by_its_head_and_comes_packed() {
+    let house = House::start();
+    let browser = Browser::logged_in(&house);
+    let whole = browser.get("/queue");
+    let head = browser.send("HEAD", "/queue", &[], "");
+    assert_eq!((head.status, head.bytes.len()), (200, 0));
+    assert_eq!(head.header("content-length"), whole.bytes.len().to_string());
+    assert_eq!(head.header("content-security-policy"), whole.header("content-security-policy"));
+    let packed = browser.send("GET", "/queue", &[("accept-encoding", "gzip")], "");
+    assert_eq!((packed.header("content-encoding"), packed.header("vary")), ("gzip", "accept-encoding"));
+    let text = String::from_utf8(unpacked(&packed.bytes)).unwrap();
+    assert!(text.starts_with("<!DOCTYPE html>") && text.ends_with("</html>"));
+    assert!(packed.bytes.len() < whole.bytes.len());
+}
+
+#[test]
+fn everybody_sees_pages_only_where_that_is_switched_on_and_then_only_reads() {
+    let house = House::start();
+    let public = Browser::new(house.public);
+    for path in PAGES.iter().chain(&["/login", "/no-such-page"]) {
+        let answer = public.get(path);
+        assert_eq!((answer.status, answer.text().as_str()), (404, "There is nothing here.\n"), "{path}");
+    }
+    drop(house);
+
+    let house = House::with(&["--public-pages"]);
+    let build = submit(&house, &[("hello", 0, &[("branch", "master")])]).remove(0);
+    house.agent("sparky");
+    let mut public = Browser::new(house.public);
+    for (path, fact) in [
+        ("/".to_owned(), "sparky"),
+        ("/queue".to_owned(), "branch=master"),
+        ("/search?q=hel".to_owned(), "hello"),
+        (format!("/builds/{build}"), "hello"),
+        ("/agents/sparky".to_owned(), "sparky"),
+        ("/sets".to_owned(), "Sets"),
+    ] {
+        let answer = public.get(&path);
+        assert!(answer.page().contains(fact), "{path}: {}", answer.page());
+        let text = answer.text();
+        assert!(!text.contains("method=\"post\"") && !text.contains("data-api"), "{path}: {text}");
+        assert!(
+            !text.contains("Log out") && !text.contains("href=\"/hooks\"") && !text.contains("data-live")
+        );
+    }
+    // Its styles are there, too.
+    let page = public.get("/").text();
+    let styles = page.split('"').find(|part| part.ends_with(".css")).unwrap();
+    assert_eq!(public.get(styles).status, 200);
+    // What is not for everybody is nowhere, whoever asks.
+    public.cookie = Browser::logged_in(&house).cookie;
+    for path in ["/storage", "/hooks", "/login", "/v1/builds", "/events", "/no-such-page"] {
+        assert_eq!(public.get(path).status, 404, "{path}");
+    }
+    let answer = public.send("POST", "/queue", &[("x-drover", "1")], "");
+    assert_eq!(answer.status, 405);
+    let answer = public.get("/builds/00000000-0000-0000-0000-000000000000");
+    assert!(answer.status == 404 && answer.words().contains("Not found"));
+    // Substitutes are where they were.
+    let cache: Vec<u8> = house.stranger().get("/nix-cache-info").body;
+    assert!(cache.starts_with(b"StoreDir: "));
 }
 
 fn unpacked(bytes: &[u8]) -> Vec<u8> {

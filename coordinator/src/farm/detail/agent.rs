@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::farm::error::Error;
 use crate::farm::list::Phases;
+use crate::farm::live::Live;
 use crate::farm::{Farm, agents, paths, unsql};
 
 /// How many tries are told at a time, and of how many it is counted how they ended.
@@ -77,12 +78,12 @@ fn agent(sql: &Connection, farm: &Farm, named: String, before: Option<u64>) -> R
     Ok(AgentDetails {
         summary: agents::summary(sql, &farm.live, &Phases::of(&farm.live), saved)?,
         created_at: unsql(made),
-        tries: tries(sql, id, before)?,
+        tries: tries(sql, &farm.live, id, before)?,
         outcomes: outcomes(sql, id)?,
     })
 }
 
-fn tries(sql: &Connection, agent: i64, before: Option<u64>) -> Result<AgentTries, Error> {
+fn tries(sql: &Connection, live: &Live, agent: i64, before: Option<u64>) -> Result<AgentTries, Error> {
     const TRIES_OF: &str = "SELECT t.lease, t.number, a.name, t.allocated_at, t.started_at, t.ended_at, t.outcome, \
              t.step, t.message, t.log_size, b.uuid, p.base, b.state \
          FROM attempts t CROSS JOIN agents a ON a.id = t.agent CROSS JOIN builds b ON b.id = t.build \
@@ -101,19 +102,26 @@ fn tries(sql: &Connection, agent: i64, before: Option<u64>) -> Result<AgentTries
         last = Some(unsql(row.get(0)?));
         let time = |column| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(column)?.map(unsql));
         let step: Option<String> = row.get(7)?;
+        let (build, number) = (paths::build_id(row, 10)?, row.get(1)?);
+        let ended_at = time(5)?;
+        let growing = match ended_at {
+            None => live.lease_of(build).filter(|lease| lease.attempt == number),
+            Some(_) => None,
+        };
+        let log_size = growing.map_or(unsql(row.get(9)?), |lease| lease.log().length().borrow().bytes);
         tries.push(Try {
             attempt: Attempt {
-                number: row.get(1)?,
+                number,
                 agent: row.get(2)?,
                 allocated_at: unsql(row.get(3)?),
                 started_at: time(4)?,
-                ended_at: time(5)?,
+                ended_at,
                 outcome: row.get(6)?,
                 step: step.and_then(|step| serde_json::from_value(step.into()).ok()),
                 message: row.get(8)?,
-                log_size: unsql(row.get(9)?),
+                log_size,
             },
-            build: paths::build_id(row, 10)?,
+            build,
             derivation: paths::base(row, 11)?,
             state: paths::state(row, 12)?,
         });

@@ -24,7 +24,7 @@ pub struct BuildAround {
     pub root: Option<HeldUp>,
     /// A newer build of the same outputs.
     pub newest: Option<HeldUp>,
-    /// Builds that wait for this one, the most urgent first.
+    /// Builds that wait for this one, the first of them by their names.
     pub above: Vec<HeldUp>,
     /// How many there are.
     pub above_count: u64,

@@ -104,10 +104,11 @@ fn derivation(sql: &Connection, phases: &Phases, named: &StorePath) -> Result<De
     let text = intake::text(sql, &path)?;
     let parsed = Derivation::parse(&text)
         .map_err(|error| Error::Damaged(format!("the text of {path} is no derivation: {error}")))?;
-    let builds = "SELECT id FROM builds WHERE target = (SELECT target FROM derivations WHERE id = ?1) \
-                  ORDER BY id DESC LIMIT 20";
-    debug_assert_eq!(BUILDS, 20);
-    let builds = paths::numbers(sql, builds, id)?;
+    let builds = format!(
+        "SELECT id FROM builds WHERE target = (SELECT target FROM derivations WHERE id = ?1) \
+         ORDER BY id DESC LIMIT {BUILDS}"
+    );
+    let builds = paths::numbers(sql, &builds, id)?;
     let (needed_by, needed_by_count) = needed_by(sql, id)?;
     let fixed = parsed.fixed().map(|(_, fixed)| {
         let recursive = if fixed.recursive { "r:" } else { "" };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use drover_wire::agent::Machine;
 use drover_wire::client::BuildSummary;
-use drover_wire::route::pages::QUEUE;
+use drover_wire::route::pages::{AGENT, BUILD, QUEUE};
 use drover_wire::{BuildState, Timestamp};
 use maud::{Markup, html};
 
@@ -14,6 +14,9 @@ use super::frame::{Here, Page};
 use super::words::{self, thousands};
 use crate::farm::{Activity, Count, Farm, Task, Worker};
 use crate::serve::call::{Answer, Call};
+
+/// How many builds of an agent are shown; its own page has all.
+const TASKS: usize = 8;
 
 pub(super) async fn show(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
     let activity = farm.activity().await?;
@@ -26,12 +29,21 @@ fn render(activity: &Activity, now: Timestamp) -> Markup {
     html! {
         h1 { "Activity" }
         (states(counts))
+        nav .jump aria-label="On this page" {
+            @for (place, name) in [("agents", "Agents"), ("systems", "Systems"), ("ended", "Just ended"), ("next", "Next")] {
+                a href={ "#" (place) } { (name) }
+            }
+        }
         div .columns {
-            section .wide aria-labelledby="agents" {
+            section aria-labelledby="agents" {
                 h2 #agents { "Agents" }
                 (workers(agents, now))
             }
             div .side {
+                section aria-labelledby="systems" {
+                    h2 #systems { "Systems" }
+                    (systems(counts, agents))
+                }
                 section aria-labelledby="ended" {
                     h2 #ended { "Just ended" }
                     @if ended.is_empty() {
@@ -51,7 +63,6 @@ fn render(activity: &Activity, now: Timestamp) -> Markup {
                 }
             }
         }
-        (systems(counts, agents))
     }
 }
 
@@ -94,13 +105,12 @@ fn tile(state: BuildState, count: u64) -> Markup {
 
 /// A row for each system: what waits for it, and who could build it.
 fn systems(counts: &[Count], agents: &[Worker]) -> Markup {
-    let mut systems: BTreeMap<&str, [u64; 6]> = BTreeMap::new();
+    let mut systems: BTreeMap<&str, [u64; 5]> = BTreeMap::new();
     for count in counts {
         let column = match count.state {
             BuildState::Running | BuildState::Allocated => 0,
             BuildState::Ready => 1,
             BuildState::Waiting => 2,
-            BuildState::DependencyFailed => 3,
             _ => continue,
         };
         systems.entry(&count.system).or_default()[column] += count.count;
@@ -108,41 +118,36 @@ fn systems(counts: &[Count], agents: &[Worker]) -> Markup {
     for agent in agents.iter().filter(|agent| agent.online) {
         for system in &agent.systems {
             let row = systems.entry(system).or_default();
-            row[4] += 1;
-            row[5] += u64::from(agent.accepting);
+            row[3] += 1;
+            row[4] += u64::from(agent.accepting);
         }
     }
-    html! {
-        section aria-labelledby="systems" {
-            h2 #systems { "Systems" }
-            @if systems.is_empty() {
-                p .hint { "Nothing has been submitted, and no agent has come." }
-            } @else {
-                (words::table("Builds and agents by system", html! {
-                    thead { tr {
-                        th scope="col" { "System" }
-                        @for title in ["In hand", "Ready", "Waiting", "Dependency failed", "Agents", "Slots"] {
-                            th .num scope="col" { (title) }
+    if systems.is_empty() {
+        return html! { p .hint { "Nothing has been submitted, and no agent has come." } };
+    }
+    words::table(
+        "Builds and agents by system",
+        html! {
+            thead { tr {
+                th scope="col" { "System" }
+                @for title in ["In hand", "Ready", "Waiting", "Agents", "Slots"] { th .num scope="col" { (title) } }
+            } }
+            tbody {
+                @for (system, numbers) in &systems {
+                    tr data-key={ "system " (system) } {
+                        th scope="row" {
+                            a href=(words::question(&QUEUE, &[("system", system)])) { (words::foreign(system)) }
                         }
-                    } }
-                    tbody {
-                        @for (system, numbers) in &systems {
-                            tr data-key={ "system " (system) } {
-                                th scope="row" {
-                                    a href=(words::question(&QUEUE, &[("system", system)])) { (words::foreign(system)) }
-                                }
-                                @for number in &numbers[..4] { td .num .none[*number == 0] { (thousands(*number)) } }
-                                // Agents say apart what builtins they have.
-                                @for number in &numbers[4..] {
-                                    td .num { @if system.starts_with("builtin:") { "–" } @else { (thousands(*number)) } }
-                                }
-                            }
+                        @for number in &numbers[..3] { td .num .none[*number == 0] { (thousands(*number)) } }
+                        @for number in &numbers[3..] {
+                            // Which builtins an agent has is not said here.
+                            td .num { @if system.starts_with("builtin:") { "–" } @else { (thousands(*number)) } }
                         }
                     }
-                }))
+                }
             }
-        }
-    }
+        },
+    )
 }
 
 fn workers(agents: &[Worker], now: Timestamp) -> Markup {
@@ -156,15 +161,15 @@ fn workers(agents: &[Worker], now: Timestamp) -> Markup {
             (words::count(agents.len() as u64, "agent", "agents")) ", " (thousands(online as u64)) " online, "
             (thousands(busy as u64)) " at work."
         }
-        div .box tabindex="0" role="region" aria-label="Agents" {
+        div .box tabindex="0" role="group" aria-label="Agents and what they build" {
             table .stack {
                 thead { tr {
                     th scope="col" { "Agent" }
                     th scope="col" { "Systems" }
                     th .num scope="col" { "Slots" }
                     th .num scope="col" { "Load" }
-                    th .num scope="col" { "Memory" }
-                    th .num scope="col" { "Disk" }
+                    th .num scope="col" { "Memory free" }
+                    th .num scope="col" { "Disk free" }
                     th scope="col" { "Builds" }
                 } }
                 tbody { @for agent in agents { (worker(agent, now)) } }
@@ -179,7 +184,7 @@ fn worker(agent: &Worker, now: Timestamp) -> Markup {
     let slots = u64::from(agent.accepting).max(agent.tasks.len() as u64);
     html! {
         tr .offline[!agent.online] data-key=(agent.agent) {
-            th scope="row" {
+            th .whole scope="row" {
                 @if agent.online {
                     span .is-succeeded aria-hidden="true" { "●" } " " (words::agent(&agent.name))
                     span .unseen { " is online" }
@@ -193,7 +198,12 @@ fn worker(agent: &Worker, now: Timestamp) -> Markup {
                     }
                 }
             }
-            td data-label="Systems" { (words::foreign(&agent.systems.join(", "))) }
+            td data-label="Systems" {
+                @for (n, system) in agent.systems.iter().enumerate() {
+                    @if n > 0 { ", " }
+                    span .whole { (words::foreign(system)) }
+                }
+            }
             td .num data-label="Slots" {
                 @if agent.online { (agent.tasks.len()) "/" (slots) } @else { "–" }
             }
@@ -210,7 +220,12 @@ fn worker(agent: &Worker, now: Timestamp) -> Markup {
                 @if agent.tasks.is_empty() {
                     span .none { "nothing" }
                 } @else {
-                    ul .tasks { @for held in &agent.tasks { (task(held, now)) } }
+                    ul .tasks {
+                        @for held in agent.tasks.iter().take(TASKS) { (task(held, now)) }
+                        @if agent.tasks.len() > TASKS {
+                            li { a href=(words::address(&AGENT, &[&agent.name])) { "and " (agent.tasks.len() - TASKS) " more" } }
+                        }
+                    }
                 }
             }
         }
@@ -224,7 +239,8 @@ fn free(bytes: Option<u64>) -> Markup {
 fn task(task: &Task, now: Timestamp) -> Markup {
     html! {
         li {
-            (words::build(task.build, &task.derivation)) " "
+            // Without the whole path: a thousand of them would be most of the page.
+            a href=(words::address(&BUILD, &[&task.build])) { (words::name(&task.derivation)) } " "
             span .hint {
                 @match task.phase { Some(phase) => { (words::phase(phase)) } None => { "was given it" } }
                 ", " (words::since(task.started_at.unwrap_or(task.allocated_at), now))

@@ -95,12 +95,12 @@ fn facts(details: &AgentDetails, now: Timestamp) -> Markup {
 
 fn holds(agent: &AgentSummary, now: Timestamp) -> Markup {
     html! {
-        section data-key="holds" aria-labelledby="holds" {
+        section data-key="holds" {
             h2 #holds { "What it has" }
             @if agent.builds.is_empty() {
                 p { "It has no build." }
             } @else {
-                div .box tabindex="0" role="region" aria-labelledby="holds" {
+                div .box tabindex="0" role="group" aria-labelledby="holds" {
                     table {
                         thead {
                             tr {
@@ -142,12 +142,12 @@ fn holds(agent: &AgentSummary, now: Timestamp) -> Markup {
 fn tries(details: &AgentDetails, earlier: bool, now: Timestamp) -> Markup {
     let address = words::address(&AGENT, &[&details.summary.name]);
     html! {
-        section data-key="tries" aria-labelledby="tries" {
+        section data-key="tries" {
             h2 #tries { @if earlier { "Earlier tries" } @else { "Its last tries" } }
             @if details.tries.tries.is_empty() {
                 p { "There are none." }
             } @else {
-                div .box tabindex="0" role="region" aria-labelledby="tries" {
+                div .box tabindex="0" role="group" aria-labelledby="tries" {
                     table {
                         thead {
                             tr {

@@ -10,7 +10,7 @@ use drover_wire::{BuildId, BuildState, Timestamp};
 use maud::{Markup, html};
 
 use super::frame::{Here, Page};
-use super::{Viewer, log, words};
+use super::{Viewer, graph, log, words};
 use crate::farm::Farm;
 use crate::farm::detail::{BuildAround, HeldUp};
 use crate::serve::call::{Answer, Call};
@@ -22,19 +22,30 @@ pub(super) async fn show(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
     let now = words::now();
     let details = &around.details;
     let name = words::name(&details.summary.derivation).to_owned();
+    let drawing = html! { div .drawing data-key="drawing" { (graph::draw(&around)) } };
     let main = html! {
         h1 data-key="head" { (words::foreign(&name)) " " (words::state(details.summary.state)) }
-        p .why data-key="why" { (words::sentence(&details.why)) }
+        p .why data-key="why" { (why(details)) }
         (others(&around))
         (facts(details, now))
         @if call.viewer() == Viewer::Session { (actions(&around)) }
-        section data-key="log" aria-labelledby="log" { h2 #log { "Log" } (log) }
-        (graph(&around))
+        // What it waits for says more than a log that is not there yet.
+        @if !details.waits_for.is_empty() { (drawing) (lists(&around)) }
+        section data-key="log" { h2 #log { "Log" } (log) }
+        @if details.waits_for.is_empty() { (drawing) (lists(&around)) }
         (outputs(&details.outputs, call.viewer(), now))
         (attempts(details, now))
     };
     let title = format!("{name}: {}", words::state_word(details.summary.state));
     Ok(Page::new(title, main).here(Here::Queue).live(format!("build={build}")).answer(&call))
+}
+
+/// Why it is where it is. The name of an agent has no other letter in front because a sentence begins with it.
+fn why(details: &BuildDetails) -> Markup {
+    match details.summary.state {
+        BuildState::Allocated | BuildState::Running => html! { (words::foreign(&details.why)) "." },
+        _ => words::sentence(&details.why),
+    }
 }
 
 /// Builds that say more about this one than it does itself.
@@ -94,7 +105,7 @@ fn facts(details: &BuildDetails, now: Timestamp) -> Markup {
 
 /// A name and what it stands for.
 pub(super) fn fact(name: &str, value: Markup) -> Markup {
-    html! { dt { (name) } dd { (value) } }
+    html! { div { dt { (name) } dd { (value) } } }
 }
 
 /// What can be done about it; the script sends it.
@@ -135,12 +146,12 @@ fn actions(around: &BuildAround) -> Markup {
 }
 
 /// What it waits for, and what waits for it.
-fn graph(around: &BuildAround) -> Markup {
+fn lists(around: &BuildAround) -> Markup {
     let details = &around.details;
     let shown = details.waits_for.len() as u64;
     html! {
         @if !details.waits_for.is_empty() {
-            section data-key="below" aria-labelledby="below" {
+            section data-key="below" {
                 h2 #below { "It waits for " (words::count(details.waits_for_count, "thing", "things")) }
                 ul .graph {
                     @for waits_for in &details.waits_for { li { (self::waits_for(waits_for)) } }
@@ -151,7 +162,7 @@ fn graph(around: &BuildAround) -> Markup {
             }
         }
         @if !around.above.is_empty() {
-            section data-key="above" aria-labelledby="above" {
+            section data-key="above" {
                 h2 #above {
                     (words::count(around.above_count, "build", "builds"))
                     @if around.above_more { " or more" }
@@ -194,9 +205,9 @@ fn held_up(held: &HeldUp) -> Markup {
 /// The outputs of a derivation.
 pub(super) fn outputs(outputs: &[BuildOutput], viewer: Viewer, now: Timestamp) -> Markup {
     html! {
-        section data-key="outputs" aria-labelledby="outputs" {
+        section data-key="outputs" {
             h2 #outputs { "Outputs" }
-            div .box tabindex="0" role="region" aria-labelledby="outputs" {
+            div .box tabindex="0" role="group" aria-labelledby="outputs" {
                 table {
                     thead {
                         tr {
@@ -261,9 +272,9 @@ fn publication(publication: Option<&Publication>, now: Timestamp) -> Markup {
 fn attempts(details: &BuildDetails, now: Timestamp) -> Markup {
     html! {
         @if !details.attempts.is_empty() {
-            section data-key="tries" aria-labelledby="tries" {
+            section data-key="tries" {
                 h2 #tries { "Tries" }
-                div .box tabindex="0" role="region" aria-labelledby="tries" {
+                div .box tabindex="0" role="group" aria-labelledby="tries" {
                     table {
                         thead {
                             tr {

@@ -52,12 +52,12 @@ fn facts(details: &DerivationDetails) -> Markup {
 
 fn builds(details: &DerivationDetails, now: drover_wire::Timestamp) -> Markup {
     html! {
-        section data-key="builds" aria-labelledby="builds" {
+        section data-key="builds" {
             h2 #builds { "Builds" }
             @if details.builds.is_empty() {
                 p { "Nobody has asked for a build of it, and nothing that was asked for needed one." }
             } @else {
-                div .box tabindex="0" role="region" aria-labelledby="builds" {
+                div .box tabindex="0" role="group" aria-labelledby="builds" {
                     table {
                         thead {
                             tr {
@@ -96,7 +96,7 @@ fn builds(details: &DerivationDetails, now: drover_wire::Timestamp) -> Markup {
 
 fn inputs(details: &DerivationDetails) -> Markup {
     html! {
-        section data-key="inputs" aria-labelledby="inputs" {
+        section data-key="inputs" {
             h2 #inputs { "Inputs (" (words::thousands(details.inputs_count as u64)) ")" }
             @if details.inputs.is_empty() { p { "It takes no outputs of other derivations." } }
             ul .names {
@@ -117,7 +117,7 @@ fn inputs(details: &DerivationDetails) -> Markup {
 
 fn needed_by(details: &DerivationDetails) -> Markup {
     html! {
-        section data-key="needed-by" aria-labelledby="needed-by" {
+        section data-key="needed-by" {
             h2 #needed-by { "Needed by (" (words::thousands(details.needed_by_count)) ")" }
             @if details.needed_by.is_empty() { p { "No derivation that is here takes its outputs." } }
             ul .names {
@@ -131,7 +131,7 @@ fn needed_by(details: &DerivationDetails) -> Markup {
 fn sources(details: &DerivationDetails) -> Markup {
     html! {
         @if details.sources_count > 0 {
-            section data-key="sources" aria-labelledby="sources" {
+            section data-key="sources" {
                 h2 #sources { "Sources (" (words::thousands(details.sources_count as u64)) ")" }
                 ul .names {
                     @for source in &details.sources {
@@ -151,7 +151,7 @@ fn sources(details: &DerivationDetails) -> Markup {
 
 fn variables(details: &DerivationDetails) -> Markup {
     html! {
-        section data-key="environment" aria-labelledby="environment" {
+        section data-key="environment" {
             h2 #environment { "Environment (" (words::thousands(details.variables_count as u64)) ")" }
             ul .names {
                 @for (name, size) in &details.variables {

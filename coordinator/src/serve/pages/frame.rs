@@ -9,6 +9,7 @@ use axum::http::header::{
 };
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::Response;
+use drover_wire::event::EventKind;
 use drover_wire::route::Route;
 use drover_wire::route::pages::{ACTIVITY, HOOKS, LOG_OUT, QUEUE, SEARCH, SETS, STORAGE};
 use drover_wire::{Code, Problem};
@@ -158,6 +159,8 @@ impl Page {
     }
 
     fn whole(self, viewer: Viewer) -> Markup {
+        // Events are for clients alone.
+        let live = self.live.as_deref().filter(|_| matches!(viewer, Viewer::Client | Viewer::Session));
         html! {
             (DOCTYPE)
             html lang="en" {
@@ -173,13 +176,18 @@ impl Page {
                 body {
                     a .skip href="#main" { "Skip to content" }
                     (header(viewer, self.here, &self.search))
-                    main #main tabindex="-1" data-live=[self.live.filter(|_| viewer != Viewer::Nobody)]
-                        data-poll=[(viewer == Viewer::Public).then_some("30")] { (self.main) }
+                    main #main tabindex="-1" data-live=[live] data-kinds=[live.map(|_| kinds())]
+                        data-poll=[(self.live.is_some() && viewer == Viewer::Public).then_some("30")] { (self.main) }
                     (footer(viewer))
                 }
             }
         }
     }
+}
+
+/// All kinds of events: a browser hears only of those that it names.
+fn kinds() -> String {
+    EventKind::ALL.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(" ")
 }
 
 fn header(viewer: Viewer, here: Option<Here>, search: &str) -> Markup {
@@ -207,6 +215,8 @@ fn header(viewer: Viewer, here: Option<Here>, search: &str) -> Markup {
                     button { "Find" }
                 }
             }
+            // What the script has to say stands here; without it there is nothing.
+            span #live role="status" {}
             @if viewer == Viewer::Session {
                 form .logout method="post" action=(LOG_OUT.pattern) { button { "Log out" } }
             }
@@ -219,8 +229,6 @@ fn footer(viewer: Viewer) -> Markup {
         footer {
             span { "drover " (env!("CARGO_PKG_VERSION")) }
             span { "as of " (words::as_of(words::now())) " UTC" }
-            // What the script has to say stands here; without it there is nothing.
-            span #live role="status" {}
             @if viewer == Viewer::Public { span { "You see what everybody may see." } }
         }
     }

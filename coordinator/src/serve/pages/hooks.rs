@@ -37,7 +37,7 @@ pub(super) async fn show(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
 
 fn list(all: &[(HookSummary, FailedRuns)]) -> Markup {
     html! {
-        div .box tabindex="0" role="region" aria-label="All hooks" {
+        div .box tabindex="0" role="group" aria-label="All hooks" {
             table {
                 thead {
                     tr {
@@ -83,7 +83,7 @@ fn failures(hook: &HookSummary, failed: &FailedRuns, may: bool, now: Timestamp) 
     let shown = failed.runs.len().min(SHOWN) as u64;
     let id = format!("failed-{}", hook.hook);
     html! {
-        section data-key=(id) aria-labelledby=(id) {
+        section data-key=(id) {
             h2 id=(id) {
                 "What " (hook.hook) " gave up (" (words::thousands(failed.failed)) ")"
             }
@@ -94,7 +94,7 @@ fn failures(hook: &HookSummary, failed: &FailedRuns, may: bool, now: Timestamp) 
                     }
                 }
             }
-            div .box tabindex="0" role="region" aria-labelledby=(id) {
+            div .box tabindex="0" role="group" aria-labelledby=(id) {
                 table {
                     thead {
                         tr {

@@ -9,11 +9,13 @@ mod assets;
 mod build;
 mod derivation;
 mod frame;
+mod graph;
 mod hooks;
 mod log;
 mod login;
 mod queue;
 mod search;
+mod set;
 mod sets;
 mod storage;
 mod words;
@@ -69,7 +71,7 @@ pub(super) fn public(route: &Route) -> Option<Mounted> {
         DERIVATION => at(route, derivation::show),
         AGENT => at(route, agent::show),
         SETS => at(route, sets::list),
-        SET => at(route, sets::show),
+        SET => at(route, set::show),
         _ => return None,
     })
 }

@@ -27,8 +27,10 @@ pub(super) async fn show(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
     // Those that have ended are not in the queue.
     question.state = question.state.filter(|state| STATES.contains(state));
     let queue = farm.queue(question.clone()).await?;
+    // Events name the system of the derivation, also where a builtin builds it.
+    let system = question.system.as_deref().filter(|system| !system.starts_with("builtin:"));
     let live = words::query(&[
-        ("system", question.system.as_deref().unwrap_or_default()),
+        ("system", system.unwrap_or_default()),
         ("tag", question.tag.as_deref().unwrap_or_default()),
     ]);
     let page = Page::new("Queue", render(&queue, &question, words::now()));

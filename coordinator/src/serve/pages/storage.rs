@@ -30,12 +30,12 @@ pub(super) async fn show(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
         @for (place, days) in &all { (one(place, days, now)) }
     };
     let page = Page::new("Storage", main).here(Here::Storage);
-    Ok(page.live("kind=storage-low,build-success").answer(&call))
+    Ok(page.live("kind=storage-low,storage-enough,build-success").answer(&call))
 }
 
 fn list(all: &[(PlaceSummary, Vec<PlaceDay>)]) -> Markup {
     html! {
-        div .box data-key="places" tabindex="0" role="region" aria-label="All places" {
+        div .box data-key="places" tabindex="0" role="group" aria-label="All places" {
             table {
                 thead {
                     tr {
@@ -104,7 +104,7 @@ fn full_in(place: &PlaceSummary) -> String {
 fn one(place: &PlaceSummary, days: &[PlaceDay], now: Timestamp) -> Markup {
     let id = format!("place-{}", words::encoded(&place.name));
     html! {
-        section data-key=(id) aria-labelledby=(id) {
+        section data-key=(id) {
             h2 id=(id) { (words::foreign(&place.name)) }
             dl .facts {
                 (fact("Kind", html! { (place.kind) }))
@@ -171,6 +171,7 @@ fn plot(place: &PlaceSummary, days: &[PlaceDay]) -> Markup {
                 aria-labelledby={ "plot-" (id) " about-" (id) } {
                 title id={ "plot-" (id) } { "Bytes in " (words::foreign(&place.name)) " by day" }
                 desc id={ "about-" (id) } { (said) }
+                text .label x=(MARGIN) y=(MARGIN + 10.0) { (words::size(end.unwrap_or(0).max(most))) }
                 line .axis x1=(MARGIN) y1=(bottom) x2=(WIDTH - MARGIN) y2=(bottom) {}
                 @if let Some(end) = end {
                     line .limit x1=(MARGIN) y1=(format!("{:.1}", y(end))) x2=(WIDTH - MARGIN)
@@ -197,7 +198,7 @@ fn table(days: &[PlaceDay], id: &str) -> Markup {
     html! {
         details {
             summary { "As a table" }
-            div .box tabindex="0" role="region" aria-labelledby=(id) {
+            div .box tabindex="0" role="group" aria-labelledby=(id) {
                 table {
                     thead {
                         tr {

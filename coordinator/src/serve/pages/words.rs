@@ -144,7 +144,7 @@ pub(super) fn query(query: &[(&str, &str)]) -> String {
 
 /// A table in a box that it can be scrolled in, also by keyboard, where the screen is too narrow for it.
 pub(super) fn table(label: &str, rows: Markup) -> Markup {
-    html! { div .box tabindex="0" role="region" aria-label=(label) { table { (rows) } } }
+    html! { div .box tabindex="0" role="group" aria-label=(label) { table { (rows) } } }
 }
 
 /// A build's tags, each of which leads to the queue of those with the same.

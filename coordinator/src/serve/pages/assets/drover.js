@@ -1,6 +1,7 @@
 // What makes pages live. Every page is whole without it.
 //
-// <main data-live="QUERY">     the page goes by the events of that query: when one comes, its inside is asked for again
+// <main data-live="QUERY">     the page goes by the events of that query, of the kinds that data-kinds names: when one comes, its
+//                              inside is asked for again; and now and then, for what is no event, such as the load of agents
 // <main data-poll="SECONDS">   there are no events for who looks at it: it is asked for again every so many seconds
 // data-key="…"                 an element that stays the same one wherever in its list it moves; as long as what the
 //                              coordinator sends of it is the same, nothing in it is looked at
@@ -80,9 +81,8 @@
             }
         }
         for (const { name } of [...was.attributes]) {
-            if (!will.hasAttribute(name) && name !== 'open' && name !== 'class') was.removeAttribute(name);
+            if (!will.hasAttribute(name) && name !== 'open') was.removeAttribute(name);
         }
-        if (!will.hasAttribute('class') && was.hasAttribute('class')) was.removeAttribute('class');
         if (was.hasAttribute('data-keep') || was.hasAttribute('data-log')) return;
         if (was.tagName === 'TIME' && was.dataset.form !== 'at') return tick(was, Date.now() - ahead);
         inside(was, will);
@@ -122,10 +122,7 @@
 
     function arrived(node) {
         if (node.nodeType !== 1) return;
-        if (keyOf(node) !== null) {
-            sent.set(node, node.outerHTML);
-            node.classList.add('fresh');
-        }
+        if (keyOf(node) !== null) sent.set(node, node.outerHTML);
         remember(node);
         tickAll(node);
         follow(node);
@@ -220,9 +217,6 @@
 
     // --- Hearing of what happens ---
 
-    const KINDS = ['build-submitted', 'build-allocated', 'build-started', 'build-phase', 'build-success', 'build-failure',
-        'build-dependency-failed', 'build-canceled', 'build-requeued', 'build-reopened', 'agent-seen', 'agent-lost', 'published',
-        'storage-low', 'storage-enough', 'hook-failing', 'missing-inputs', 'reset'];
     const poll = Number(main.dataset.poll) || 0;
     let stream = null;
 
@@ -237,7 +231,7 @@
             soon();
             setTimeout(() => { if (!out) listen(); }, 5000);
         };
-        for (const kind of KINDS) stream.addEventListener(kind, soon);
+        for (const kind of main.dataset.kinds.split(' ')) stream.addEventListener(kind, soon);
     }
 
     document.addEventListener('visibilitychange', () => {
@@ -269,10 +263,11 @@
                 for (;;) {
                     const { done, value } = await reader.read();
                     if (done) break;
+                    // The page has all of it already, and has gone on without this.
+                    if (!log.isConnected || !log.dataset.log) return void reader.cancel();
                     const pieces = (rest + value).split('\n');
                     rest = pieces.pop();
                     if (pieces.length > 0 && add(log, pieces.join(''), address)) return;
-                    if (!log.isConnected) return void reader.cancel();
                     pause = 1000;
                 }
             } catch {
@@ -355,5 +350,6 @@
         setInterval(soon, poll * 1000);
     } else if (main.hasAttribute('data-live')) {
         listen();
+        setInterval(soon, 30000);
     }
 })();

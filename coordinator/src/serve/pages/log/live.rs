@@ -49,7 +49,8 @@ pub(in crate::serve::pages) async fn follow(State(farm): State<Arc<Farm>>, call:
         None if from == 0 => Numbers::Lines(1),
         None => Numbers::Bytes,
     };
-    let place = farm.log(build, LogQuery { offset: None, attempt: query.attempt, follow: true }).await?;
+    let place =
+        farm.log(build, LogQuery { attempt: query.attempt, follow: true, ..LogQuery::default() }).await?;
     let growing = Growing {
         length: place.growing.clone(),
         bytes: Box::pin(log::follow(place, from, farm.stopping())),
@@ -58,9 +59,11 @@ pub(in crate::serve::pages) async fn follow(State(farm): State<Arc<Farm>>, call:
         over: false,
     };
     let head = [
-        (CONTENT_TYPE, "text/html; charset=utf-8"),
-        (CACHE_CONTROL, "no-store"),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (CONTENT_TYPE.as_str(), "text/html; charset=utf-8"),
+        (CACHE_CONTROL.as_str(), "no-store"),
+        (X_CONTENT_TYPE_OPTIONS.as_str(), "nosniff"),
+        // nginx would keep back what comes until its buffer is full.
+        ("x-accel-buffering", "no"),
     ];
     Ok((head, Body::from_stream(growing.into_stream())).into_response())
 }

@@ -85,6 +85,11 @@ impl At {
     }
 }
 
+/// Whether its lines are numbered by where they begin: these are long numbers.
+fn is_far(part: &Part) -> bool {
+    part.made.numbers == Numbers::Bytes
+}
+
 /// How long a log is now.
 fn length(place: &LogPlace, noted: u64) -> u64 {
     place.growing.as_ref().map_or(noted, |growing| growing.borrow().bytes)
@@ -156,7 +161,7 @@ fn whole(at: &At, part: &Part, grows: bool) -> Markup {
     let live = (grows && !part.more).then(|| at.live(part));
     html! {
         (pages)
-        div .log .whole data-log=[live] { (PreEscaped(&part.made.html)) }
+        div .log .whole .far[is_far(part)] data-key={ "try-" (at.attempt) } data-log=[live] { (PreEscaped(&part.made.html)) }
         @if paged { (pages) }
     }
 }
@@ -188,7 +193,7 @@ pub(in crate::serve::pages) async fn end(
             @if let Some(raw) = at.raw() { " · " a href=(raw) { "Raw text" } }
         }
         div .log tabindex="0" role="region" aria-label="The end of the log" {
-            div .text data-log=[live] { (PreEscaped(&part.made.html)) }
+            div .text .far[is_far(&part)] data-key={ "try-" (attempt.number) } data-log=[live] { (PreEscaped(&part.made.html)) }
         }
     })
 }
