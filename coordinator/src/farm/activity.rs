@@ -131,10 +131,11 @@ fn tasks(sql: &Connection, phases: &Phases) -> Result<HashMap<i64, Vec<Task>>, E
     Ok(tasks)
 }
 
-/// The numbers of the builds that ended last. A build that was never to be built after all did not end.
+/// The numbers of the builds that ended last. One whose dependency failed may go on: it has not ended.
 fn ended(sql: &Connection) -> Result<Vec<i64>, Error> {
     let mut statement = sql.prepare_cached(
-        "SELECT id FROM builds WHERE ended_at IS NOT NULL ORDER BY ended_at DESC, id DESC LIMIT ?1",
+        "SELECT id FROM builds WHERE ended_at IS NOT NULL AND state <> 'dependency-failed' \
+         ORDER BY ended_at DESC LIMIT ?1",
     )?;
     let rows = statement.query_map([FEW as i64], |row| row.get(0))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)

@@ -189,7 +189,8 @@ fn ready(
         let mut left = most;
         for (part, after) in [(same, after), (lower, (after.0, 0))] {
             let query = format!(
-                "SELECT b.priority, b.id FROM builds b WHERE b.state = 'ready' AND b.platform = ? AND {part}{condition} \
+                "SELECT b.priority, b.id FROM builds b INDEXED BY builds_ready \
+                 WHERE b.state = 'ready' AND b.platform = ? AND {part}{condition} \
                  ORDER BY b.priority DESC, b.id LIMIT ?"
             );
             let mut values: Vec<Value> = vec![(*platform).into(), after.0.into(), after.1.into()];

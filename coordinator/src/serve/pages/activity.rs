@@ -87,7 +87,7 @@ fn states(counts: &[Count]) -> Markup {
         ul .tiles aria-label="Builds by state" {
             @for state in SHOWN {
                 @let count = sum(state);
-                li .none[count == 0] {
+                li class=[(count == 0).then_some("none")] {
                     @if super::queue::STATES.contains(&state) {
                         a href=(words::question(&QUEUE, &[("state", state.as_str())])) { (tile(state, count)) }
                     } @else {
@@ -183,7 +183,7 @@ fn worker(agent: &Worker, now: Timestamp) -> Markup {
     // As many as it has, and as it wants to have: it may just have been told to take fewer.
     let slots = u64::from(agent.accepting).max(agent.tasks.len() as u64);
     html! {
-        tr .offline[!agent.online] data-key=(agent.agent) {
+        tr class=[(!agent.online).then_some("offline")] data-key=(agent.agent) {
             th .whole scope="row" {
                 @if agent.online {
                     span .is-succeeded aria-hidden="true" { "●" } " " (words::agent(&agent.name))

@@ -30,13 +30,15 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; i
                       form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// What all pages are sent with.
-pub(super) const HEAD: [(HeaderName, &str); 5] = [
+pub(super) const HEAD: [(HeaderName, &str); 6] = [
     (CONTENT_TYPE, "text/html; charset=utf-8"),
     (CONTENT_SECURITY_POLICY, POLICY),
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     // Not “no-referrer”: with that, browsers do not say where our own forms come from either.
     (REFERRER_POLICY, "same-origin"),
     (CACHE_CONTROL, "no-store"),
+    // Where everybody may look, those who read all pages of the world need not.
+    (HeaderName::from_static("x-robots-tag"), "noindex, nofollow"),
 ];
 
 /// Where in the farm a page is: the entry of the navigation that is marked.

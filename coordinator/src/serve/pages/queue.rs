@@ -96,7 +96,7 @@ fn choice(counts: &[Count], question: &QueueQuestion, state: BuildState) -> Mark
                 @let address = words::question(&QUEUE, &[
                     ("state", if one == BuildState::Ready { "" } else { one.as_str() }), ("system", chosen), ("tag", tag),
                 ]);
-                li .none[number(one) == 0] {
+                li class=[(number(one) == 0).then_some("none")] {
                     a href=(address) aria-current=[(one == state).then_some("true")] {
                         b { (thousands(number(one))) } " " (words::state(one))
                     }
