@@ -1,7 +1,7 @@
 //! Numbers about the farm, for those who watch it: counted where things happen, and read when somebody asks.
 //!
 //! One [`Numbers`] belongs to the farm. What it counts lives as long as the process; what can be looked up
-//! (queue, places, agents) is looked up anew for each reader ([`moment`]). How they are written is for the crate to say.
+//! (queue, places, agents) is looked up anew for each reader (`moment`). How they are written is for the crate to say.
 
 mod counted;
 mod moment;
