@@ -5,6 +5,7 @@ use std::io::Read as _;
 use drover_wire::agent::{Heartbeat, Machine, Progress, Report};
 use drover_wire::bundle::Kind;
 use drover_wire::client::{Submission, Submitted, Wanted};
+use drover_wire::event::EventKind;
 use drover_wire::route::{agents, clients};
 use drover_wire::{BuildId, Code, Phase};
 
@@ -310,6 +311,10 @@ fn what_agents_do_what_ended_and_what_comes_next_is_on_the_first_page() {
         part.text()
     );
     assert!(page.text().contains("<h1>Activity</h1>"));
+    // A browser hears only of events whose kinds it names.
+    let kinds = page.text().split("data-kinds=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let all: Vec<_> = EventKind::ALL.iter().map(|kind| kind.as_str()).collect();
+    assert_eq!(kinds.split(' ').collect::<Vec<_>>(), all);
 }
 
 #[test]

@@ -73,7 +73,7 @@ fn facts(details: &BuildDetails, now: Timestamp) -> Markup {
             (fact("Derivation", words::derivation(&summary.derivation)))
             (fact("System", html! { (words::foreign(&summary.system)) }))
             @if let Some(agent) = &summary.agent { (fact("Agent", words::agent(agent))) }
-            @if let Some(phase) = summary.phase { (fact("It", html! { (words::phase(phase)) })) }
+            @if let Some(phase) = summary.phase { (fact("Now", html! { "its agent " (words::phase(phase)) })) }
             (fact("Submitted", words::ago(summary.submitted_at, now)))
             @if let Some(started) = begun { (fact("Started", words::ago(started, now))) }
             @match (begun, summary.ended_at) {

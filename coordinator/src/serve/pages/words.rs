@@ -47,7 +47,7 @@ pub(super) fn phase(phase: Phase) -> &'static str {
     match phase {
         Phase::Queued => "waits for a slot",
         Phase::FetchingInputs => "fetches inputs",
-        Phase::Building => "builds",
+        Phase::Building => "builds it",
         Phase::UploadQueued => "waits for its upload",
         Phase::Uploading => "uploads",
     }
