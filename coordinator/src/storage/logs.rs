@@ -1,12 +1,24 @@
 //! Logs: raw while they grow, compressed afterwards.
+//!
+//! A packed log is one zstd frame for each MiB of it, and an index of these in a skippable frame at its end, as zstd's
+//! seekable format has it (contrib/seekable_format in zstd's source): any program that knows zstd reads the whole, and
+//! who wants its end finds it at once. Logs that were packed before are one frame; they are read from their beginning.
+
+mod index;
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Take, Write};
 use std::path::Path;
 
 use drover_os::file::{self, Access};
+use zstd::stream::read::Decoder;
+
+use super::WINDOW_LOG_MAX;
+use index::{Index, Position};
 
 const LEVEL: i32 = 9;
+/// How much of a log a frame has.
+const FRAME: usize = 1 << 20;
 
 /// Compresses a log that has ended and removes the raw one. Gives the bytes of the raw one; none if there is no log.
 /// Whenever it is cut off, one of the two is there, whole.
@@ -16,27 +28,91 @@ const LEVEL: i32 = 9;
 pub fn pack(raw: &Path, packed: &Path) -> io::Result<Option<u64>> {
     let mut from = match File::open(raw) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return size_of_packed(packed),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return length(raw, packed, Effort::Any),
         Err(error) => return Err(error),
     };
     let mut size = 0;
     file::replace_with(packed, Access::Public, |to| {
-        let mut encoder = zstd::stream::write::Encoder::new(to, LEVEL)?;
-        size = io::copy(&mut from, &mut encoder)?;
-        encoder.finish()?;
+        size = compress(&mut from, to)?;
         Ok(())
     })?;
     std::fs::remove_file(raw)?;
     Ok(Some(size))
 }
 
-fn size_of_packed(packed: &Path) -> io::Result<Option<u64>> {
-    let file = match File::open(packed) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    io::copy(&mut zstd::stream::read::Decoder::new(file)?, &mut io::sink()).map(Some)
+/// Frame by frame; gives the bytes that went in.
+fn compress(from: &mut impl Read, to: &mut impl Write) -> io::Result<u64> {
+    let mut compressor = zstd::bulk::Compressor::new(LEVEL)?;
+    // A frame that is read in part is not checked; but most are read to their end.
+    compressor.include_checksum(true)?;
+    let mut index = Index::default();
+    let mut piece = Vec::with_capacity(FRAME);
+    let mut frame = Vec::with_capacity(zstd::zstd_safe::compress_bound(FRAME));
+    loop {
+        piece.clear();
+        from.by_ref().take(FRAME as u64).read_to_end(&mut piece)?;
+        if piece.is_empty() {
+            break;
+        }
+        frame.clear();
+        compressor.compress_to_buffer(&piece, &mut frame)?;
+        to.write_all(&frame)?;
+        index.add(frame.len(), piece.len())?;
+    }
+    index.write(to)?;
+    Ok(index.length())
+}
+
+/// What the length of a log may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// A look at files.
+    Little,
+    /// A log that was packed without an index is read to its end.
+    Any,
+}
+
+/// The bytes of a log that has ended; none if there is no log, or if it would take more than that.
+///
+/// # Errors
+/// What the system reports, and a packed log that is damaged.
+pub fn length(raw: &Path, packed: &Path, effort: Effort) -> io::Result<Option<u64>> {
+    let opened = open(raw, packed)?;
+    match opened {
+        None => Ok(None),
+        Some(Form::Raw(file)) => Ok(Some(file.metadata()?.len())),
+        Some(Form::Packed(file)) => match index::find(&file, u64::MAX)? {
+            Some(position) => Ok(Some(position.length)),
+            None if effort == Effort::Little => Ok(None),
+            None => io::copy(&mut decoder(file)?, &mut io::sink()).map(Some),
+        },
+    }
+}
+
+/// A log's file.
+enum Form {
+    Raw(File),
+    Packed(File),
+}
+
+fn open(raw: &Path, packed: &Path) -> io::Result<Option<Form>> {
+    // Twice: the log may be packed between the two looks.
+    for _ in 0..2 {
+        for (path, form) in [(raw, Form::Raw as fn(File) -> Form), (packed, Form::Packed)] {
+            match File::open(path) {
+                Ok(file) => return Ok(Some(form(file))),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Err(_) => {}
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn decoder<R: Read>(from: R) -> io::Result<Decoder<'static, BufReader<R>>> {
+    let mut decoder = Decoder::new(from)?;
+    decoder.window_log_max(WINDOW_LOG_MAX)?;
+    Ok(decoder)
 }
 
 /// Reads a log from an offset on, in whatever form it is.
@@ -44,7 +120,17 @@ pub enum LogReader {
     /// While it grows: reading on after the end gives what was added.
     Raw(File),
     /// When it has ended.
-    Packed(Box<zstd::stream::read::Decoder<'static, io::BufReader<File>>>),
+    Packed(Box<Packed>),
+    /// When it has ended and was packed without an index.
+    Old(Box<Decoder<'static, BufReader<File>>>),
+}
+
+/// The frames of a packed log, from the first that is wanted on.
+pub struct Packed {
+    /// None where no frame is wanted.
+    frames: Option<Decoder<'static, BufReader<Take<File>>>>,
+    /// What is still to come of the log, by its index.
+    left: u64,
 }
 
 impl std::fmt::Debug for LogReader {
@@ -52,6 +138,7 @@ impl std::fmt::Debug for LogReader {
         f.write_str(match self {
             Self::Raw(_) => "LogReader::Raw",
             Self::Packed(_) => "LogReader::Packed",
+            Self::Old(_) => "LogReader::Old",
         })
     }
 }
@@ -60,29 +147,64 @@ impl LogReader {
     /// Opens a log; none if there is none (yet).
     ///
     /// # Errors
-    /// What the system reports.
+    /// What the system reports, and a packed log that is damaged.
     pub fn open(raw: &Path, packed: &Path, offset: u64) -> io::Result<Option<Self>> {
-        // Twice: the log may be packed between the two looks.
-        for _ in 0..2 {
-            match File::open(raw) {
-                Ok(mut file) => {
-                    file.seek(SeekFrom::Start(offset))?;
-                    return Ok(Some(Self::Raw(file)));
-                }
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                Err(_) => {}
+        Ok(Some(match open(raw, packed)? {
+            None => return Ok(None),
+            Some(Form::Raw(mut file)) => {
+                file.seek(SeekFrom::Start(offset))?;
+                Self::Raw(file)
             }
-            match File::open(packed) {
-                Ok(file) => {
-                    let mut decoder = Box::new(zstd::stream::read::Decoder::new(file)?);
-                    io::copy(&mut (&mut decoder).take(offset), &mut io::sink())?;
-                    return Ok(Some(Self::Packed(decoder)));
+            Some(Form::Packed(file)) => match index::find(&file, offset)? {
+                Some(position) => Self::Packed(Box::new(Packed::open(file, &position)?)),
+                None => {
+                    let mut old = Box::new(decoder(file)?);
+                    io::copy(&mut (&mut old).take(offset), &mut io::sink())?;
+                    Self::Old(old)
                 }
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                Err(_) => {}
-            }
+            },
+        }))
+    }
+}
+
+impl Packed {
+    fn open(mut file: File, position: &Position) -> io::Result<Self> {
+        file.seek(SeekFrom::Start(position.frame))?;
+        let frames = match position.end - position.frame {
+            0 => None,
+            bytes => Some(decoder(file.take(bytes))?),
+        };
+        let mut packed = Self { frames, left: position.left + position.skip };
+        let skipped = io::copy(&mut (&mut packed).take(position.skip), &mut io::sink())?;
+        if skipped < position.skip {
+            Err(index::damaged("a frame is shorter than it says"))
+        } else {
+            Ok(packed)
         }
-        Ok(None)
+    }
+}
+
+impl Read for Packed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(frames) = &mut self.frames else { return Ok(0) };
+        if self.left == 0 {
+            let more = frames.read(&mut [0])?;
+            return if more == 0 {
+                Ok(0)
+            } else {
+                Err(index::damaged("its frames go on after the log's end"))
+            };
+        }
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        if most == 0 {
+            return Ok(0);
+        }
+        let read = frames.read(&mut buffer[..most])?;
+        if read == 0 {
+            return Err(index::damaged("its frames end before the log does"));
+        }
+        self.left -= read as u64;
+        Ok(read)
     }
 }
 
@@ -90,38 +212,11 @@ impl Read for LogReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Raw(file) => file.read(buffer),
-            Self::Packed(decoder) => decoder.read(buffer),
+            Self::Packed(packed) => packed.read(buffer),
+            Self::Old(decoder) => decoder.read(buffer),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_log_reads_the_same_raw_and_packed_from_any_offset() {
-        let folder = tempfile::tempdir().unwrap();
-        let (raw, packed) = (folder.path().join("x.log"), folder.path().join("x.log.zst"));
-        let bytes: Vec<u8> = (0..200_000_u32).flat_map(u32::to_le_bytes).collect();
-        std::fs::write(&raw, &bytes).unwrap();
-        let read = |offset: usize| {
-            let mut text = Vec::new();
-            let mut reader = LogReader::open(&raw, &packed, offset as u64).unwrap().unwrap();
-            reader.read_to_end(&mut text).unwrap();
-            text
-        };
-        assert_eq!(read(12_345), &bytes[12_345..]);
-        assert_eq!(pack(&raw, &packed).unwrap(), Some(bytes.len() as u64));
-        assert!(!raw.exists());
-        assert_eq!(read(12_345), &bytes[12_345..]);
-        assert!(read(bytes.len() + 1).is_empty());
-        assert_eq!(pack(&raw, &packed).unwrap(), Some(bytes.len() as u64), "packing again changes nothing");
-    }
-
-    #[test]
-    fn a_try_without_a_log_has_nothing_to_pack() {
-        let folder = tempfile::tempdir().unwrap();
-        assert_eq!(pack(&folder.path().join("x.log"), &folder.path().join("x.log.zst")).unwrap(), None);
-    }
-}
+mod tests;

@@ -30,7 +30,7 @@ pub use decode::Plain;
 pub(crate) use decode::lzip;
 pub use folder::Folder;
 pub use incoming::{Expected, Incoming, Judge, Refused, Verified, packed_limit};
-pub use logs::{LogReader, pack as pack_log};
+pub use logs::{Effort, LogReader, length as log_length, pack as pack_log};
 pub(crate) use mark::{MARK, Mark};
 pub use opened::{Chunks, Opened};
 pub(crate) use place::{Claim, Disk, Hands, Hold, device};
