@@ -19,6 +19,8 @@ pub struct LogRequest {
     pub attempt: Option<u32>,
     /// The first byte.
     pub offset: u64,
+    /// Instead of that: how many bytes at the end of what is there now.
+    pub tail: Option<u64>,
     /// Stay until the build has ended, or the try when one is named.
     pub follow: bool,
 }
@@ -52,7 +54,7 @@ pub fn log(
     watch: &dyn Watch,
 ) -> Result<(), ClientError> {
     let mut which = request.attempt.map_or(Which::Newest, Which::Number);
-    let mut offset = request.offset;
+    let (mut offset, mut tail) = (request.offset, request.tail);
     let patience = || if request.follow { Patience::endless() } else { Patience::some() };
     let mut waits = patience();
     let mut first = true;
@@ -76,6 +78,9 @@ pub fn log(
             std::thread::sleep(waits.pause());
             continue;
         };
+        if let Some(tail) = tail.take() {
+            offset = attempt.log_size.saturating_sub(tail);
+        }
         let before = offset;
         let copied = copy(coordinator, request, attempt, &mut offset, out);
         if offset > before {
@@ -111,7 +116,9 @@ fn copy(
     out: &mut dyn Write,
 ) -> Result<(), ClientError> {
     let doing = format!("reading the log of the build {}", request.build);
-    let query = LogQuery { offset: Some(*offset), attempt: Some(attempt.number), follow: request.follow };
+    let attempt_number = Some(attempt.number);
+    let query =
+        LogQuery { offset: Some(*offset), attempt: attempt_number, follow: request.follow, tail: None };
     let mut log = coordinator.stream(&doing, &clients::LOG, &[&request.build], &query, None)?;
     let goes_on = request.follow && attempt.ended_at.is_none();
     let mut buffer = vec![0; 64 * 1024];

@@ -8,8 +8,8 @@ use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::IntoResponse;
 use bytes::{Bytes, BytesMut};
-use drover_wire::BuildId;
-use drover_wire::client::LogQuery;
+use drover_wire::client::{LOG_OFFSET_HEADER, LOG_SIZE_HEADER, LogQuery};
+use drover_wire::{BuildId, Code};
 use futures_util::{Stream, stream};
 use tokio::sync::watch;
 
@@ -17,7 +17,7 @@ use super::call::{Answer, Call, blocking};
 use super::listen::stops;
 use super::problem::Refusal;
 use crate::farm::{Farm, LogLength, LogPlace, Taken};
-use crate::storage::LogReader;
+use crate::storage::{Effort, LogReader, log_length};
 
 const CHUNK: u64 = 128 * 1024;
 
@@ -25,14 +25,36 @@ const CHUNK: u64 = 128 * 1024;
 pub(super) async fn download(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
     let build: BuildId = call.part("build")?;
     let query: LogQuery = call.query()?;
-    let (offset, follow) = (query.offset.unwrap_or(0), query.follow);
+    let (offset, tail, follow) = (query.offset, query.tail, query.follow);
+    if offset.is_some() && tail.is_some() {
+        let message = "a log is read from an offset on, or its last bytes are; not both (offset, tail)";
+        return Err(Refusal::new(Code::BadRequest, message));
+    }
     let stopping = farm.stopping();
     let place = farm.log(build, query).await?;
-    let body = Body::from_stream(
-        Growing { place, offset, follow, stopping, reader: None, _taken: None }.into_stream(),
-    );
+    let size = size(&place, if tail.is_some() { Effort::Any } else { Effort::Little }).await?;
+    let offset = match tail {
+        Some(tail) => size.unwrap_or(0).saturating_sub(tail),
+        None => offset.unwrap_or(0),
+    };
+    let log = Growing { place, offset, follow, stopping, reader: None, _taken: None };
     let head = [(CONTENT_TYPE, "application/octet-stream"), (CACHE_CONTROL, "no-store")];
-    Ok((head, body).into_response())
+    let mut answer = (head, Body::from_stream(log.into_stream())).into_response();
+    answer.headers_mut().insert(LOG_OFFSET_HEADER, offset.into());
+    if let Some(size) = size {
+        answer.headers_mut().insert(LOG_SIZE_HEADER, size.into());
+    }
+    Ok(answer)
+}
+
+/// How long a log is by now; none if that would take more effort.
+async fn size(place: &LogPlace, effort: Effort) -> Result<Option<u64>, Refusal> {
+    if let Some(growing) = &place.growing {
+        return Ok(Some(growing.borrow().bytes));
+    }
+    let (raw, packed) = (place.raw.clone(), place.packed.clone());
+    let length = blocking(move || log_length(&raw, &packed, effort)).await?;
+    length.map_err(|error| Refusal::internal(&format_args!("{}: {error}", place.packed.display())))
 }
 
 /// A log from an offset on, as it grows, to the end of its try; it ends earlier when the coordinator stops.

@@ -51,6 +51,21 @@ fn a_log_is_printed_byte_for_byte_though_the_connection_breaks() {
 }
 
 #[test]
+fn the_last_bytes_of_a_log_are_those_that_are_there_when_it_is_asked_for() {
+    let double = Double::new(|request| {
+        if !is_log(request) {
+            return Reply::json(&details("failed", &[(LOG.len(), true)]));
+        }
+        Reply::bytes(200, &LOG[field(request, "offset")..])
+    });
+    for tail in [0, 3, LOG.len(), 1_000] {
+        let printed = run(drover(&double, &["log", BUILD, "--tail", &tail.to_string()])).ended(0).stdout;
+        assert_eq!(printed, &LOG[LOG.len().saturating_sub(tail)..]);
+    }
+    run(drover(&double, &["log", BUILD, "--tail", "3", "--offset", "1"])).ended(2);
+}
+
+#[test]
 fn a_build_without_a_log_is_an_error_in_words() {
     let double = Double::new(|_| Reply::json(&details("ready", &[])));
     let ran = run(drover(&double, &["log", BUILD])).ended(1);
@@ -122,7 +137,8 @@ fn a_silent_builder_is_followed_on_without_a_word() {
     let token = Token::parse(crate::double::TOKEN, "the test").unwrap();
     let silence = std::time::Duration::from_millis(300);
     let coordinator = Coordinator::new(&double.url, &token).unwrap().with_silence(silence);
-    let request = LogRequest { build: BUILD.parse().unwrap(), attempt: None, offset: 0, follow: true };
+    let request =
+        LogRequest { build: BUILD.parse().unwrap(), attempt: None, offset: 0, tail: None, follow: true };
     let mut out = Vec::new();
     log(&coordinator, &request, &mut out, &Strict).unwrap();
     assert_eq!(out, LOG);

@@ -62,10 +62,13 @@ impl Client {
         self.0.post_bytes(&clients::CANCEL.path(&[&build]), b"")
     }
 
-    /// A log from an offset on, as it comes.
+    /// A log from an offset on, or its end, as it comes.
     pub(crate) fn log(&self, build: BuildId, query: &LogQuery) -> ureq::BodyReader<'static> {
-        let offset = query.offset.unwrap_or(0);
-        self.0.stream(&format!("{}?offset={offset}&follow={}", clients::LOG.path(&[&build]), query.follow))
+        let from = match query.tail {
+            Some(tail) => format!("tail={tail}"),
+            None => format!("offset={}", query.offset.unwrap_or(0)),
+        };
+        self.0.stream(&format!("{}?{from}&follow={}", clients::LOG.path(&[&build]), query.follow))
     }
 
     /// The log as it is.

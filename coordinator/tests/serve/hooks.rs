@@ -76,7 +76,7 @@ impl Hooked {
 
 /// Looks again and again, for a minute at most.
 #[track_caller]
-fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
     Deadline::after(Duration::from_secs(60)).ask(look).unwrap_or_else(|| panic!("in vain: {what}"))
 }
 

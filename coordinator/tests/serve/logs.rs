@@ -1,17 +1,19 @@
 //! Logs, as they are read.
 
 use std::io::Read as _;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use drover_wire::Code;
 use drover_wire::agent::Report;
-use drover_wire::client::LogQuery;
+use drover_wire::client::{LOG_OFFSET_HEADER, LOG_SIZE_HEADER, LogQuery};
 use drover_wire::route::clients;
 
 use crate::graph::{derivation, noise};
+use crate::hooks::eventually;
 use crate::house::House;
 
-const FOLLOW: LogQuery = LogQuery { offset: None, attempt: None, follow: true };
+const FOLLOW: LogQuery = LogQuery { offset: None, tail: None, attempt: None, follow: true };
 
 #[test]
 fn a_followed_log_brings_every_chunk_when_it_comes_and_ends_with_the_try() {
@@ -104,4 +106,51 @@ fn a_log_that_is_nowhere_is_not_found() {
     client.0.get(&clients::LOG.path(&[&unknown])).refused(Code::NotFound);
     let build = client.submit(&[&derivation("made", &[])]);
     client.0.get(&format!("{}?attempt=7", clients::LOG.path(&[&build]))).refused(Code::NotFound);
+}
+
+#[test]
+fn the_end_of_a_log_comes_with_where_it_begins_while_the_log_grows_and_afterwards() {
+    let house = House::start();
+    let client = house.client();
+    let build = client.submit(&[&derivation("made", &[])]);
+    let agent = house.agent("one");
+    let lease = agent.allocation().lease;
+    // Nothing is there yet.
+    let ask = |tail: u64| client.0.get(&format!("{}?tail={tail}", clients::LOG.path(&[&build])));
+    assert_eq!((ask(7).header(LOG_OFFSET_HEADER), ask(7).body.len()), ("0", 0));
+    // Several frames, when it is packed.
+    let text = noise(2_500_000);
+    let mut sent = 0;
+    for chunk in text.chunks(200_000) {
+        assert_eq!(agent.log(lease, sent, chunk).status, 200);
+        sent += chunk.len() as u64;
+    }
+    let check = || {
+        for tail in [0, 1, 70_000, 1_500_000, 2_500_000, 9_999_999] {
+            let answer = ask(tail);
+            let from = text.len().saturating_sub(usize::try_from(tail).unwrap());
+            assert!(answer.body == text[from..], "the last {tail} are others");
+            assert_eq!(answer.header(LOG_OFFSET_HEADER), from.to_string());
+            assert_eq!(answer.header(LOG_SIZE_HEADER), "2500000");
+        }
+    };
+    check();
+    // Who follows from there gets what comes.
+    let query = LogQuery { tail: Some(3), follow: true, ..LogQuery::default() };
+    let mut follower = client.log(build, &query);
+    let mut three = [0; 3];
+    follower.read_exact(&mut three).unwrap();
+    assert_eq!(three, text[text.len() - 3..]);
+    agent.report(lease, &Report::Failed { message: "exit code 1".to_owned() });
+    assert_eq!(follower.read(&mut [0; 10]).unwrap(), 0);
+    let logs = house.folder.path().join("logs");
+    let is_packed = |files: &[PathBuf]| files.iter().all(|file| file.extension() == Some("zst".as_ref()));
+    eventually("the log should be packed", || is_packed(&files_below(&logs)).then_some(()));
+    check();
+    client.0.get(&format!("{}?tail=1&offset=1", clients::LOG.path(&[&build]))).refused(Code::BadRequest);
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }

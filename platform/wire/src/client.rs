@@ -320,11 +320,20 @@ pub struct Ended {
     pub why: Option<String>,
 }
 
+/// The header with the offset at which the bytes of a log begin that are sent.
+pub const LOG_OFFSET_HEADER: &str = "drover-log-offset";
+
+/// The header with the bytes that the whole log has, or has so far. It is not there where nobody knows without reading all.
+pub const LOG_SIZE_HEADER: &str = "drover-log-size";
+
 /// The query of a log's address.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogQuery {
     /// The first byte that is wanted; 0 by default.
     pub offset: Option<u64>,
+    /// Instead of that: how many of the last bytes are wanted, of those that are there now. The answer's header
+    /// [`LOG_OFFSET_HEADER`] says where they begin.
+    pub tail: Option<u64>,
     /// Which try; the newest by default.
     pub attempt: Option<u32>,
     /// Keep the answer open and send what comes, until the try ends.

@@ -114,7 +114,7 @@ pub mod clients {
         BUILDS Get "/v1/builds" "`BuildFilter` as the query → `BuildList`";
         WAIT Post "/v1/wait" "`WaitQuestion` → `WaitAnswer`, held open";
         BUILD Get "/v1/builds/{build}" "→ `BuildDetails`";
-        LOG Get "/v1/builds/{build}/log" "`LogQuery` as the query → the log's bytes";
+        LOG Get "/v1/builds/{build}/log" "`LogQuery` as the query → the log's bytes, with where they begin and how many there are in headers";
         CANCEL Post "/v1/builds/{build}/cancel" "→ `BuildDetails`";
         ITEM Get "/v1/items/{item}" "→ `ItemInfo`";
         NAR Get "/v1/nars/{item}" "→ the zstd-compressed nar of a store item; ranges";

@@ -246,6 +246,9 @@ pub struct LogArgs {
     /// The first byte that is wanted
     #[arg(long, default_value_t = 0, value_name = "BYTES")]
     pub offset: u64,
+    /// Only the last bytes that are there by now, and what comes after them with --follow
+    #[arg(long, conflicts_with = "offset", value_name = "BYTES")]
+    pub tail: Option<u64>,
     #[command(flatten)]
     pub(super) connection: Connection,
 }

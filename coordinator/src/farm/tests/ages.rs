@@ -70,7 +70,7 @@ impl World {
     }
 
     fn has_log(&self, build: BuildId) -> Result<bool, Error> {
-        let query = LogQuery { attempt: None, offset: None, follow: false };
+        let query = LogQuery::default();
         let place = self.runtime.block_on(self.farm().log(build, query))?;
         Ok(place.packed.exists())
     }
