@@ -184,18 +184,18 @@ fn worker(agent: &Worker, now: Timestamp) -> Markup {
     let slots = u64::from(agent.accepting).max(agent.tasks.len() as u64);
     html! {
         tr class=[(!agent.online).then_some("offline")] data-key=(agent.agent) {
-            th .whole scope="row" {
-                @if agent.online {
-                    span .is-succeeded aria-hidden="true" { "●" } " " (words::agent(&agent.name))
-                    span .unseen { " is online" }
-                } @else {
-                    span .is-canceled aria-hidden="true" { "○" } " " (words::agent(&agent.name))
-                    " " span .hint {
-                        @match agent.seen_at {
-                            Some(at) => { "offline, seen " (words::ago(at, now)) }
-                            None => { "never seen" }
-                        }
+            th scope="row" {
+                span .whole {
+                    @if agent.online {
+                        span .is-succeeded aria-hidden="true" { "●" } " " (words::agent(&agent.name))
+                    } @else {
+                        span .is-canceled aria-hidden="true" { "○" } " " (words::agent(&agent.name))
                     }
+                }
+                @match (agent.online, agent.seen_at) {
+                    (true, _) => { span .unseen { " is online" } }
+                    (false, Some(at)) => { " " span .hint { "offline, seen " (words::ago(at, now)) } }
+                    (false, None) => { " " span .hint { "never seen" } }
                 }
             }
             td data-label="Systems" {
@@ -216,7 +216,7 @@ fn worker(agent: &Worker, now: Timestamp) -> Markup {
             }
             td .num data-label="Memory free" { (free(*memory_available)) }
             td .num data-label="Disk free" { (free(*store_free)) }
-            td data-label="Builds" {
+            td .tasks-of data-label="Builds" {
                 @if agent.tasks.is_empty() {
                     span .none { "nothing" }
                 } @else {

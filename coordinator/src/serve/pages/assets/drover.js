@@ -240,6 +240,9 @@
         if (again) soon();
     });
 
+    // Gone back to, a page may be as it was when it was left.
+    window.addEventListener('pageshow', (event) => { if (event.persisted) soon(); });
+
     // --- Logs ---
 
     function follow(root) {
