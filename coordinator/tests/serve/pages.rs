@@ -8,10 +8,11 @@ use drover_wire::client::{Submission, Submitted, Wanted};
 use drover_wire::event::EventKind;
 use drover_wire::route::{agents, clients};
 use drover_wire::{BuildId, Code, Phase};
+use serde_json::json;
 
 use crate::browser::Browser;
 use crate::client::bundle;
-use crate::graph::derivation;
+use crate::graph::{SYSTEM, derivation};
 use crate::house::House;
 
 /// All pages that need nothing to be there.
@@ -461,6 +462,26 @@ fn everybody_sees_pages_only_where_that_is_switched_on_and_then_only_reads() {
             !text.contains("Log out") && !text.contains("href=\"/hooks\"") && !text.contains("data-live")
         );
     }
+    // Sets are there, but for those that have something that is not to be published, which are as those that are not there.
+    let client = house.client().0;
+    let made = derivation("hello", &[]).path;
+    for (set, publish) in [("open", true), ("closed", false)] {
+        let row = json!({
+            "derivation": made, "package": "hello", "version": "1", "system": SYSTEM, "publish": publish,
+        });
+        let rows = zstd::encode_all(format!("{row}\n").as_bytes(), 1).unwrap();
+        assert_eq!(client.post_bytes(&format!("/v1/sets/{set}/revisions/r1?rows=1"), &rows).status, 200);
+    }
+    let sets = public.get("/sets").page();
+    assert!(sets.contains(" open r1 ") && !sets.contains("closed"), "{sets}");
+    assert_eq!(public.get("/sets/open").status, 200);
+    let (closed, none) = (public.get("/sets/closed"), public.get("/sets/nowhere"));
+    assert_eq!((closed.status, none.status), (404, 404));
+    assert_eq!(
+        closed.words().replace("closed", "nowhere").split("as of").next(),
+        none.words().split("as of").next()
+    );
+    assert!(Browser::logged_in(&house).get("/sets").page().contains(" closed r1 "));
     // Its styles are there, too.
     let page = public.get("/").text();
     let styles = page.split('"').find(|part| part.ends_with(".css")).unwrap();

@@ -9,6 +9,7 @@ mod look;
 mod needs;
 mod pace;
 mod pair;
+mod private;
 mod reach;
 mod receive;
 mod rows;

@@ -15,8 +15,8 @@ use serde::Deserialize;
 use super::build::fact;
 use super::frame::{Here, Page};
 use super::sets::{ENDS, tally, tally_head};
-use super::words;
-use crate::farm::{Farm, PackageRow, PackageRows, SetAnswer, SetLook, SetQuestion};
+use super::{Viewer, words};
+use crate::farm::{Error, Farm, PackageRow, PackageRows, SetAnswer, SetLook, SetQuestion};
 use crate::serve::call::{Answer, Call};
 
 /// The most differences of a kind that are shown.
@@ -58,6 +58,10 @@ impl Show {
 
 pub(super) async fn show(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
     let named: SetRef = call.part("set")?;
+    if call.viewer() == Viewer::Public && farm.private_sets().await?.contains(&named.set) {
+        // As one that there is not.
+        return Err(Error::NotFound { what: "set", name: named.to_string() }.into());
+    }
     let query: Query = call.question()?;
     let question = match query.show {
         Show::Changes => SetQuestion::Changes,

@@ -9,7 +9,7 @@ use drover_wire::set::{SetSummary, SetsQuestion, Tally};
 use maud::{Markup, html};
 
 use super::frame::{Here, Page};
-use super::words;
+use super::{Viewer, words};
 use crate::farm::Farm;
 use crate::serve::call::{Answer, Call};
 
@@ -19,7 +19,11 @@ pub(super) const ENDS: &str =
 
 pub(super) async fn list(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
     let question: SetsQuestion = call.question()?;
-    let all = farm.sets(question).await?;
+    let mut all = farm.sets(question).await?;
+    if call.viewer() == Viewer::Public {
+        let private = farm.private_sets().await?;
+        all.retain(|set| !private.contains(&set.set));
+    }
     let now = words::now();
     let main = html! {
         h1 data-key="head" { @if question.dropped { "Sets that were dropped" } @else { "Sets" } }
