@@ -149,3 +149,25 @@ fn a_log_that_is_nowhere_is_not_found_in_words() {
         &["This log was removed by its age on 2000-02-29 00:00:00 UTC"],
     );
 }
+
+#[test]
+fn who_is_far_behind_a_log_that_grows_goes_on_near_its_end() {
+    let house = House::start();
+    let client = house.client();
+    let build = client.submit(&[&derivation("made", &[])]);
+    let agent = house.agent("one");
+    let lease = agent.allocation().lease;
+    let line = format!("{}\n", "x".repeat(1023));
+    let chunk = line.repeat(256);
+    for n in 0..8 {
+        assert_eq!(agent.log(lease, n * chunk.len() as u64, chunk.as_bytes()).status, 200);
+    }
+    let mut pieces = BufReader::new(client.0.stream(&format!("/builds/{build}/log/live"))).lines();
+    let mut piece = || pieces.next().unwrap().unwrap();
+    says(&piece(), &["<div data-at=\"2031616\">", "… 1.9 MiB are left out here …"]);
+    let end = piece();
+    says(&end, &["<div data-at=\"2097152\">", "<div id=\"B2031616\">", "<div id=\"B2096128\">"]);
+    assert_eq!(end.matches("<div id=").count(), 64);
+    agent.report(lease, &failed("exit code 1"));
+    assert_eq!(piece(), "<div data-over=\"\"></div>");
+}

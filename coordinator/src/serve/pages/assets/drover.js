@@ -294,6 +294,7 @@
             if (!piece.dataset.at) continue;
             address.searchParams.set('from', piece.dataset.at);
             if (piece.dataset.line) address.searchParams.set('line', piece.dataset.line);
+            else address.searchParams.delete('line');
             for (const part of [...piece.children]) {
                 const section = log.lastElementChild;
                 const folded = section?.tagName === 'DETAILS';

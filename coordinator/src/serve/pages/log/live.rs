@@ -19,14 +19,17 @@ use tokio::time::{Instant, sleep_until};
 
 use super::html::Numbers;
 use super::pieces::Pieces;
-use crate::farm::{Farm, LogLength};
+use crate::farm::{Farm, LogLength, LogPlace};
 use crate::serve::call::{Answer, Call};
 use crate::serve::log;
+use crate::serve::pages::words;
 
-/// So much time lies between two pieces, unless much is to be sent: a builder that writes letter by letter is not to keep
-/// browsers busy.
+/// So much time lies between two pieces: a builder that writes letter by letter, or without an end, is not to keep browsers
+/// busy.
 const PAUSE: Duration = Duration::from_millis(200);
-const MUCH: usize = 64 << 10;
+/// Who is so far behind goes on near the end: nobody reads so much as it comes.
+const FAR: u64 = 1 << 20;
+const NEAR: u64 = 64 << 10;
 /// The last piece, when the try has ended.
 const OVER: &[u8] = b"<div data-over=\"\"></div>\n";
 
@@ -52,9 +55,11 @@ pub(in crate::serve::pages) async fn follow(State(farm): State<Arc<Farm>>, call:
     let place =
         farm.log(build, LogQuery { attempt: query.attempt, follow: true, ..LogQuery::default() }).await?;
     let growing = Growing {
-        length: place.growing.clone(),
-        bytes: Box::pin(log::follow(place, from, farm.stopping())),
+        bytes: Box::pin(log::follow(place.clone(), from, farm.stopping())),
+        place,
+        stopping: farm.stopping(),
         pieces: Pieces::from(from, numbers),
+        at: from,
         pause: Instant::now(),
         over: false,
     };
@@ -70,9 +75,12 @@ pub(in crate::serve::pages) async fn follow(State(farm): State<Arc<Farm>>, call:
 
 /// A log on its way out.
 struct Growing {
-    length: Option<watch::Receiver<LogLength>>,
+    place: LogPlace,
+    stopping: watch::Receiver<bool>,
     bytes: Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>,
     pieces: Pieces,
+    /// Where the next of the bytes are in the log.
+    at: u64,
     pause: Instant,
     over: bool,
 }
@@ -87,15 +95,19 @@ impl Growing {
             return Ok(None);
         }
         sleep_until(self.pause).await;
+        self.pause = Instant::now() + PAUSE;
+        if let Some(left_out) = self.catch_up() {
+            return Ok(Some(left_out.into()));
+        }
         while let Some(chunk) = self.bytes.next().await {
             let chunk = chunk?;
+            self.at += chunk.len() as u64;
             if let Some(piece) = self.pieces.push(&chunk) {
-                self.pause = Instant::now() + if chunk.len() < MUCH { PAUSE } else { Duration::ZERO };
                 return Ok(Some(piece.into()));
             }
         }
         self.over = true;
-        let ended = self.length.as_ref().is_none_or(|length| length.borrow().ended);
+        let ended = self.length().is_none_or(|length| length.ended);
         // The coordinator stops: the script asks again where it was.
         if !ended {
             return Ok(None);
@@ -103,5 +115,25 @@ impl Growing {
         let mut last = self.pieces.finish().unwrap_or_default().into_bytes();
         last.extend_from_slice(OVER);
         Ok(Some(last.into()))
+    }
+
+    /// How long the log is; none if it has ended before.
+    fn length(&self) -> Option<LogLength> {
+        self.place.growing.as_ref().map(|growing| *growing.borrow())
+    }
+
+    /// Goes to the end, when that is far; the piece says what is left out.
+    fn catch_up(&mut self) -> Option<String> {
+        let length = self.length()?.bytes;
+        if length.saturating_sub(self.at) <= FAR {
+            return None;
+        }
+        let from = length.saturating_sub(NEAR);
+        let left_out = words::size(from - self.at);
+        self.bytes = Box::pin(log::follow(self.place.clone(), from, self.stopping.clone()));
+        (self.at, self.pieces) = (from, Pieces::from(from, Numbers::Bytes));
+        Some(format!(
+            "<div data-at=\"{from}\"><div class=\"lines\"><div class=\"on\">… {left_out} are left out here …</div></div></div>\n"
+        ))
     }
 }
