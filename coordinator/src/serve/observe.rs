@@ -75,30 +75,36 @@ fn word(method: &Method) -> &'static str {
 /// Goes around everything else.
 pub(super) async fn observe(State(observer): State<Observer>, request: Request, next: Next) -> Response {
     let start = Instant::now();
-    let given = given(request.headers());
-    // The public's answers are kept by others: there it is nobody's but who names it.
-    let says = given.is_some() || observer.0.listener != Listener::Public;
-    let id = given.unwrap_or_else(new_id);
-    // Of the highest level: whatever the log has, it has it with this.
-    let span = tracing::error_span!("request", id = &*id);
+    let listener = observer.0.listener;
+    // The public asks much, and its answers are kept by others: there a request is nobody's but who names it.
+    let id = given(request.headers()).or_else(|| (listener != Listener::Public).then(new_id));
     let method = word(request.method());
     let route = observer.pattern(request.extensions().get::<MatchedPath>());
     let path = tracing::enabled!(tracing::Level::DEBUG).then(|| request.uri().path().to_owned());
-    let mut response = REQUEST.scope(Arc::clone(&id), next.run(request)).instrument(span.clone()).await;
+    let (mut response, span) = match &id {
+        Some(id) => named(id, request, next).await,
+        None => (next.run(request).await, Span::none()),
+    };
     let (status, time) = (response.status().as_u16(), start.elapsed());
-    let listener = observer.0.listener;
     observer.0.farm.numbers().request(&numbers::Request { listener, method, route, status, time });
     if let Some(path) = path {
         let (_within, milliseconds) = (span.enter(), time.as_millis());
         tracing::debug!(method, path, status, milliseconds, "a request was answered");
     }
-    if let Some(value) = HeaderValue::from_str(&id).ok().filter(|_| says) {
-        response.headers_mut().insert(HEADER, value);
-    }
+    let Some(id) = id.and_then(|id| HeaderValue::from_str(&id).ok()) else { return response };
+    response.headers_mut().insert(HEADER, id);
     if response.body().size_hint().exact().is_some_and(|size| size <= AT_ONCE) {
         return response;
     }
     response.map(|body| Body::new(Within { body, span }))
+}
+
+/// Answers a request under its name.
+async fn named(id: &Arc<str>, request: Request, next: Next) -> (Response, Span) {
+    // Of the highest level: whatever the log has, it has it with this.
+    let span = tracing::error_span!("request", id = &**id);
+    let response = REQUEST.scope(Arc::clone(id), next.run(request)).instrument(span.clone()).await;
+    (response, span)
 }
 
 /// The name that whoever asks gave the request, if it is one.
