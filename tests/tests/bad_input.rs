@@ -380,8 +380,9 @@ fn what_is_not_of_the_protocol_is_refused_in_words() {
     hand.peer.post(&agents::HELLO.path(&[]), &newer).refused(426, Code::ProtocolVersion);
     for peer in [&farm.client.peer, &hand.peer] {
         peer.get("/v1/no-such-thing").refused(404, Code::NotFound);
-        peer.get("/").refused(404, Code::NotFound);
+        peer.get("/v1").refused(404, Code::NotFound);
     }
+    hand.peer.get("/").refused(404, Code::NotFound);
     farm.client.peer.send("PATCH", &clients::BUILDS.path(&[]), b"").refused(405, Code::MethodNotAllowed);
     for body in ["", "{", "[]", "{\"builds\":[{\"derivation\":\"/gnu/store/../etc/passwd\"}]}", "\u{0}"] {
         farm.client
