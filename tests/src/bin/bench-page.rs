@@ -1,6 +1,6 @@
 //! The bench `page`: the page that shows what goes on, of a farm with 200 agents and 100,000 builds in the queue: how long
-//! the coordinator takes for it, how many bytes it has, and how much processor time its script takes in a browser over 60
-//! seconds in which something happens all the time.
+//! the coordinator takes for it, how many bytes it has, and how much processor time it takes in a browser, its script and
+//! all that this causes, over 60 seconds in which something happens all the time.
 //!
 //! `bench-page FOLDER`: see `whole_guix` for what is in it. DROVER_BIN_DIR names the folder with the programs as they are to
 //! be measured, DROVER_BROWSER and DROVER_CHROMIUM the browser.
@@ -78,7 +78,12 @@ fn run(folder: &Path) -> Result<Vec<Figure>> {
     Ok(vec![
         Figure { of: "ms for the page", figure: milliseconds, limit: Limit::Most(MOST_MS) },
         Figure { of: "KB compressed", figure: packed as f64 / 1000.0, limit: Limit::Most(MOST_KB) },
-        Figure { of: "s of processor in 60 s", figure: script, limit: Limit::Most(MOST_SECONDS) },
+        // What a script does after it has waited is not in the browser's figure for scripts: all of it is, and more.
+        Figure {
+            of: "s of processor for all that the page does in 60 s",
+            figure: task,
+            limit: Limit::Most(MOST_SECONDS),
+        },
     ])
 }
 
