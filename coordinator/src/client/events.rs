@@ -75,7 +75,7 @@ fn read(
                 Ok(event) => found(event)?,
                 // A later coordinator knows of more than this program.
                 Err(_) if !is_ours(&data) => {}
-                Err(error) => return Err(coordinator.odd_answer(doing, &error.to_string())),
+                Err(error) => return Err(coordinator.odd(doing, &error.to_string())),
             }
         }
         // After it was taken: what was not, comes again.

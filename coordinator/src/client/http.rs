@@ -278,11 +278,7 @@ impl Coordinator {
     }
 
     /// What came is not what a coordinator says.
-    pub(crate) fn odd_answer(&self, doing: &str, why: &str) -> ClientError {
-        self.odd(doing, why)
-    }
-
-    fn odd(&self, doing: &str, why: &str) -> ClientError {
+    pub(crate) fn odd(&self, doing: &str, why: &str) -> ClientError {
         ClientError::NotACoordinator { doing: doing.to_owned(), url: self.url.clone(), why: why.to_owned() }
     }
 
