@@ -169,8 +169,11 @@ fn promtool_finds_nothing_wrong_with_the_numbers_and_the_alerts() {
     let checked = checking.wait_with_output().unwrap();
     let said = String::from_utf8([checked.stdout, checked.stderr].concat()).unwrap();
     assert!(checked.status.success() && said.is_empty(), "promtool check metrics: {said}\n{text}");
-    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/metrics/alerts.yml");
-    let checked = Command::new(&promtool).args(["check", "rules", rules]).output().unwrap();
-    let said = String::from_utf8([checked.stdout, checked.stderr].concat()).unwrap();
-    assert!(checked.status.success() && said.contains("SUCCESS"), "promtool check rules: {said}");
+    for (what, file) in [("check", "alerts.yml"), ("test", "alerts.test.yml")] {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/metrics");
+        let checked =
+            Command::new(&promtool).args([what, "rules", file]).current_dir(folder).output().unwrap();
+        let said = String::from_utf8([checked.stdout, checked.stderr].concat()).unwrap();
+        assert!(checked.status.success() && said.contains("SUCCESS"), "promtool {what} rules: {said}");
+    }
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use ureq::SendBody;
 
 use crate::agent::{Agent, hello};
+use crate::browser::Browser;
 use crate::graph::{derivation, output};
 use crate::house::House;
 use crate::peer::{Answer, Peer};
@@ -125,6 +126,15 @@ fn no_secret_is_in_the_log_or_in_the_numbers_however_much_is_logged() {
     secrets.extend(wrong.map(str::to_owned));
     peers.extend([typo, stranger]);
 
+    // A browser that somebody logs in, and one that is somebody else's.
+    let browser = Browser::logged_in(&house);
+    browser.get("/").page();
+    let session = browser.cookie.clone().expect("a session");
+    secrets.extend([session.split_once('=').unwrap().1.to_owned(), session]);
+    let wrong = "wrong-token-in-the-form";
+    assert_eq!(Browser::new(house.clients).log_in(wrong, "/", &[]).status, 403);
+    secrets.push(wrong.to_owned());
+
     // The key that signs.
     let key = std::fs::read_to_string(house.folder.path().join("keys/1.sec")).unwrap();
     let (_, secret_half) = key.split_once("(d #").expect("a secret Guix key");
@@ -139,7 +149,7 @@ fn no_secret_is_in_the_log_or_in_the_numbers_however_much_is_logged() {
     let log = house.log();
     assert!(lines(&house).iter().any(|line| line["level"] == "DEBUG"), "nothing at the level debug: {log}");
     assert!(log.contains("/v1/enrol") && log.contains("/v1/bundle"), "{log}");
-    assert!(numbers.contains("/v1/enrol"), "{numbers}");
+    assert!(numbers.contains("/v1/enrol") && numbers.contains("/login"), "{numbers}");
     for secret in &secrets {
         assert!(secret.len() > 20, "{secret}");
         let found = log.lines().find(|line| line.to_lowercase().contains(&secret.to_lowercase()));
