@@ -1,26 +1,17 @@
 //! What the agent says about itself: lines on standard error.
 //!
-//! Logging never stops the agent. A closed standard error swallows the lines; one that nobody reads any more is
-//! waited for once and then left alone until it moves again.
+//! Each fact is one line, whatever is in it. Logging never stops the agent, whoever reads or does not ([`lines`]).
 
 use std::fmt::{self, Debug, Write as _};
-use std::io::{self, Write};
-use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, UNIX_EPOCH};
+use std::io;
+use std::time::UNIX_EPOCH;
 
-use drover_os::Deadline;
-use drover_os::poll::{self, Interest};
+use drover_os::lines;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
 use crate::config::{LogLevel, LogSettings};
-
-/// How long a line waits for a reader that was quick enough before.
-const WAIT: Duration = Duration::from_secs(1);
-/// What a pipe that is writable takes without blocking: POSIX's least `PIPE_BUF` that systems really have.
-const PIECE: usize = 512;
 
 /// Sends the lines of this process to standard error from now on. A second call changes nothing.
 pub fn start(settings: LogSettings) {
@@ -84,10 +75,10 @@ impl Subscriber for Lines {
     }
 
     fn event(&self, event: &Event<'_>) {
-        static STALLED: AtomicBool = AtomicBool::new(false);
+        static READER: lines::Reader = lines::Reader::new();
         let metadata = event.metadata();
         let line = self.line(*metadata.level(), metadata.target(), |text| event.record(text));
-        let _ = Patient { to: io::stderr(), stalled: &STALLED }.write(line.as_bytes());
+        READER.tell(&mut io::stderr().lock(), line.as_bytes());
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
@@ -135,7 +126,7 @@ impl Visit for Text {
     }
 }
 
-/// What comes from elsewhere does not command a terminal, and ends no text of JSON.
+/// What comes from elsewhere does not command a terminal, begins no line, and ends no text of JSON.
 impl fmt::Write for Text {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for character in text.chars() {
@@ -148,7 +139,7 @@ impl fmt::Write for Text {
                     self.line.push_str("\\u00");
                     self.line.extend([digit(code / 16), digit(code % 16)]);
                 }
-                '\n' | '\t' => self.line.push(character),
+                '\t' => self.line.push(character),
                 control if control.is_control() => self.line.extend(control.escape_default()),
                 other => self.line.push(other),
             }
@@ -157,37 +148,10 @@ impl fmt::Write for Text {
     }
 }
 
-/// Writes what can be written and drops the rest.
-struct Patient<W> {
-    to: W,
-    stalled: &'static AtomicBool,
-}
-
-impl<W: Write + AsFd> Write for Patient<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        for piece in bytes.chunks(PIECE) {
-            let patience = if self.stalled.load(Ordering::Relaxed) { Duration::ZERO } else { WAIT };
-            let ready = poll::wait_one(self.to.as_fd(), Interest::Writable, Deadline::after(patience));
-            let stalled = !matches!(ready, Ok(true));
-            self.stalled.store(stalled, Ordering::Relaxed);
-            if stalled || self.to.write_all(piece).is_err() {
-                break;
-            }
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::LogLevels;
-    use std::io::Read;
-    use std::os::unix::net::UnixStream;
 
     /// The line of an event.
     fn printed(timestamps: bool, json: bool, tell: impl FnOnce()) -> String {
@@ -217,9 +181,9 @@ mod tests {
 
     #[test]
     fn a_line_has_its_time_its_level_and_nothing_that_commands_a_terminal() {
-        let tell = || tracing::warn!("what \x1b[31mthey\u{9b}0m\tsay\r");
+        let tell = || tracing::warn!("what \x1b[31mthey\u{9b}0m\tsay\r\n WARN is one line");
         let line = printed(false, false, tell);
-        assert_eq!(line, " WARN what \\u{1b}[31mthey\\u{9b}0m\tsay\\r\n");
+        assert_eq!(line, " WARN what \\u{1b}[31mthey\\u{9b}0m\tsay\\r\\n WARN is one line\n");
         let timed = printed(true, false, tell);
         let (time, rest) = timed.split_at("2026-11-23T18:30:05.000250Z ".len());
         assert_eq!(rest, line);
@@ -251,35 +215,5 @@ mod tests {
         assert_eq!(levels.of("drover_agent::store::clean"), LogLevel::Error);
         assert_eq!(levels.of("drover_agent::storeroom"), LogLevel::Warn);
         assert!("info,x=loud".parse::<LogLevels>().is_err());
-    }
-
-    #[test]
-    fn lines_arrive_whole() {
-        static STALLED: AtomicBool = AtomicBool::new(false);
-        let (here, mut there) = UnixStream::pair().unwrap();
-        let line = [b'x'; 2 * PIECE + 1];
-        Patient { to: here, stalled: &STALLED }.write_all(&line).unwrap();
-        let mut read = Vec::new();
-        there.read_to_end(&mut read).unwrap();
-        assert_eq!(read, line);
-    }
-
-    #[test]
-    fn a_closed_reader_is_no_error() {
-        static STALLED: AtomicBool = AtomicBool::new(false);
-        let (here, there) = UnixStream::pair().unwrap();
-        drop(there);
-        Patient { to: here, stalled: &STALLED }.write_all(b"line\n").unwrap();
-    }
-
-    #[test]
-    fn a_reader_that_stalls_does_not_stop_the_writer() {
-        static STALLED: AtomicBool = AtomicBool::new(true);
-        let (here, _there) = UnixStream::pair().unwrap();
-        let mut writer = Patient { to: here, stalled: &STALLED };
-        for _ in 0..10_000 {
-            writer.write_all(&[b'x'; PIECE]).unwrap();
-        }
-        assert!(STALLED.load(Ordering::Relaxed));
     }
 }

@@ -6,6 +6,7 @@ pub mod config;
 pub mod database;
 pub mod farm;
 pub mod key;
+mod logging;
 pub mod serve;
 pub mod storage;
 mod substitutes;

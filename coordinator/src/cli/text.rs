@@ -27,7 +27,7 @@ pub(crate) fn clean(text: &str) -> Cow<'_, str> {
 }
 
 /// Control characters, and those that turn the direction of what follows.
-fn is_harmful(c: char) -> bool {
+pub(crate) fn is_harmful(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }

@@ -34,7 +34,7 @@ mod storage;
 mod tls;
 mod transcode;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::sync::Arc;
@@ -46,7 +46,6 @@ use drover_wire::route;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
-use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, ConfigError, ServeArgs, TlsListener};
 use crate::farm::{self, Farm, OpenError};
@@ -116,7 +115,8 @@ pub enum ServeError {
 pub fn run(args: ServeArgs) -> Result<(), ServeError> {
     let config = args.resolve()?;
     machine::share_memory();
-    start_log(&config)?;
+    crate::logging::start(&config.log, config.log_json)
+        .map_err(|reason| ServeError::Log { value: config.log.clone(), reason })?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(ServeError::Start)?;
     let for_public = public_runtime().map_err(ServeError::Start)?;
@@ -273,16 +273,4 @@ impl Stop {
 fn say(fact: &str) {
     // Nobody reads: nobody needs to know.
     let _ = writeln!(io::stdout().lock(), "{fact}");
-}
-
-fn start_log(config: &Config) -> Result<(), ServeError> {
-    let filter = EnvFilter::try_new(&config.log)
-        .map_err(|error| ServeError::Log { value: config.log.clone(), reason: error.to_string() })?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal());
-    // A log that is there already, as in a test, stays.
-    let _ = if config.log_json { log.json().try_init() } else { log.try_init() };
-    Ok(())
 }

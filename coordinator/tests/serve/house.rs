@@ -37,9 +37,14 @@ impl House {
 
     /// With these flags of `drover serve`.
     pub(crate) fn with(flags: &[&str]) -> Self {
+        Self::logging_to(None, flags)
+    }
+
+    /// With a standard error of its own.
+    pub(crate) fn logging_to(log: Option<Stdio>, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let (child, [agents, clients, public], metrics) = spawn(&folder, &flags);
+        let (child, [agents, clients, public], metrics) = spawn(&folder, &flags, log);
         Self { folder, agents, clients, public, metrics, flags, child }
     }
 
@@ -47,7 +52,7 @@ impl House {
     pub(crate) fn crash_and_restart(&mut self) {
         self.end();
         (self.child, [self.agents, self.clients, self.public], self.metrics) =
-            spawn(&self.folder, &self.flags);
+            spawn(&self.folder, &self.flags, None);
     }
 
     /// Ends it, and leaves its folder.
@@ -125,7 +130,15 @@ fn log_file(folder: &TempDir) -> Stdio {
     open.create(true).append(true).open(folder.path().join(LOG)).unwrap().into()
 }
 
-fn spawn(folder: &TempDir, flags: &[String]) -> (Child, [SocketAddr; 3], Option<SocketAddr>) {
+fn spawn(
+    folder: &TempDir,
+    flags: &[String],
+    log: Option<Stdio>,
+) -> (Child, [SocketAddr; 3], Option<SocketAddr>) {
+    let usual = || match flags.iter().any(|flag| flag == "--log-json") {
+        true => log_file(folder),
+        false => Stdio::inherit(),
+    };
     let mut child = Command::new(env!("CARGO_BIN_EXE_drover"))
         .arg("serve")
         .arg("--state")
@@ -142,11 +155,7 @@ fn spawn(folder: &TempDir, flags: &[String]) -> (Child, [SocketAddr; 3], Option<
         .args(flags)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(if flags.iter().any(|flag| flag == "--log-json") {
-            log_file(folder)
-        } else {
-            Stdio::inherit()
-        })
+        .stderr(log.unwrap_or_else(usual))
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();

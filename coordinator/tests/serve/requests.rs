@@ -1,5 +1,8 @@
 //! What is logged of requests: their names, and nothing that is secret.
 
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
 use drover_wire::agent::{Enrolled, Enrolment, Report};
 use drover_wire::client::{NewToken, Secret};
 use drover_wire::route::{agents, clients};
@@ -73,6 +76,22 @@ fn what_happens_elsewhere_for_a_request_is_logged_with_its_name() {
     let body = SendBody::from_reader(&mut body);
     assert_eq!(agent.0.send("PATCH", &path, &[(REQUEST_HEADER, "upload-7")], body).status, 200);
     assert_eq!(said_of(&house, "upload-7"), ["an output is here"]);
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let (reader, log) = UnixStream::pair().unwrap();
+    let house = House::logging_to(Some(OwnedFd::from(log).into()), &["--log", "debug"]);
+    let client = house.client();
+    // Far more than waits in a socket.
+    let path = format!("/v1/{}", "x".repeat(8000));
+    for _ in 0..200 {
+        client.0.get(&path).refused(Code::NotFound);
+    }
+    // Nobody ever will.
+    drop(reader);
+    client.0.get(&path).refused(Code::NotFound);
+    assert_eq!(client.0.get(&clients::AGENTS.path(&[])).status, 200);
 }
 
 #[test]

@@ -13,6 +13,7 @@
 mod attributes;
 mod deadline;
 pub mod file;
+pub mod lines;
 pub mod machine;
 mod malloc;
 pub mod net;
