@@ -62,7 +62,7 @@ fn open(tx: &mut Tx<'_>, agent: &AgentRow, candidate: &Candidate) -> Result<Allo
     type Columns = (BuildId, StorePath, Option<i64>, Option<i64>, Waited);
     let now = sql(now());
     let since = |then: i64| Duration::from_millis(unsql(now.saturating_sub(then)));
-    let (build, derivation, timeout, max_silent_time, waited): Columns = tx
+    let (build, derivation, timeout, max_silent_time, mut waited): Columns = tx
         .prepare_cached(
             "UPDATE builds SET state = 'allocated', agent = ?2 WHERE id = ?1 \
              RETURNING uuid, (SELECT base FROM paths WHERE id = derivation), timeout, max_silent_time, \
@@ -71,7 +71,7 @@ fn open(tx: &mut Tx<'_>, agent: &AgentRow, candidate: &Candidate) -> Result<Allo
         .query_row((candidate.build, agent.id), |row| {
             let waited = Waited {
                 system: row.get(4)?,
-                since_submission: since(row.get(5)?),
+                since_submission: Some(since(row.get(5)?)),
                 since_ready: row.get::<_, Option<i64>>(6)?.map(since),
             };
             Ok((paths::build_id(row, 0)?, paths::base(row, 1)?, row.get(2)?, row.get(3)?, waited))
@@ -83,6 +83,9 @@ fn open(tx: &mut Tx<'_>, agent: &AgentRow, candidate: &Candidate) -> Result<Allo
              RETURNING lease, number",
         )?
         .query_row((candidate.build, agent.id, now), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if number > 1 {
+        waited.since_submission = None;
+    }
     let allocation = Allocation {
         lease: LeaseId(unsql(lease)),
         build,

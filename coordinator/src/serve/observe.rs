@@ -75,22 +75,21 @@ fn word(method: &Method) -> &'static str {
 /// Goes around everything else.
 pub(super) async fn observe(State(observer): State<Observer>, request: Request, next: Next) -> Response {
     let start = Instant::now();
-    let listener = observer.0.listener;
     // The public asks much, and its answers are kept by others: there a request is nobody's but who names it.
-    let id = given(request.headers()).or_else(|| (listener != Listener::Public).then(new_id));
+    let id = given(request.headers()).or_else(|| (observer.0.listener != Listener::Public).then(new_id));
     let method = word(request.method());
     let route = observer.pattern(request.extensions().get::<MatchedPath>());
     let path = tracing::enabled!(tracing::Level::DEBUG).then(|| request.uri().path().to_owned());
-    let (mut response, span) = match &id {
-        Some(id) => named(id, request, next).await,
-        None => (next.run(request).await, Span::none()),
+    // Of the highest level: whatever the log has, it has it with this.
+    let span = id.as_ref().map_or_else(Span::none, |id| tracing::error_span!("request", id = &**id));
+    let mut told = Told { observer, method, route, path, start, span: span.clone(), status: None };
+    let answer = next.run(request).instrument(span.clone());
+    let mut response = match &id {
+        Some(id) => REQUEST.scope(Arc::clone(id), answer).await,
+        None => answer.await,
     };
-    let (status, time) = (response.status().as_u16(), start.elapsed());
-    observer.0.farm.numbers().request(&numbers::Request { listener, method, route, status, time });
-    if let Some(path) = path {
-        let (_within, milliseconds) = (span.enter(), time.as_millis());
-        tracing::debug!(method, path, status, milliseconds, "a request was answered");
-    }
+    told.status = Some(response.status().as_u16());
+    drop(told);
     let Some(id) = id.and_then(|id| HeaderValue::from_str(&id).ok()) else { return response };
     response.headers_mut().insert(HEADER, id);
     if response.body().size_hint().exact().is_some_and(|size| size <= AT_ONCE) {
@@ -99,12 +98,29 @@ pub(super) async fn observe(State(observer): State<Observer>, request: Request, 
     response.map(|body| Body::new(Within { body, span }))
 }
 
-/// Answers a request under its name.
-async fn named(id: &Arc<str>, request: Request, next: Next) -> (Response, Span) {
-    // Of the highest level: whatever the log has, it has it with this.
-    let span = tracing::error_span!("request", id = &**id);
-    let response = REQUEST.scope(Arc::clone(id), next.run(request)).instrument(span.clone()).await;
-    (response, span)
+/// A request, which is counted and told of when this is dropped: also when nobody waits for the answer any more.
+struct Told {
+    observer: Observer,
+    method: &'static str,
+    route: &'static str,
+    path: Option<String>,
+    start: Instant,
+    span: Span,
+    status: Option<u16>,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        let Inner { farm, listener, .. } = &*self.observer.0;
+        let (method, route, status, time) = (self.method, self.route, self.status, self.start.elapsed());
+        farm.numbers().request(&numbers::Request { listener: *listener, method, route, status, time });
+        let Some(path) = &self.path else { return };
+        let (_within, milliseconds) = (self.span.enter(), time.as_millis());
+        match status {
+            Some(status) => tracing::debug!(method, path, status, milliseconds, "a request was answered"),
+            None => tracing::debug!(method, path, milliseconds, "whoever asked has left before the answer"),
+        }
+    }
 }
 
 /// The name that whoever asks gave the request, if it is one.

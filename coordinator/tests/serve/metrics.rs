@@ -1,11 +1,12 @@
 //! Numbers, and whether the coordinator is there, for those who watch it.
 
-use std::collections::BTreeSet;
-use std::io::Write as _;
-use std::process::{Command, Stdio};
+mod rules;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use drover_wire::Code;
-use drover_wire::agent::{Heartbeat, Machine, Report};
+use drover_wire::agent::{Heartbeat, Machine, Poll, Report, SetupStep};
 use drover_wire::route::{agents, clients, health};
 
 use crate::graph::{derivation, output};
@@ -57,6 +58,48 @@ fn a_build_is_seen_in_the_numbers_as_it_goes_through_the_farm() {
     let route = "drover_requests_total{listener=\"clients\",method=\"GET\",route=\"/v1/builds/{build}\",status=\"2xx\"}";
     assert_eq!(value(&shown, route), Some(1.0), "{shown}");
     assert!(!shown.contains(&build.to_string()), "{shown}");
+}
+
+#[test]
+fn only_the_first_try_tells_how_long_a_build_waited_since_its_submission() {
+    let house = House::start();
+    let client = house.client();
+    client.submit(&[&derivation("made", &[])]);
+    let agent = house.agent("one");
+    let lease = agent.allocation().lease;
+    agent.report(lease, &Report::HandedBack { message: "it stops".to_owned() });
+    house.agent("two").allocation();
+    let text = scrape(&client.0);
+    let count = |histogram: &str| value(&text, &format!("{histogram}_count{{system=\"x86_64-linux\"}}"));
+    assert_eq!(count("drover_build_wait_seconds"), Some(1.0), "{text}");
+    assert_eq!(count("drover_build_dispatch_seconds"), Some(2.0), "{text}");
+    assert_eq!(value(&text, "drover_leases_opened_total"), Some(2.0));
+}
+
+#[test]
+fn a_request_is_counted_although_nobody_waits_for_its_answer() {
+    let house = House::start();
+    let client = house.client();
+    let agent = house.agent("one");
+    let poll = serde_json::to_vec(&Poll { accepting: 1, holding: Vec::new() }).unwrap();
+    let headers = format!(
+        "Content-Type: application/json\r\nContent-Length: {}\r\nExpect: 100-continue\r\n",
+        poll.len()
+    );
+    let mut asks = agent.0.open("POST", &agents::POLL.path(&[]), &headers);
+    // Somebody is about to answer.
+    assert_eq!(asks.head(), ["HTTP/1.1 100 Continue"]);
+    asks.send(&poll);
+    // It is held open, for there is nothing to build.
+    drop(asks);
+    let of = "drover_requests_total{listener=\"agents\",method=\"POST\",route=\"/v1/poll\",status=\"left\"}";
+    let latest = Instant::now() + Duration::from_secs(60);
+    while value(&scrape(&client.0), of) != Some(1.0) {
+        assert!(Instant::now() < latest, "{}", scrape(&client.0));
+    }
+    let times =
+        "drover_request_duration_seconds_count{listener=\"agents\",method=\"POST\",route=\"/v1/poll\"}";
+    assert_eq!(value(&scrape(&client.0), times), None);
 }
 
 #[test]
@@ -125,55 +168,9 @@ fn of_a_farm_at_work() -> String {
     client.submit(&[&derivation("failing", &[])]);
     let lease = agent.allocation().lease;
     agent.report(lease, &Report::Failed { message: "exit code 1".to_owned() });
+    let below = derivation("below", &[]);
+    client.submit(&[&below, &derivation("above", &[&below])]);
+    let lease = agent.allocation().lease;
+    agent.report(lease, &Report::SetupFailed { step: SetupStep::DiskFull, message: "full".to_owned() });
     scrape(&client.0)
-}
-
-#[test]
-fn alerts_and_dashboard_name_only_numbers_that_there_are() {
-    let text = of_a_farm_at_work();
-    let samples: BTreeSet<&str> = text
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(|line| line.split(['{', ' ']).next())
-        .collect();
-    for (file, named) in [
-        ("alerts.yml", include_str!("../../metrics/alerts.yml")),
-        ("dashboard.json", include_str!("../../metrics/dashboard.json")),
-    ] {
-        let words = named.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_'));
-        let named: BTreeSet<&str> = words.filter(|word| word.starts_with("drover_")).collect();
-        assert!(named.len() > 15, "{file}: {named:?}");
-        let unknown: Vec<_> = named.difference(&samples).collect();
-        assert!(unknown.is_empty(), "{file} names {unknown:?}, which are not among {samples:?}");
-    }
-    serde_json::from_str::<serde_json::Value>(include_str!("../../metrics/dashboard.json")).unwrap();
-}
-
-#[test]
-fn promtool_finds_nothing_wrong_with_the_numbers_and_the_alerts() {
-    let Some(promtool) = std::env::var_os("DROVER_PROMTOOL") else {
-        println!(
-            "SKIPPED: promtool about numbers and alerts: DROVER_PROMTOOL does not name that program of Prometheus"
-        );
-        return;
-    };
-    let text = of_a_farm_at_work();
-    let mut checking = Command::new(&promtool)
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    checking.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    let checked = checking.wait_with_output().unwrap();
-    let said = String::from_utf8([checked.stdout, checked.stderr].concat()).unwrap();
-    assert!(checked.status.success() && said.is_empty(), "promtool check metrics: {said}\n{text}");
-    for (what, file) in [("check", "alerts.yml"), ("test", "alerts.test.yml")] {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/metrics");
-        let checked =
-            Command::new(&promtool).args([what, "rules", file]).current_dir(folder).output().unwrap();
-        let said = String::from_utf8([checked.stdout, checked.stderr].concat()).unwrap();
-        assert!(checked.status.success() && said.contains("SUCCESS"), "promtool {what} rules: {said}");
-    }
 }

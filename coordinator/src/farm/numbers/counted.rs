@@ -1,6 +1,7 @@
 //! What is counted as it happens.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use drover_wire::route::Listener;
@@ -49,13 +50,13 @@ pub enum Fact {
 pub struct Waited {
     /// Where it can go: a system, or a builtin.
     pub system: String,
-    /// Since it was submitted.
-    pub since_submission: Duration,
+    /// Since it was submitted; none for later tries, before which it did not only wait.
+    pub since_submission: Option<Duration>,
     /// Since an agent could have had it.
     pub since_ready: Option<Duration>,
 }
 
-/// A request that was answered. All of it is from the table of routes, so that there are only so many.
+/// A request that is over. All of it is from the table of routes, so that there are only so many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request {
     /// Who asked.
@@ -64,9 +65,9 @@ pub struct Request {
     pub method: &'static str,
     /// The route's pattern; `none` for what is none.
     pub route: &'static str,
-    /// The status.
-    pub status: u16,
-    /// How long it took until the answer began.
+    /// The status; none if whoever asked left before there was one.
+    pub status: Option<u16>,
+    /// How long it took until the answer began, or they left.
     pub time: Duration,
 }
 
@@ -88,6 +89,8 @@ impl MetricConstructor<Histogram> for Buckets {
 pub struct Numbers {
     registry: Registry,
     started: SystemTime,
+    /// What labels say of systems.
+    pub(super) systems: Systems,
     wait: BySystem,
     dispatch: BySystem,
     building: Family<[(&'static str, String); 2], Histogram, Buckets>,
@@ -104,6 +107,28 @@ pub struct Numbers {
     pub stream: Stream,
     /// Of the database's writer.
     pub commits: Commits,
+}
+
+/// Systems that have a label of their own: those that were met first. Derivations may name any, and each would be rows for
+/// ever; the rest is called `other`.
+#[derive(Debug, Default)]
+pub(super) struct Systems(Mutex<HashSet<String>>);
+
+/// How many there are: Guix knows a dozen.
+const SYSTEMS: usize = 64;
+
+impl Systems {
+    /// What a system is called.
+    pub(super) fn label(&self, system: &str) -> String {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known.contains(system) {
+            if known.len() >= SYSTEMS {
+                return "other".to_owned();
+            }
+            known.insert(system.to_owned());
+        }
+        system.to_owned()
+    }
 }
 
 /// What goes through the connections of a listener.
@@ -189,6 +214,7 @@ impl Default for Numbers {
         let mut numbers = Self {
             registry: Registry::with_prefix(PREFIX),
             started: SystemTime::now(),
+            systems: Systems::default(),
             wait: Family::new_with_constructor(Buckets(&LONG)),
             dispatch: Family::new_with_constructor(Buckets(&DISPATCH)),
             building: Family::new_with_constructor(Buckets(&LONG)),
@@ -220,7 +246,7 @@ impl Numbers {
         let registry = &mut self.registry;
         registry.register_with_unit(
             "build_wait",
-            "How long builds waited for an agent since they were submitted, by system or builtin",
+            "How long builds waited for their first agent since they were submitted, by system or builtin",
             Unit::Seconds,
             self.wait.clone(),
         );
@@ -244,7 +270,7 @@ impl Numbers {
         );
         registry.register(
             "requests",
-            "Requests that were answered, by listener, method, route and class of status",
+            "Requests, by listener, method, route and class of status; left: whoever asked did not wait for the answer",
             self.requests.clone(),
         );
         registry.register_with_unit(
@@ -297,8 +323,10 @@ impl Numbers {
         match fact {
             Fact::Allocated(waited) => {
                 self.opened.inc();
-                let system = [("system", waited.system.clone())];
-                self.wait.get_or_create(&system).observe(waited.since_submission.as_secs_f64());
+                let system = [("system", self.systems.label(&waited.system))];
+                if let Some(submission) = waited.since_submission {
+                    self.wait.get_or_create(&system).observe(submission.as_secs_f64());
+                }
                 if let Some(ready) = waited.since_ready {
                     self.dispatch.get_or_create(&system).observe(ready.as_secs_f64());
                 }
@@ -307,7 +335,7 @@ impl Numbers {
                 self.closed.get_or_create(&[("outcome", *outcome)]).inc();
             }
             Fact::Built { system, outcome, time } => {
-                let labels = [("system", system.clone()), ("outcome", (*outcome).to_owned())];
+                let labels = [("system", self.systems.label(system)), ("outcome", (*outcome).to_owned())];
                 self.building.get_or_create(&labels).observe(time.as_secs_f64());
             }
         }
@@ -317,16 +345,19 @@ impl Numbers {
     pub fn request(&self, request: &Request) {
         let Request { listener, method, route, status, time } = *request;
         let class = match status {
-            100..=199 => "1xx",
-            200..=299 => "2xx",
-            300..=399 => "3xx",
-            400..=499 => "4xx",
-            _ => "5xx",
+            None => "left",
+            Some(100..=199) => "1xx",
+            Some(200..=299) => "2xx",
+            Some(300..=399) => "3xx",
+            Some(400..=499) => "4xx",
+            Some(_) => "5xx",
         };
         let [listener, method, route] =
             [("listener", listener_name(listener)), ("method", method), ("route", route)];
         self.requests.get_or_create(&[listener, method, route, ("status", class)]).inc();
-        self.request_times.get_or_create(&[listener, method, route]).observe(time.as_secs_f64());
+        if status.is_some() {
+            self.request_times.get_or_create(&[listener, method, route]).observe(time.as_secs_f64());
+        }
     }
 
     /// The connections of a listener.

@@ -14,7 +14,7 @@ fn what_was_measured_is_counted_by_system_and_outcome() {
     let numbers = Numbers::default();
     let waited = Waited {
         system: "x86_64-linux".to_owned(),
-        since_submission: Duration::from_secs(40),
+        since_submission: Some(Duration::from_secs(40)),
         since_ready: Some(Duration::from_millis(20)),
     };
     let built =
@@ -40,7 +40,7 @@ fn names_that_mean_something_in_the_format_are_only_names() {
     let numbers = Numbers::default();
     let waited = Waited {
         system: "a\"} 1\nevil{b=\"\\".to_owned(),
-        since_submission: Duration::ZERO,
+        since_submission: Some(Duration::ZERO),
         since_ready: None,
     };
     numbers.follow(&[Change::Measured(Fact::Allocated(waited))]);
@@ -52,16 +52,35 @@ fn names_that_mean_something_in_the_format_are_only_names() {
 }
 
 #[test]
+fn systems_that_somebody_makes_up_have_only_so_many_rows() {
+    let numbers = Numbers::default();
+    for n in 0..1000 {
+        let system = if n % 2 == 0 { "x86_64-linux".to_owned() } else { format!("made-up-{n}") };
+        let built = Fact::Built { system: system.clone(), outcome: "failed", time: Duration::ZERO };
+        let waited = Waited { system, since_submission: None, since_ready: Some(Duration::ZERO) };
+        numbers.follow(&[built, Fact::Allocated(waited)].map(Change::Measured));
+    }
+    let text = written(&numbers, Format::Prometheus);
+    let rows = text.lines().filter(|line| line.starts_with("drover_build_dispatch_seconds_count{")).count();
+    assert_eq!(rows, 65, "{text}");
+    assert!(text.contains("drover_build_dispatch_seconds_count{system=\"x86_64-linux\"} 500"), "{text}");
+    assert!(
+        text.contains("drover_build_duration_seconds_count{system=\"other\",outcome=\"failed\"} 437"),
+        "{text}"
+    );
+}
+
+#[test]
 fn requests_are_counted_by_what_the_table_has_of_them() {
     let numbers = Numbers::default();
     let (method, route) = ("GET", "/v1/builds/{build}");
-    for status in [200, 204, 404, 500, 999] {
+    for status in [Some(200), Some(204), Some(404), Some(500), Some(999), None] {
         let time = Duration::from_millis(3);
         let listener = Listener::Clients;
         numbers.request(&Request { listener, method, route, status, time });
     }
     let text = written(&numbers, Format::Prometheus);
-    for (class, count) in [("2xx", 2), ("4xx", 1), ("5xx", 2)] {
+    for (class, count) in [("2xx", 2), ("4xx", 1), ("5xx", 2), ("left", 1)] {
         let line = format!(
             "drover_requests_total{{listener=\"clients\",method=\"GET\",route=\"{route}\",status=\"{class}\"}} {count}"
         );
