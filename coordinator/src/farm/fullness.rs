@@ -44,7 +44,7 @@ impl Farm {
     }
 }
 
-/// Every place, and how full it is. Blocks, on their disks, too.
+/// Every place, and how full it is. Blocks, on their disks, too, but not for long.
 pub(super) fn all(sql: &Connection, farm: &Farm) -> Result<Vec<PlaceSummary>, Error> {
     let known = known(sql, now() / DAY)?;
     let places = farm.storage.places().all();
@@ -104,7 +104,8 @@ fn by_day(sql: &Connection, farm: &Farm) -> Result<Vec<(PlaceSummary, Vec<PlaceD
 }
 
 fn summary(place: &Place, known: &Known, name: &impl Fn(i64) -> Option<String>) -> PlaceSummary {
-    let room = place.room(known.bytes);
+    let free = place.told_free();
+    let room = place.room_of(free, known.bytes);
     let growth = known.growth_7_days.max(known.growth_30_days);
     PlaceSummary {
         name: place.name.clone(),
@@ -114,7 +115,7 @@ fn summary(place: &Place, known: &Known, name: &impl Fn(i64) -> Option<String>) 
         bytes: known.bytes,
         capacity: place.capacity,
         reserve: place.reserve,
-        disk_free: place.free(),
+        disk_free: free,
         room,
         growth_7_days: known.growth_7_days,
         growth_30_days: known.growth_30_days,

@@ -20,8 +20,8 @@ use super::{Farm, files, unsql};
 use crate::config::{Config, Gib, Location, PlaceConfig, STATE_PLACE};
 use crate::database::Database;
 use crate::storage::{
-    Claim, Disk, Folder, Hold, Kind, MARK, Mark, NarFile, Opened, Place, Places, Storage, StoreError, Target,
-    device,
+    Claim, Disk, Folder, Hold, Kind, MARK, Mark, Meter, NarFile, Opened, Place, Places, Storage, StoreError,
+    Target, device,
 };
 
 /// How long the start waits for buckets to say whose they are.
@@ -324,6 +324,7 @@ fn open(
         claimed: AtomicU64::new(0),
         rests: Mutex::default(),
         mark,
+        meter: Meter::default(),
         _lock: lock,
     })
 }
@@ -345,6 +346,7 @@ pub(super) fn adopted(id: i64, name: &str, folder: &Path) -> Place {
         claimed: AtomicU64::new(0),
         rests: Mutex::default(),
         mark: None,
+        meter: Meter::default(),
         _lock: None,
     }
 }

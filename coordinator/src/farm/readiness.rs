@@ -59,20 +59,26 @@ impl Farm {
     }
 
     async fn look_whether_ready(self: &Arc<Self>) -> Option<Unready> {
-        let farm = Arc::clone(self);
-        let has_room = crate::traced::spawn_blocking(move || farm.storage.has_room(ROOM));
-        if !has_room.await.unwrap_or(false) {
-            return Some(Unready::Full);
-        }
         let written = self.database.write::<_, Error>(|tx| {
             // In memory it could be noted on the sickest of disks: this reaches it.
             tx.prepare_cached("UPDATE probe SET at = ?1")?.execute([sql(now())])?;
             Ok(())
         });
         match timeout(PATIENCE, written).await {
-            Ok(Ok(())) => None,
+            Ok(Ok(())) => {}
+            Ok(Err(Error::StorageFull(_))) => return Some(Unready::Full),
             failed => {
                 tracing::error!(?failed, "the database cannot be written");
+                return Some(Unready::Database);
+            }
+        }
+        let farm = Arc::clone(self);
+        let has_room = crate::traced::spawn_blocking(move || farm.storage.has_room(ROOM));
+        match timeout(PATIENCE, has_room).await {
+            Ok(Ok(true)) => None,
+            Ok(_) => Some(Unready::Full),
+            Err(_) => {
+                tracing::error!("the disk of the state folder does not say what it has free");
                 Some(Unready::Database)
             }
         }

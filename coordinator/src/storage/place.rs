@@ -16,6 +16,7 @@ use drover_store::Compression;
 pub use drover_wire::storage::PlaceKind as Kind;
 
 use super::mark::Mark;
+use super::meter::Meter;
 use super::opened::Opened;
 use super::target::{StoreError, Target};
 use crate::config::Placement;
@@ -65,6 +66,8 @@ pub struct Place {
     pub(crate) rests: Mutex<Option<Instant>>,
     /// What says that it is the place; none where that is known otherwise, or not at all.
     pub(crate) mark: Option<Mark>,
+    /// Tells of its disk.
+    pub(crate) meter: Meter,
     /// That no other coordinator uses it.
     pub(crate) _lock: Option<Lock>,
 }
@@ -119,12 +122,22 @@ impl Place {
         machine::disk(self.target.folder()?).map(|disk| disk.free)
     }
 
+    /// As [`Place::free`], for those who only tell of it: none, too, where the disk does not say in time.
+    pub(crate) fn told_free(&self) -> Option<u64> {
+        self.meter.free(self.target.folder()?.to_owned())
+    }
+
     /// The bytes that can still be put there, where `used` lie already; none if there is no end to it.
     pub fn room(&self, used: u64) -> Option<u64> {
+        self.room_of(self.free(), used)
+    }
+
+    /// The same, where its disk has so many bytes free.
+    pub(crate) fn room_of(&self, free: Option<u64>, used: u64) -> Option<u64> {
         let gone = used.saturating_add(self.claimed.load(Ordering::SeqCst));
         let by_capacity = self.capacity.map(|capacity| capacity.saturating_sub(gone));
         let claimed = self.disk.as_ref().map_or(0, |disk| disk.claimed.load(Ordering::SeqCst));
-        let by_disk = self.free().map(|free| free.saturating_sub(self.reserve).saturating_sub(claimed));
+        let by_disk = free.map(|free| free.saturating_sub(self.reserve).saturating_sub(claimed));
         match (by_capacity, by_disk) {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),

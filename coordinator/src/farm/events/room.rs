@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use drover_wire::event::{Detail, EventKind};
-use drover_wire::storage::PlaceSummary;
+use drover_wire::storage::{PlaceKind, PlaceSummary};
 
 use super::Subject;
 use crate::farm::Farm;
@@ -18,6 +18,7 @@ pub(in crate::farm) struct LowRoom(Mutex<HashSet<String>>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Room {
     Little,
+    /// Or not known: its disk does not tell.
     Between,
     Enough,
 }
@@ -29,6 +30,7 @@ impl Room {
         match place.room {
             Some(room) if room < low => Self::Little,
             Some(room) if room < low.saturating_add(low / 4) => Self::Between,
+            _ if place.kind != PlaceKind::Bucket && place.disk_free.is_none() => Self::Between,
             _ => Self::Enough,
         }
     }

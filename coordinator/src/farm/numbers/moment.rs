@@ -1,13 +1,13 @@
 //! What is looked up when somebody asks: the queue, agents, places, hooks, the database's files, this process.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use drover_os::machine;
 use drover_wire::PROTOCOL;
-use drover_wire::storage::PlaceSummary;
+use drover_wire::storage::{PlaceKind, PlaceSummary};
 use prometheus_client::registry::{Registry, Unit};
 use rusqlite::{Connection, OptionalExtension};
 
@@ -18,10 +18,10 @@ use crate::farm::{Farm, fullness, unsql};
 
 const DAY: f64 = 24.0 * 3600.0;
 
-/// Everything, as of now. Blocks, on disks, too.
+/// Everything, as of now. Blocks, on disks, too; on those of places not for long.
 pub(super) fn look(farm: &Farm, sql: &Connection) -> Result<Registry, Error> {
     let mut table = Table::new();
-    queue(&mut table, sql)?;
+    queue(&mut table, farm, sql)?;
     table.one("leases_open", None, "Builds that agents hold", Some(real(farm.live.leases().len() as u64)));
     agents(&mut table, farm, sql)?;
     storage(&mut table, farm, &fullness::all(sql, farm)?);
@@ -31,13 +31,18 @@ pub(super) fn look(farm: &Farm, sql: &Connection) -> Result<Registry, Error> {
     Ok(table.0)
 }
 
-fn queue(table: &mut Table, sql: &Connection) -> Result<(), Error> {
+fn queue(table: &mut Table, farm: &Farm, sql: &Connection) -> Result<(), Error> {
     let mut select = sql.prepare_cached(
-        "SELECT c.state, p.name, c.count FROM platform_counts c JOIN platforms p ON p.id = c.platform",
+        "SELECT c.state, p.name, c.count FROM platform_counts c JOIN platforms p ON p.id = c.platform ORDER BY p.id",
     )?;
-    let rows = select
-        .query_map([], |row| Ok(([row.get::<_, String>(0)?, row.get(1)?], real(unsql(row.get(2)?)))))?;
-    let rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut counts: BTreeMap<[String; 2], u64> = BTreeMap::new();
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        let system = farm.numbers.systems.label(&row.get::<_, String>(1)?);
+        let count = counts.entry([row.get(0)?, system]).or_default();
+        *count = count.saturating_add(unsql(row.get(2)?));
+    }
+    let rows = counts.into_iter().map(|(labels, count)| (labels, real(count)));
     let help = "Builds by state and by where they can go: a system, or a builtin that any may have";
     table.each("builds", None, help, ["state", "system"], rows);
     Ok(())
@@ -117,6 +122,11 @@ fn storage(table: &mut Table, farm: &Farm, places: &[PlaceSummary]) {
     each("storage_items", None, "Files with nars that lie in a place", &|place| Some(real(place.files)));
     let free = "What can still be put into a place; not there where there is no end to it";
     each("storage_free", bytes(), free, &|place| place.room.map(real));
+    let answers =
+        "Whether the disk of a place says in time what it has free; not there where there is no disk";
+    each("storage_answers", None, answers, &|place| {
+        (place.kind != PlaceKind::Bucket).then(|| f64::from(u8::from(place.disk_free.is_some())))
+    });
     each("storage_open", None, "Whether new files may go into a place", &|place| {
         Some(f64::from(u8::from(place.open)))
     });
