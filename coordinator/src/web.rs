@@ -1,7 +1,9 @@
 //! Other servers: the one place where clients of theirs are made, and what their errors are in words.
 
+use std::borrow::Cow;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 
 use drover_tls::Trust;
 use ureq::config::{Config, ConfigBuilder};
@@ -26,6 +28,27 @@ pub(crate) fn client(settings: ConfigBuilder<AgentScope>, trust: Trust) -> Agent
 /// server leads it there. Where a proxy is configured, that decides whom it asks.
 pub(crate) fn client_for_strangers(settings: ConfigBuilder<AgentScope>) -> Agent {
     drover_tls::agent(settings.build(), Trust::System, PublicOnly(DefaultResolver::default()))
+}
+
+/// An address as it may be shown: a user and a password that somebody wrote into it are nobody else's.
+pub(crate) fn shown(address: &str) -> Cow<'_, str> {
+    match user_of(address) {
+        Some(user) => Cow::Owned(format!("{}…{}", &address[..user.start], &address[user.end..])),
+        None => Cow::Borrowed(address),
+    }
+}
+
+/// Whether there is a user, or more, in an address.
+pub(crate) fn has_user(address: &str) -> bool {
+    user_of(address).is_some()
+}
+
+/// Where it stands. What is no address may have one, too: whoever made a mistake did not do so to have it shown.
+fn user_of(address: &str) -> Option<Range<usize>> {
+    let start = address.find("://")? + 3;
+    let rest = &address[start..];
+    let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
+    Some(start..start + authority.rfind('@')?)
 }
 
 /// Why a server was not had, in words.
@@ -131,6 +154,20 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn what_somebody_wrote_before_a_host_is_not_shown() {
+        for (given, seen) in [
+            ("https://user:hidden@host/a@b", "https://…@host/a@b"),
+            ("https://a@b@host?x@y", "https://…@host?x@y"),
+            ("no address://hid den@host", "no address://…@host"),
+            ("https://host/a@b", "https://host/a@b"),
+            ("a@b", "a@b"),
+        ] {
+            assert_eq!(shown(given), seen);
+            assert_eq!(has_user(given), given != seen);
+        }
+    }
 
     #[test]
     fn addresses_of_private_networks_are_told_from_those_of_everybody_however_they_are_written() {

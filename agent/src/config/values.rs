@@ -96,7 +96,9 @@ impl FromStr for BaseUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |why: &str| format!("“{text}” is not an address such as http://coordinator:8745: {why}");
+        // There may be a password in it, which is not shown then.
+        let shown = if text.contains('@') { "it".to_owned() } else { format!("“{text}”") };
+        let wrong = |why: &str| format!("{shown} is not an address such as http://coordinator:8745: {why}");
         let uri: Uri = text.parse().map_err(|error| wrong(&format!("{error}")))?;
         let https = match uri.scheme_str() {
             Some("http") => false,
@@ -467,6 +469,10 @@ mod tests {
             "http://a:",
         ] {
             assert!(wrong.parse::<BaseUrl>().is_err(), "{wrong}");
+        }
+        for wrong in ["http://user:hidden@farm", "user:hidden@farm", "http://user:hid den@farm"] {
+            let refused = wrong.parse::<BaseUrl>().unwrap_err();
+            assert!(!refused.contains("hid"), "{refused}");
         }
     }
 

@@ -32,7 +32,10 @@ pub enum ClientError {
         why: String,
     },
     /// The coordinator's address is none.
-    #[error("“{url}” is not a coordinator's address: {why}; it looks like http://127.0.0.1:8746")]
+    #[error(
+        "“{}” is not a coordinator's address: {why}; it looks like http://127.0.0.1:8746",
+        crate::web::shown(url)
+    )]
     BadUrl {
         /// What was given.
         url: String,

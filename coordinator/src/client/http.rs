@@ -69,6 +69,9 @@ impl Coordinator {
             return Err(bad("it does not begin with http:// or https://"));
         }
         let host = uri.host().filter(|h| !h.is_empty()).ok_or_else(|| bad("it names no host"))?;
+        if web::has_user(url) {
+            return Err(bad("a token is given with --token-file, and not within it"));
+        }
         if uri.query().is_some() {
             return Err(bad("it has a query"));
         }
@@ -360,7 +363,15 @@ mod tests {
     #[test]
     fn what_is_no_address_is_refused_with_the_reason() {
         let token = Token::parse("t", "x").unwrap();
-        for url in ["", "localhost:8746", "ftp://host", "http://", "http://host/?a", "http://ho st"] {
+        for url in [
+            "",
+            "localhost:8746",
+            "ftp://host",
+            "http://",
+            "http://host/?a",
+            "http://ho st",
+            "http://a:b@host",
+        ] {
             assert!(
                 matches!(Coordinator::new(url, &token), Err(ClientError::BadUrl { .. })),
                 "{url:?} was taken"

@@ -116,7 +116,9 @@ impl LocationConfig {
 
 fn is_address(text: &str) -> bool {
     let known = text.starts_with("http://") || text.starts_with("https://");
-    known && text.parse::<axum::http::Uri>().is_ok_and(|address| address.host().is_some())
+    known
+        && !crate::web::has_user(text)
+        && text.parse::<axum::http::Uri>().is_ok_and(|address| address.host().is_some())
 }
 
 impl Location {

@@ -68,7 +68,7 @@ pub enum ConfigError {
         reason: String,
     },
     /// A value that cannot be used.
-    #[error("the option {option} cannot be {value}: {reason}")]
+    #[error("the option {option} cannot be {}: {reason}", crate::web::shown(value))]
     Value {
         /// The option's name.
         option: &'static str,
@@ -140,7 +140,7 @@ impl Config {
         self.all_hooks()?;
         for server in &self.substitute_servers {
             let known = server.starts_with("http://") || server.starts_with("https://");
-            if !known || server.parse::<axum::http::Uri>().is_err() {
+            if !known || crate::web::has_user(server) || server.parse::<axum::http::Uri>().is_err() {
                 return Err(ConfigError::Value {
                     option: "substitute-servers",
                     value: server.clone(),
@@ -218,5 +218,7 @@ mod tests {
     #[test]
     fn a_substitute_server_without_a_scheme_is_refused() {
         assert!(resolve(&["--substitute-servers", "ci.guix.gnu.org"]).is_err());
+        let refused = resolve(&["--substitute-servers", "https://user:hidden@host"]).unwrap_err().to_string();
+        assert!(refused.contains("https://…@host") && !refused.contains("hidden"), "{refused}");
     }
 }
