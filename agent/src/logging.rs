@@ -149,12 +149,12 @@ impl fmt::Write for Text {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::config::LogLevels;
 
-    /// The line of an event.
-    fn printed(timestamps: bool, json: bool, tell: impl FnOnce()) -> String {
+    /// The line of the first event.
+    pub(crate) fn printed(timestamps: bool, json: bool, tell: impl FnOnce()) -> String {
         struct Seen(Lines, std::sync::mpsc::Sender<String>);
         impl Subscriber for Seen {
             fn enabled(&self, _: &Metadata<'_>) -> bool {

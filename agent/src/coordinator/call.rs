@@ -212,6 +212,7 @@ impl Caller {
 
     fn call_to(&self, method: Method, url: String, what: &str) -> Call<'_> {
         let id = self.next_id();
+        tracing::debug!(request = %id, "{what} ({url})");
         Call { method, attempt: format!("{what} ({url}, request {id})"), url, identity: &self.identity, id }
     }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::config::{self, Request, Surroundings};
 use crate::http::testing::{Authority, Exchange, Server};
+use crate::logging::tests::printed;
 use crate::retry::Temporary;
 use drover_store::hash::Sha256Hash;
 use drover_wire::agent::{Allocation, Machine};
@@ -251,8 +252,14 @@ fn each_request_has_a_name_by_which_its_failure_is_told() {
     let coordinator = coordinator(&server);
     let mut seen = std::collections::HashSet::new();
     for _ in 0..3 {
-        let said = coordinator.heartbeat(&heartbeat()).unwrap_err().to_string();
+        let mut said = String::new();
+        let line = printed(false, false, || {
+            said = coordinator.heartbeat(&heartbeat()).unwrap_err().to_string();
+        });
         let name = names.recv().unwrap();
+        // The log tells of it also when all is well.
+        assert!(line.starts_with("DEBUG send a heartbeat (http://"), "{line}");
+        assert!(line.ends_with(&format!("/v1/heartbeat) request={name}\n")), "{line}");
         assert!(
             drover_wire::is_request_id(&name) && said.contains(&format!(", request {name})")),
             "{name}: {said}"

@@ -91,6 +91,15 @@ pub(crate) struct Remote<'a> {
     pace: Pace,
 }
 
+/// An address for people and logs: without a user and a password, and without a query, in which those who sign addresses write
+/// what lets anybody in.
+fn shown(uri: &Uri) -> String {
+    let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
+    let (_, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let query = if uri.query().is_some() { "?…" } else { "" };
+    [uri.scheme_str().unwrap_or_default(), "://", host, uri.path(), query].concat()
+}
+
 impl<'a> Remote<'a> {
     /// Asks for the file at an address. It is given up when `stop` becomes readable.
     ///
@@ -146,7 +155,8 @@ impl<'a> Remote<'a> {
                 return Err(error);
             }
             tries += 1;
-            tracing::info!("{address} will be asked again: {error}");
+            let shown = address.parse().map(|uri| shown(&uri)).unwrap_or_default();
+            tracing::info!("{shown} will be asked again: {error}");
             // A wait that fails is one less.
             if wait_one(stop, Interest::Readable, Deadline::after(backoff.next_pause())).unwrap_or(true) {
                 return Err(error);
@@ -159,9 +169,9 @@ impl<'a> Remote<'a> {
         self.size
     }
 
-    /// Where it comes from, after all redirects.
-    pub(crate) fn address(&self) -> String {
-        self.uri.to_string()
+    /// Where it comes from after all redirects, for a person; none if that is the address.
+    pub(crate) fn led_to(&self, address: &str) -> Option<String> {
+        (self.uri != address).then(|| shown(&self.uri))
     }
 
     /// Asks, and once more if that was over a kept connection which the server was about to close.
@@ -219,7 +229,7 @@ impl<'a> Remote<'a> {
                 self.begin_with(answer, again);
             }
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => {
-                return Err(io::Error::other(format!("{} has changed while it was read", self.uri)));
+                return Err(io::Error::other(format!("{} has changed while it was read", shown(&self.uri))));
             }
             status => {
                 let error = RemoteError::Status(status);
@@ -245,7 +255,7 @@ impl<'a> Remote<'a> {
         if self.tries.0 > TRIES || self.tries.1 > TRIES_IN_ALL {
             return Err(io::Error::other(format!("it broke off at byte {}: {why}", self.at)));
         }
-        tracing::info!("{} broke off at byte {}, will go on there: {why}", self.uri, self.at);
+        tracing::info!("{} broke off at byte {}, will go on there: {why}", shown(&self.uri), self.at);
         wait_one(self.stop, Interest::Readable, Deadline::after(self.backoff.next_pause()))?;
         Ok(())
     }
@@ -448,7 +458,10 @@ mod tests {
         let mut text = String::new();
         remote.read_to_string(&mut text).unwrap();
         assert_eq!(text, "file");
-        assert_eq!(remote.address(), format!("{}/b/new?x=1", server.url()));
+        assert_eq!(remote.led_to(&format!("{}/b/new?x=1", server.url())), None);
+        // What is to be secret mostly stands where this does.
+        assert_eq!(remote.led_to("http://a/old"), Some(format!("{}/b/new?…", server.url())));
+        assert_eq!(shown(&"https://user:hidden@host:1/a@b".parse().unwrap()), "https://host:1/a@b");
         let Err(RemoteError::Unreachable(_)) = Remote::open(&client, server.url(), never.0.as_fd()) else {
             panic!("a circle has an end")
         };

@@ -260,8 +260,8 @@ fn one(
         RemoteError::Status(_) if error.is_temporary() => Miss::Busy(error.to_string()),
         RemoteError::Status(_) => Miss::Next(error.to_string()),
     })?;
-    if remote.address() != *address {
-        say(log, &format!("  which leads to {}", remote.address()))?;
+    if let Some(led_to) = remote.led_to(address) {
+        say(log, &format!("  which leads to {led_to}"))?;
     }
     let size = remote.size();
     if size.is_some_and(|size| size > request.size_max) {
