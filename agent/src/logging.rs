@@ -17,6 +17,12 @@ use crate::config::{LogLevel, LogSettings};
 pub fn start(settings: LogSettings) {
     // A subscriber that is there already stays.
     let _ = tracing::subscriber::set_global_default(Lines { settings });
+    tell_of_panics();
+}
+
+/// A mistake of this program is a fact like others, and where it was made is all in its line.
+fn tell_of_panics() {
+    std::panic::set_hook(Box::new(|panic| tracing::error!("a mistake of this program: {panic}")));
 }
 
 /// Makes a line of each event. Of spans it knows nothing: the agent has none, and what would keep track of them has a
@@ -205,6 +211,18 @@ pub(crate) mod tests {
         assert_eq!(read["fields"], serde_json::json!({"message": "it\nbroke", "code": "7", "name": name}));
         assert_eq!((&read["level"], &read["target"]), (&"ERROR".into(), &module_path!().into()));
         assert!(read["timestamp"].as_str().unwrap().starts_with("20"), "{line}");
+    }
+
+    #[test]
+    fn a_mistake_of_this_program_is_one_line_too() {
+        let line = printed(false, false, || {
+            let usual = std::panic::take_hook();
+            tell_of_panics();
+            let _ = std::panic::catch_unwind(|| panic!("of two\nlines"));
+            std::panic::set_hook(usual);
+        });
+        assert_eq!(line.matches('\n').count(), 1, "{line:?}");
+        assert!(line.contains("of two\\nlines") && line.contains("logging.rs:"), "{line}");
     }
 
     #[test]

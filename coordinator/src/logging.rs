@@ -2,6 +2,7 @@
 //!
 //! Each fact is one line, whatever is in it. Logging never stops the coordinator, whoever reads or does not ([`lines`]).
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::borrow::Cow;
 use std::fmt::{self, Debug, Write as _};
 use std::io::{self, Write};
@@ -27,7 +28,18 @@ pub(crate) fn start(levels: &str, json: bool) -> Result<(), String> {
     let log = dispatch(filter, json, || Patient);
     // A log that is there already, as in a test, stays.
     let _ = tracing::dispatcher::set_global_default(log);
+    tell_of_panics();
     Ok(())
+}
+
+/// A mistake of this program is a fact like others, and where it was made is all in its line.
+fn tell_of_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+        tracing::error!(thread = thread.name(), backtrace, "a mistake of this program: {panic}");
+    }));
 }
 
 /// Levels, one for all and others for parts. A word that is no level would be a part that everything is logged of, and nothing
@@ -220,6 +232,20 @@ mod tests {
         let read: Value = serde_json::from_str(&line).unwrap();
         assert_eq!((&read["level"], &read["fields"]["text"]), (&json!("WARN"), &json!(HOSTILE)));
         assert_eq!(read["span"]["id"], json!(HOSTILE));
+    }
+
+    #[test]
+    fn a_mistake_of_this_program_is_one_line_too() {
+        let line = printed("info", true, || {
+            let usual = std::panic::take_hook();
+            tell_of_panics();
+            let _ = std::panic::catch_unwind(|| panic!("of two\nlines"));
+            std::panic::set_hook(usual);
+        });
+        assert_eq!(line.matches('\n').count(), 1, "{line:?}");
+        let read: Value = serde_json::from_str(&line).unwrap();
+        let said = read["fields"]["message"].as_str().unwrap();
+        assert!(said.contains("of two\nlines") && said.contains("logging.rs:"), "{said}");
     }
 
     #[test]

@@ -112,7 +112,9 @@ struct Told {
 impl Drop for Told {
     fn drop(&mut self) {
         let Inner { farm, listener, .. } = &*self.observer.0;
-        let (method, route, status, time) = (self.method, self.route, self.status, self.start.elapsed());
+        // A mistake of ours ends a request, too, and is nothing that whoever asked did.
+        let status = self.status.or_else(|| std::thread::panicking().then_some(500));
+        let (method, route, time) = (self.method, self.route, self.start.elapsed());
         farm.numbers().request(&numbers::Request { listener: *listener, method, route, status, time });
         let Some(path) = &self.path else { return };
         let (_within, milliseconds) = (self.span.enter(), time.as_millis());
