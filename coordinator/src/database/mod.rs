@@ -219,6 +219,7 @@ fn migrations() -> Migrations<'static> {
         M::up(include_str!("migrations/5.sql")),
         M::up(include_str!("migrations/6.sql")),
         M::up(include_str!("migrations/7.sql")),
+        M::up(include_str!("migrations/8.sql")),
     ])
 }
 

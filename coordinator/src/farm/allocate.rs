@@ -103,6 +103,7 @@ fn open(tx: &mut Tx<'_>, agent: &AgentRow, candidate: &Candidate) -> Result<Allo
         build: candidate.build,
         platform: candidate.platform,
         started: false,
+        phase: None,
         canceled: false,
         log_size: 0,
     })));

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use drover_wire::agent::Allocation;
-use drover_wire::{AgentId, BuildId, LeaseId};
+use drover_wire::{AgentId, BuildId, LeaseId, Phase};
 
 use super::lease::Lease;
 use super::numbers::Fact;
@@ -37,6 +37,8 @@ pub struct Opened {
     pub platform: i64,
     /// Whether the builder was seen to run already.
     pub started: bool,
+    /// What the agent did for it last, as an event told.
+    pub phase: Option<Phase>,
     /// Whether the build is canceled already.
     pub canceled: bool,
     /// The bytes of log that are here.

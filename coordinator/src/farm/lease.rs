@@ -21,6 +21,8 @@ use crate::storage::make_folder_of;
 #[derive(Debug, Default)]
 struct Phases {
     now: Option<Phase>,
+    /// The last one of which an event told, or will.
+    told: Option<Phase>,
     untold: VecDeque<Phase>,
 }
 
@@ -60,7 +62,7 @@ impl Lease {
             platform: opened.platform,
             allocation: opened.allocation,
             deadline: Mutex::new(deadline),
-            phases: Mutex::default(),
+            phases: Mutex::new(Phases { now: opened.phase, told: opened.phase, untold: VecDeque::new() }),
             canceled: Flag::default(),
             started: Flag::default(),
             log: Log::new(opened.log_size),
@@ -92,10 +94,11 @@ impl Lease {
         self.phases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether it is another one than before.
+    /// Whether it is another one than events tell of.
     pub(super) fn set_phase(&self, phase: Phase) -> bool {
         let mut phases = self.phases();
-        let is_other = phases.now.replace(phase) != Some(phase);
+        phases.now = Some(phase);
+        let is_other = phases.told.replace(phase) != Some(phase);
         if is_other {
             phases.untold.push_back(phase);
         }
@@ -105,6 +108,14 @@ impl Lease {
     /// The next of its phases that no event tells of yet.
     pub(super) fn untold_phase(&self) -> Option<Phase> {
         self.phases().untold.pop_front()
+    }
+
+    /// What was to be told could not be: it is when the agent says it again.
+    pub(super) fn tell_again(&self, started: bool) {
+        self.phases().told = None;
+        if started {
+            self.started.unset();
+        }
     }
 
     /// Whether its build was canceled.

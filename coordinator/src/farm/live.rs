@@ -215,6 +215,13 @@ impl Live {
         state.agents.iter().filter(|(_, agent)| self.is_silent(agent)).map(|(id, _)| *id).collect()
     }
 
+    /// What was to be noted of an agent could not be: it is as it was.
+    pub(super) fn set_here(&self, agent: i64, here: bool) {
+        if let Some(agent) = self.state().agents.get_mut(&agent) {
+            agent.here = here;
+        }
+    }
+
     /// Notes that an agent is not there any more, if that is so.
     pub(super) fn take_silent(&self, agent: i64) -> Option<AgentRow> {
         let mut state = self.state();
@@ -461,13 +468,17 @@ impl Drop for Turn {
     }
 }
 
-/// A flag that is set once.
+/// A flag; who sets it is told whether it was the first.
 #[derive(Debug, Default)]
 pub(super) struct Flag(AtomicBool);
 
 impl Flag {
     pub(super) fn set(&self) -> bool {
         !self.0.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn unset(&self) {
+        self.0.store(false, Ordering::Release);
     }
 
     pub(super) fn is_set(&self) -> bool {

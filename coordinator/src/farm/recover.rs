@@ -33,7 +33,7 @@ impl Farm {
         let mut all = self.database.read_blocking::<_, Error>(|sql| {
             let mut select = sql.prepare(
                 "SELECT a.lease, a.number, a.agent, g.name, a.started_at IS NOT NULL, a.build, b.uuid, b.state, \
-                 b.platform, p.base, b.priority, b.timeout, b.max_silent_time FROM attempts a \
+                 b.platform, p.base, b.priority, b.timeout, b.max_silent_time, a.phase FROM attempts a \
                  JOIN agents g ON g.id = a.agent JOIN builds b ON b.id = a.build JOIN paths p ON p.id = b.derivation \
                  WHERE a.ended_at IS NULL",
             )?;
@@ -51,6 +51,8 @@ impl Farm {
                     agent: row.get(2)?,
                     agent_name: row.get(3)?,
                     started: row.get(4)?,
+                    // A word of a later version is none that was told.
+                    phase: row.get::<_, Option<String>>(13)?.and_then(|phase| phase.parse().ok()),
                     build: row.get(5)?,
                     canceled: paths::state(row, 7)? == BuildState::Canceled,
                     platform: row.get(8)?,

@@ -68,7 +68,7 @@ impl Farm {
         for lease in given_up {
             self.clean_uploads_later(lease);
         }
-        self.heard_of(agent, &hello.holding);
+        self.heard_of(agent, &hello.holding).await;
         let held = |lease: &LeaseId| self.live.lease(agent.id, *lease).is_some();
         Ok(Welcome {
             agent: agent.uuid,
@@ -88,7 +88,7 @@ impl Farm {
     /// When the agent is not known, says too much, polls elsewhere meanwhile, or the database fails.
     pub async fn poll(self: &Arc<Self>, agent: &AgentRow, poll: Poll) -> Result<Orders, Error> {
         bounded("leases", poll.holding.len())?;
-        self.heard_of(agent, &poll.holding);
+        self.heard_of(agent, &poll.holding).await;
         let unknown = || {
             Error::Conflict("say hello first: this coordinator does not know what you build for".to_owned())
         };
@@ -138,7 +138,7 @@ impl Farm {
     ) -> Result<Orders, Error> {
         bounded("leases", heartbeat.leases.len())?;
         let holding: Vec<LeaseId> = heartbeat.leases.iter().map(|progress| progress.lease).collect();
-        self.heard_of(agent, &holding);
+        self.heard_of(agent, &holding).await;
         self.live.heartbeat(agent.id, heartbeat.accepting, heartbeat.machine);
         for progress in &heartbeat.leases {
             if let Some(lease) = self.live.lease(agent.id, progress.lease) {
@@ -159,19 +159,20 @@ impl Farm {
         }
         let (farm, lease) = (Arc::clone(self), Arc::clone(lease));
         crate::traced::spawn(async move {
-            let id = lease.id;
+            let (id, of_job) = (lease.id, Arc::clone(&lease));
             let noted = farm.database.write::<_, Error>(move |tx| {
                 if starts {
                     mark_started(tx, sql(id.0))?;
                 }
                 // Out of the lease: jobs may come in another order than heartbeats.
-                while let Some(phase) = lease.untold_phase() {
+                while let Some(phase) = of_job.untold_phase() {
                     mark_phase(tx, sql(id.0), phase)?;
                 }
                 Ok(())
             });
             if let Err(error) = noted.await {
-                tracing::warn!(lease = %id, %error, "the progress of a build could not be noted");
+                tracing::warn!(lease = %id, %error, "the progress of a build could not be noted; it is when it is said again");
+                lease.tell_again(starts);
             }
         });
     }
@@ -194,8 +195,8 @@ fn mark_started(tx: &mut Tx<'_>, lease: i64) -> Result<(), Error> {
 }
 
 fn mark_phase(tx: &mut Tx<'_>, lease: i64, phase: Phase) -> Result<(), Error> {
-    let open = "SELECT build FROM attempts WHERE lease = ?1 AND ended_at IS NULL";
-    let build = tx.prepare_cached(open)?.query_row([lease], |row| row.get(0)).optional()?;
+    let other = "UPDATE attempts SET phase = ?2 WHERE lease = ?1 AND ended_at IS NULL AND phase IS NOT ?2 RETURNING build";
+    let build = tx.prepare_cached(other)?.query_row((lease, phase.as_str()), |row| row.get(0)).optional()?;
     let detail = Detail { phase: Some(phase), ..Detail::default() };
     build.map_or(Ok(()), |build| events::note_with(tx, EventKind::BuildPhase, Subject::Build(build), &detail))
 }

@@ -278,9 +278,14 @@ fn only_what_is_asked_for_is_sent_and_who_asks_wrongly_hears_it() {
         (0, 3, 0)
     );
     assert_eq!(count(&format!("build={build}&kind=build-allocated")), 1);
-    for (wrong, said) in
-        [("since=x", "invalid"), ("kind=all", "agent-lost"), ("build=1", "build"), ("since=-1", "invalid")]
-    {
+    for (wrong, said) in [
+        ("since=x", "invalid"),
+        ("kind=all", "agent-lost"),
+        ("build=1", "build"),
+        ("since=-1", "invalid"),
+        ("since=99999999999999999999999", "too large"),
+        ("since=", "empty"),
+    ] {
         let problem = client.0.get(&format!("/events?{wrong}")).refused(Code::BadRequest);
         assert!(problem.message.contains(said), "{wrong}: {problem}");
     }
@@ -371,6 +376,65 @@ fn an_agent_that_is_not_heard_of_is_told_of_once_and_again_when_it_comes_back() 
     house.crash_and_restart();
     let mut events = follow(&house.client().0, &format!("since={}&agent=one", events.id.unwrap()));
     assert_eq!(events.next().unwrap().kind, AgentLost);
+}
+
+#[test]
+fn what_an_agent_does_is_told_once_though_the_coordinator_crashes_and_again_if_it_could_not_be_told() {
+    let mut house = House::start();
+    let client = house.client();
+    client.submit(&[&derivation("made", &[])]);
+    let agent = house.agent("one");
+    let lease = agent.allocation().lease;
+    let phases = |house: &House| -> Vec<Phase> {
+        let told = all(&house.client().0, "kind=build-phase");
+        told.iter().filter_map(|event| event.detail.phase).collect()
+    };
+    let mut events = follow(&client.0, "kind=build-phase");
+    heartbeat(&agent, lease, Phase::FetchingInputs);
+    events.next().unwrap();
+    house.crash_and_restart();
+    let agent = Agent(agent.0.moved_to(house.agents));
+    let mut events = follow(&house.client().0, "kind=build-phase,build-started");
+    heartbeat(&agent, lease, Phase::FetchingInputs);
+    // The database does not take it.
+    house
+        .database()
+        .execute_batch(
+            "CREATE TRIGGER full BEFORE INSERT ON events WHEN NEW.kind IN ('build-phase', 'build-started') \
+             BEGIN SELECT RAISE(ABORT, 'no'); END",
+        )
+        .unwrap();
+    heartbeat(&agent, lease, Phase::Building);
+    house.database().execute_batch("DROP TRIGGER full").unwrap();
+    let told = thread::spawn(move || [events.next().unwrap().kind, events.next().unwrap().kind]);
+    while !told.is_finished() {
+        heartbeat(&agent, lease, Phase::Building);
+    }
+    assert_eq!(told.join().unwrap(), [EventKind::BuildStarted, EventKind::BuildPhase]);
+    assert_eq!(phases(&house), [Phase::FetchingInputs, Phase::Building]);
+}
+
+#[test]
+fn that_an_agent_is_there_is_told_when_it_can_be_and_before_what_it_gets() {
+    use EventKind::*;
+
+    let house = House::start();
+    let client = house.client();
+    client.submit(&[&derivation("made", &[])]);
+    house
+        .database()
+        .execute_batch(
+            "CREATE TRIGGER full BEFORE INSERT ON events WHEN NEW.kind = 'agent-seen' \
+             BEGIN SELECT RAISE(ABORT, 'no'); END",
+        )
+        .unwrap();
+    let agent = house.agent("one");
+    assert_eq!(all(&client.0, "agent=one"), []);
+    house.database().execute_batch("DROP TRIGGER full").unwrap();
+    agent.allocation();
+    agent.hello(&[]);
+    assert_eq!(kinds(&all(&client.0, "agent=one"))[..2], [AgentSeen, BuildAllocated]);
+    assert_eq!(all(&client.0, "kind=agent-seen").len(), 1);
 }
 
 #[test]

@@ -11,21 +11,21 @@ use crate::farm::error::Error;
 use crate::farm::{Farm, Tx, now};
 
 impl Farm {
-    /// An agent was heard of, with these leases. Nobody waits for what is noted of it.
-    pub(in crate::farm) fn heard_of(self: &Arc<Self>, agent: &AgentRow, leases: &[LeaseId]) {
+    /// An agent was heard of, with these leases. That it is there is noted before what it gets and does.
+    pub(in crate::farm) async fn heard_of(self: &Arc<Self>, agent: &AgentRow, leases: &[LeaseId]) {
         if !self.live.seen(agent.id, leases, now()) {
             return;
         }
-        let (farm, agent) = (Arc::clone(self), agent.clone());
-        tokio::spawn(async move {
-            let noted = farm.database.write::<_, Error>(move |tx| {
-                set(tx, agent.id, true)?;
-                super::note(tx, EventKind::AgentSeen, Subject::Agent(agent.id), None)
-            });
-            if let Err(error) = noted.await {
-                tracing::warn!(%error, "that an agent is there could not be noted");
+        let (farm, agent) = (Arc::clone(self), agent.id);
+        // To its end, although the agent may hang up.
+        let noted = crate::traced::spawn(async move {
+            if let Err(error) = farm.database.write(move |tx| set(tx, agent, true)).await {
+                tracing::warn!(%error, "that an agent is there could not be noted; it is tried again");
+                farm.live.set_here(agent, false);
             }
         });
+        // It does not fail but by an error in this program.
+        let _ = noted.await;
     }
 
     /// Notes which agents have not been heard of for the time of a lease.
@@ -36,18 +36,27 @@ impl Farm {
                 // It may have been heard of while this job waited.
                 let Some(row) = live.take_silent(agent) else { return Ok(None) };
                 set(tx, agent, false)?;
-                super::note(tx, EventKind::AgentLost, Subject::Agent(agent), None)?;
                 Ok(Some(row))
             });
-            if let Some(row) = lost.await? {
-                tracing::warn!(agent = %row.name, "an agent is not heard of any more");
+            match lost.await {
+                Ok(Some(row)) => tracing::warn!(agent = %row.name, "an agent is not heard of any more"),
+                Ok(None) => {}
+                Err(error) => {
+                    self.live.set_here(agent, true);
+                    return Err(error);
+                }
             }
         }
         Ok(())
     }
 }
 
-fn set(tx: &Tx<'_>, agent: i64, here: bool) -> Result<(), Error> {
-    tx.prepare_cached("UPDATE agents SET here = ?2 WHERE id = ?1")?.execute((agent, here))?;
-    Ok(())
+/// Notes whether an agent is there, and tells of it if that is new.
+fn set(tx: &mut Tx<'_>, agent: i64, here: bool) -> Result<(), Error> {
+    let other = "UPDATE agents SET here = ?2 WHERE id = ?1 AND here <> ?2";
+    if tx.prepare_cached(other)?.execute((agent, here))? == 0 {
+        return Ok(());
+    }
+    let kind = if here { EventKind::AgentSeen } else { EventKind::AgentLost };
+    super::note(tx, kind, Subject::Agent(agent), None)
 }

@@ -19,7 +19,6 @@ use super::{Tx, now, sql};
 
 pub(super) use feed::{Feed, start};
 pub use reader::EventReader;
-pub(super) use room::LowRoom;
 
 /// What an event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,18 +1,14 @@
 //! Places for nars that fill up.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use drover_wire::event::{Detail, EventKind};
 use drover_wire::storage::{PlaceKind, PlaceSummary};
+use rusqlite::Connection;
 
 use super::Subject;
-use crate::farm::Farm;
 use crate::farm::error::Error;
-
-/// Which places have little room, as it was noted last. After a start it is noted anew.
-#[derive(Debug, Default)]
-pub(in crate::farm) struct LowRoom(Mutex<HashSet<String>>);
+use crate::farm::{Farm, Tx};
 
 /// How a place stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,40 +37,87 @@ impl Farm {
     pub(in crate::farm) async fn note_room(self: &Arc<Self>) -> Result<(), Error> {
         let low = self.config.storage_low_mib.saturating_mul(1 << 20);
         for place in self.fullness().await? {
-            let known = self.low_room.has(&place.name);
-            let kind = match Room::of(&place, low) {
-                Room::Little if !known => EventKind::StorageLow,
-                Room::Enough if known => EventKind::StorageEnough,
-                _ => continue,
+            let is_low = match Room::of(&place, low) {
+                Room::Little => true,
+                Room::Enough => false,
+                Room::Between => continue,
             };
+            if !self.database.read(is_new(place.name.clone(), is_low)).await? {
+                continue;
+            }
             let detail = Detail { place: Some(place.name.clone()), room: place.room, ..Detail::default() };
-            self.database
-                .write::<_, Error>(move |tx| super::note_with(tx, kind, Subject::Farm, &detail))
-                .await?;
-            if kind == EventKind::StorageLow {
+            self.database.write(move |tx| set(tx, is_low, &detail)).await?;
+            if is_low {
                 tracing::warn!(
                     place = place.name,
                     room = place.room,
                     "a place for nars has little room left"
                 );
             }
-            self.low_room.set(place.name, kind == EventKind::StorageLow);
         }
         Ok(())
     }
 }
 
-impl LowRoom {
-    fn has(&self, place: &str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(place)
+/// Whether that is not what is known of a place.
+fn is_new(place: String, is_low: bool) -> impl FnOnce(&Connection) -> Result<bool, Error> {
+    move |sql| {
+        Ok(sql
+            .prepare_cached("SELECT 1 FROM places WHERE name = ?1 AND low <> ?2")?
+            .exists((place, is_low))?)
+    }
+}
+
+/// Notes how a place stands, and tells of it if that is new.
+fn set(tx: &mut Tx<'_>, is_low: bool, detail: &Detail) -> Result<(), Error> {
+    let other = "UPDATE places SET low = ?2 WHERE name = ?1 AND low <> ?2";
+    if tx.prepare_cached(other)?.execute((&detail.place, is_low))? == 0 {
+        return Ok(());
+    }
+    let kind = if is_low { EventKind::StorageLow } else { EventKind::StorageEnough };
+    super::note_with(tx, kind, Subject::Farm, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use drover_wire::event::EventsQuery;
+
+    use super::*;
+    use crate::config::Config;
+
+    /// All that was told so far.
+    async fn told(farm: &Arc<Farm>) -> String {
+        let query = EventsQuery { since: Some(0), once: true, ..EventsQuery::default() };
+        let mut reader = farm.read_events(query, None).await.unwrap();
+        let mut text = Vec::new();
+        while let Some(piece) = reader.next().await.unwrap() {
+            text.extend_from_slice(&piece);
+        }
+        let text = String::from_utf8(text).unwrap();
+        text.lines().filter_map(|line| line.strip_prefix("event: ")).collect::<Vec<_>>().join(" ")
     }
 
-    fn set(&self, place: String, low: bool) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if low {
-            all.insert(place);
-        } else {
-            all.remove(&place);
+    #[tokio::test(flavor = "multi_thread")]
+    async fn that_a_place_has_little_room_is_told_once_and_not_again_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |storage_low_mib| {
+            let state = folder.path().to_owned();
+            let config = Config { state, storage_low_mib, disk_reserve_mib: 0, ..Config::default() };
+            tokio::task::spawn_blocking(move || Farm::open(config).unwrap())
+        };
+        let mut steps = Vec::new();
+        for low in [u64::from(u32::MAX), u64::from(u32::MAX), 0, 0, u64::from(u32::MAX)] {
+            let farm = open(low).await.unwrap();
+            farm.note_room().await.unwrap();
+            farm.note_room().await.unwrap();
+            steps.push(told(&farm).await);
+            farm.stop();
+            // The folder is locked for as long as anybody has the farm.
+            while Arc::strong_count(&farm) > 1 {
+                tokio::task::yield_now().await;
+            }
         }
+        let (low, enough) = ("storage-low", "storage-low storage-enough");
+        assert_eq!(steps, [low, low, enough, enough, "storage-low storage-enough storage-low"]);
     }
 }
