@@ -28,16 +28,20 @@ pub fn events(
     let mut waits = patience();
     let mut first = true;
     loop {
-        let before = query.since;
-        let ended = read(coordinator, &mut query, &mut found);
-        if query.since != before {
+        let (before, mut lasted) = (query.since, false);
+        let ended = read(coordinator, &mut query, &mut lasted, &mut found);
+        if lasted || query.since != before {
             waits = patience();
             first = false;
         }
         match ended {
-            Ok(()) if query.once => return Ok(()),
+            Ok(End::Whole) if query.once => return Ok(()),
+            Ok(End::Part) if query.once => {
+                let error = io::Error::other("the events that there are did not all come");
+                waits.wait_after(coordinator.broken(DOING, &error), watch)?;
+            }
             // It was cut off, or the coordinator stops.
-            Ok(()) => std::thread::sleep(waits.pause()),
+            Ok(_) => std::thread::sleep(waits.pause()),
             Err(error) if error.is_temporary() && !first => waits.wait_after(error, watch)?,
             Err(error) => return Err(error),
         }
@@ -45,37 +49,47 @@ pub fn events(
     }
 }
 
-/// Reads one answer, and notes how far it is.
+const DOING: &str = "reading events";
+
+/// How an answer ended.
+enum End {
+    /// As one does that is over.
+    Whole,
+    /// In the middle of something, or nothing came for too long.
+    Part,
+}
+
+/// Reads one answer, and notes how far it is, and whether it went on for so long that there was a heartbeat.
 fn read(
     coordinator: &Coordinator,
     query: &mut EventsQuery,
+    lasted: &mut bool,
     found: &mut impl FnMut(FarmEvent) -> Result<(), ClientError>,
-) -> Result<(), ClientError> {
-    let doing = "reading events";
-    let stream = coordinator.stream(doing, &clients::EVENTS, &[], query, None)?;
+) -> Result<End, ClientError> {
+    let stream = coordinator.stream(DOING, &clients::EVENTS, &[], query, None)?;
     let mut stream = BufReader::new(stream);
     let mut block = Block::default();
     let mut line = Vec::new();
     loop {
         line.clear();
         match (&mut stream).take(LINE_LIMIT).read_until(b'\n', &mut line) {
-            Ok(0) => return Ok(()),
-            Ok(_) if line.last() != Some(&b'\n') => {
-                // Half a line: what it was about comes again.
-                return Ok(());
-            }
+            Ok(0) if block.is_empty() => return Ok(End::Whole),
+            // Half an event, or half a line: what it was about comes again.
+            Ok(0) => return Ok(End::Part),
+            Ok(_) if line.last() != Some(&b'\n') => return Ok(End::Part),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) if is_silence(&error) => return Ok(()),
-            Err(error) => return Err(coordinator.broken(doing, &error)),
+            Err(error) if is_silence(&error) => return Ok(End::Part),
+            Err(error) => return Err(coordinator.broken(DOING, &error)),
         }
+        *lasted |= line.starts_with(b":");
         let Some(ended) = block.line(&line) else { continue };
         if let Some(data) = ended.data {
             match serde_json::from_slice::<FarmEvent>(&data) {
                 Ok(event) => found(event)?,
                 // A later coordinator knows of more than this program.
                 Err(_) if !is_ours(&data) => {}
-                Err(error) => return Err(coordinator.odd(doing, &error.to_string())),
+                Err(error) => return Err(coordinator.odd(DOING, &error.to_string())),
             }
         }
         // After it was taken: what was not, comes again.
@@ -98,6 +112,10 @@ struct Block {
 }
 
 impl Block {
+    fn is_empty(&self) -> bool {
+        self.id.is_none() && self.data.is_none()
+    }
+
     /// One more; gives all of it when it was the last.
     fn line(&mut self, line: &[u8]) -> Option<Self> {
         let line = line.strip_suffix(b"\n").unwrap_or(line);

@@ -1,6 +1,7 @@
 //! A build's log: raw bytes, from any offset, followed while it grows.
 
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 use drover_wire::BuildId;
 use drover_wire::client::{Attempt, BuildDetails, LogQuery};
@@ -9,6 +10,10 @@ use drover_wire::route::clients;
 use super::http::is_silence;
 use super::retry::Patience;
 use super::{ClientError, Coordinator, Watch, builds};
+
+/// How soon a coordinator that answers is asked again for a log that is followed: who follows sees what is written within a
+/// second, however long nobody wrote, or built, before.
+const SOON: Duration = Duration::from_millis(500);
 
 /// Which part of which log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +80,7 @@ pub fn log(
                 Which::Newest | Which::After(_) if request.follow && !ended => {}
                 _ => return Err(nothing(&details, which)),
             }
-            std::thread::sleep(waits.pause());
+            std::thread::sleep(waits.pause().min(SOON));
             continue;
         };
         if let Some(tail) = tail.take() {
@@ -99,7 +104,7 @@ pub fn log(
                 which = Which::After(attempt.number);
                 offset = 0;
             }
-            Ok(()) if offset == before => std::thread::sleep(waits.pause()),
+            Ok(()) if offset == before => std::thread::sleep(waits.pause().min(SOON)),
             Ok(()) => {}
             Err(error) if error.is_temporary() => waits.wait_after(error, watch)?,
             Err(error) => return Err(error),

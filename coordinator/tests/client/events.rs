@@ -81,3 +81,34 @@ fn an_answer_that_is_no_stream_of_events_is_an_error_in_words() {
     let ran = run(drover(&double, &["events", "--once"]));
     assert!(ran.code != 0 && ran.stderr.contains("reading events"), "{}", ran.stderr);
 }
+
+#[test]
+fn what_falls_silent_or_ends_in_the_middle_is_not_taken_for_all_that_there_is() {
+    use drover::client::events::events;
+    use drover::client::{Coordinator, Nobody, Token};
+    use drover_wire::event::EventsQuery;
+
+    let all: String = (1..=3).map(|id| event(id, "published", "")).collect();
+    let double = Double::new(move |request| {
+        let since: usize = field(request, "since").unwrap().parse().unwrap();
+        let rest = &all[all.len() / 3 * since..];
+        match since {
+            // One event and a half, and then nothing for as long as anybody waits.
+            0 => Reply::bytes(200, rest).hang_after(rest.len() / 2),
+            // As much, and then an end as of an answer that is whole.
+            1 => Reply::bytes(200, &rest[..rest.len() / 4 * 3]),
+            _ => Reply::bytes(200, rest),
+        }
+    });
+    let token = Token::parse(crate::double::TOKEN, "the test").unwrap();
+    let silence = std::time::Duration::from_millis(300);
+    let coordinator = Coordinator::new(&double.url, &token).unwrap().with_silence(silence);
+    let query = EventsQuery { since: Some(0), once: true, ..EventsQuery::default() };
+    let mut ids = Vec::new();
+    let print = |event: drover_wire::event::FarmEvent| {
+        ids.push(event.id);
+        Ok(())
+    };
+    events(&coordinator, &query, print, &Nobody).unwrap();
+    assert_eq!(ids, [1, 2, 3]);
+}
