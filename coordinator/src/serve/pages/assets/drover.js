@@ -260,7 +260,11 @@
         while (log.isConnected && log.dataset.log) {
             try {
                 const answer = await fetch(address, { cache: 'no-store' });
-                if (!answer.ok) return;
+                if (!answer.ok) {
+                    if (answer.status < 500) return;
+                    // It has too much to do, or what stands in front of it does not reach it.
+                    throw answer.status;
+                }
                 const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
                 let rest = '';
                 for (;;) {
