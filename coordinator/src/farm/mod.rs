@@ -94,6 +94,10 @@ pub use shown::{HashPart, Shown};
 pub use turns::{Taken, Turn};
 pub use upload::UploadBody;
 
+/// How often something is sent to who reads on and on, although nothing happens that is wanted: proxies and readers see
+/// that the other end is there. So often it is looked at, too, whether they may still read.
+const BEAT: Duration = Duration::from_secs(15);
+
 /// A job's transaction.
 type Tx<'c> = database::Tx<'c, Change>;
 
@@ -136,6 +140,7 @@ pub struct Farm {
     database: Database<Change>,
     live: Arc<Live>,
     feed: Arc<events::Feed>,
+    beat: Duration,
     numbers: Arc<Numbers>,
     readiness: readiness::Readiness,
     secrets: Secrets,
@@ -159,6 +164,11 @@ impl Farm {
     /// # Errors
     /// When the folder cannot be used, or is in use.
     pub fn open(config: Config) -> Result<Arc<Self>, OpenError> {
+        Self::open_with(config, BEAT)
+    }
+
+    /// As [`Farm::open`], with another time between two heartbeats.
+    pub(crate) fn open_with(config: Config, beat: Duration) -> Result<Arc<Self>, OpenError> {
         let hooks = hooks::Hooks::new(&config)?;
         let mut storage = Storage::open(&config.state, config.disk_reserve_mib.saturating_mul(1 << 20))?;
         let (ended, ended_logs) = mpsc::unbounded_channel();
@@ -190,6 +200,7 @@ impl Farm {
             database,
             live,
             feed,
+            beat,
             numbers,
             readiness: readiness::Readiness::default(),
             secrets: Secrets::default(),

@@ -438,6 +438,28 @@ fn that_an_agent_is_there_is_told_when_it_can_be_and_before_what_it_gets() {
 }
 
 #[test]
+fn an_agent_is_found_by_name_and_by_uuid_also_when_it_comes_or_is_named_later() {
+    let house = House::start();
+    let client = house.client();
+    let uuid = "6d3f2a60-0b6b-4b6e-9a53-0d7e2f6c1b11";
+    let mut readers = [uuid, "late"].map(|who| follow(&client.0, &format!("agent={who}")));
+    let agent = house.agent("early");
+    client.submit(&[&derivation("made", &[])]);
+    let bytes = uuid::Uuid::parse_str(uuid).unwrap();
+    house
+        .database()
+        .execute("UPDATE agents SET uuid = ?1, name = 'late'", [bytes.as_bytes().as_slice()])
+        .unwrap();
+    agent.allocation();
+    for reader in &mut readers {
+        let event = reader.next().unwrap();
+        assert_eq!((event.kind, event.agent.as_deref()), (EventKind::BuildAllocated, Some("late")));
+    }
+    assert_eq!(all(&client.0, "agent=early"), []);
+    assert_eq!(all(&client.0, &format!("agent={uuid}")), all(&client.0, "agent=late"));
+}
+
+#[test]
 fn a_place_that_fills_up_and_a_hook_that_fails_are_told_of() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("config.toml");

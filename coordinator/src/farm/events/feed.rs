@@ -12,7 +12,9 @@ use crate::farm::error::Error;
 
 /// What happens within this time is sent together: a thousand readers cost a thousand writes.
 const BEAT: Duration = Duration::from_millis(40);
-/// Pages that a reader may be behind before it is cut off: a few MiB at most, of which all have the same.
+/// The bytes of a page, about.
+const BYTES: usize = 256 << 10;
+/// Pages that a reader may be behind before it is cut off: some MiB at most, of which all have the same.
 const PAGES: usize = 64;
 /// How long the database is left in peace after it could not be read.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -87,7 +89,7 @@ pub(in crate::farm) fn start(farm: &Arc<Farm>) {
 async fn next(farm: &Farm, sent: Option<u64>) -> Result<Arc<Page>, Error> {
     farm.database
         .read(move |sql| match sent {
-            Some(sent) => page::read(sql, sent),
+            Some(sent) => page::read(sql, sent, BYTES),
             None => Ok(Arc::new(Page::empty(Kept::read(sql)?.last))),
         })
         .await

@@ -87,6 +87,24 @@ pub(super) fn tell_hooks(tx: &mut Tx<'_>) {
     tell(tx, true);
 }
 
+#[cfg(test)]
+impl super::Farm {
+    /// Something happens that takes about so many bytes to tell. Blocks.
+    pub(crate) fn happen(&self, bytes: usize) {
+        let detail = Detail { text: Some("x".repeat(bytes)), ..Detail::default() };
+        let noted = self.database.write_blocking::<_, Error>(move |tx| {
+            note_with(tx, EventKind::HookFailing, Subject::Farm, &detail)
+        });
+        noted.unwrap();
+    }
+
+    /// Changes the database behind the farm's back. Blocks.
+    pub(crate) fn change(&self, statement: &'static str) {
+        let changed = self.database.write_blocking::<_, Error>(move |tx| Ok(tx.execute_batch(statement)?));
+        changed.unwrap();
+    }
+}
+
 /// A set makes many thousands of events in one job: what was said is not said again.
 fn tell(tx: &mut Tx<'_>, for_hooks: bool) {
     match tx.last_noted() {

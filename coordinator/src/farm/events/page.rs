@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use drover_store::StorePath;
+use drover_wire::AgentId;
 use drover_wire::event::{Detail, EventKind, FarmEvent};
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
 use crate::farm::error::Error;
 use crate::farm::{paths, unsql};
 
-/// The most events of a page, and its most bytes but for those of the last event.
+/// The most events of a page.
 const EVENTS: usize = 500;
-const BYTES: usize = 256 << 10;
 
 /// Some events that follow one another.
 #[derive(Debug, Clone)]
@@ -35,6 +35,8 @@ pub(super) struct Page {
 #[derive(Debug, Clone)]
 pub(super) struct Sent {
     pub(super) event: FarmEvent,
+    /// The UUID of the agent that it is about.
+    pub(super) agent: Option<AgentId>,
     end: usize,
 }
 
@@ -45,7 +47,7 @@ impl Page {
     }
 
     /// Those behind this number that are wanted, as they are sent, and how many that are. Nothing is copied where all are.
-    pub(super) fn text(&self, after: u64, wanted: Option<&dyn Fn(&FarmEvent) -> bool>) -> (Bytes, u64) {
+    pub(super) fn text(&self, after: u64, wanted: Option<&dyn Fn(&Sent) -> bool>) -> (Bytes, u64) {
         let first = self.events.partition_point(|sent| sent.event.id <= after);
         let start =
             first.checked_sub(1).and_then(|before| self.events.get(before)).map_or(0, |sent| sent.end);
@@ -57,7 +59,7 @@ impl Page {
         let mut text = BytesMut::new();
         let mut from = start;
         for sent in self.events.iter().skip(first) {
-            if wanted(&sent.event) {
+            if wanted(sent) {
                 text.put_slice(self.text.get(from..sent.end).unwrap_or_default());
                 count += 1;
             }
@@ -67,9 +69,9 @@ impl Page {
     }
 }
 
-/// The next events behind this number.
-pub(super) fn read(sql: &Connection, after: u64) -> Result<Arc<Page>, Error> {
-    const NEXT: &str = "SELECT e.id, e.at, e.kind, e.build, e.attempt, e.detail, a.name, b.uuid, d.base, s.name, i.base \
+/// The next events behind this number, of so many bytes but for the last of them.
+pub(super) fn read(sql: &Connection, after: u64, bytes: usize) -> Result<Arc<Page>, Error> {
+    const NEXT: &str = "SELECT e.id, e.at, e.kind, e.build, e.attempt, e.detail, a.name, b.uuid, d.base, s.name, i.base, a.uuid \
          FROM events e LEFT JOIN agents a ON a.id = e.agent LEFT JOIN builds b ON b.id = e.build \
          LEFT JOIN paths d ON d.id = b.derivation LEFT JOIN derivations n ON n.id = b.derivation \
          LEFT JOIN platforms s ON s.id = n.system LEFT JOIN paths i ON i.id = e.path \
@@ -85,8 +87,9 @@ pub(super) fn read(sql: &Connection, after: u64) -> Result<Arc<Page>, Error> {
         // One of a later version, whose database this was.
         let Some(event) = event(sql, row)? else { continue };
         print(&mut text, &event);
-        page.events.push(Sent { event, end: text.get_ref().len() });
-        if text.get_ref().len() >= BYTES {
+        let agent = if event.agent.is_some() { Some(paths::agent_id(row, 11)?) } else { None };
+        page.events.push(Sent { event, agent, end: text.get_ref().len() });
+        if text.get_ref().len() >= bytes {
             page.is_full = true;
             break;
         }
