@@ -3,10 +3,10 @@
 //! What a browser keeps is not the token but a secret of its own, of which only the hash is kept here. It is looked up for every
 //! request: whatever ends a session, or takes its token away, has an effect at once.
 
-use rusqlite::OptionalExtension;
+use rusqlite::Connection;
 
 use super::error::Error;
-use super::secrets::{self, SECRET_MAX, matching, new_secret, tokens};
+use super::secrets::{self, SECRET_MAX, is_client, matching, new_secret, tokens};
 use super::{Farm, now, sql};
 
 /// How long a browser stays logged in, in seconds.
@@ -14,7 +14,29 @@ pub const SESSION_SECONDS: u64 = 30 * 86_400;
 /// How many browsers are logged in with one token at once; older ones have to log in again.
 const MOST: i64 = 100;
 
+/// With what somebody was let in: a secret's hash. Whoever reads on and on may do so as long as it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// A client's token.
+    Token([u8; 32]),
+    /// A browser's session.
+    Session([u8; 32]),
+}
+
 impl Farm {
+    /// Whether somebody who was let in still would be.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn stands(&self, standing: Standing) -> Result<bool, Error> {
+        self.database
+            .read(move |sql| match standing {
+                Standing::Token(hash) => is_client(sql, &hash),
+                Standing::Session(hash) => is_session(sql, hash),
+            })
+            .await
+    }
+
     /// Begins a session with a client's token: what the browser is to keep. None if that is no client's token.
     ///
     /// # Errors
@@ -53,23 +75,12 @@ impl Farm {
     ///
     /// # Errors
     /// When the database cannot be asked.
-    pub async fn check_session(&self, secret: &str) -> Result<bool, Error> {
+    pub async fn check_session(&self, secret: &str) -> Result<Option<Standing>, Error> {
         if secret.len() > SECRET_MAX {
-            return Ok(false);
+            return Ok(None);
         }
-        let hash = secrets::hash(secret);
-        self.database
-            .read(move |db| {
-                let found = db
-                    .prepare_cached(
-                        "SELECT 1 FROM sessions s JOIN tokens t ON t.id = s.token \
-                         WHERE s.hash = ?1 AND s.ends_at > ?2 AND t.kind = 'client'",
-                    )?
-                    .query_row((hash, sql(now())), |_| Ok(()))
-                    .optional()?;
-                Ok(found.is_some())
-            })
-            .await
+        let standing = Standing::Session(secrets::hash(secret));
+        Ok(self.stands(standing).await?.then_some(standing))
     }
 
     /// Ends a session, if it is one.
@@ -85,4 +96,10 @@ impl Farm {
             })
             .await
     }
+}
+
+fn is_session(db: &Connection, hash: [u8; 32]) -> Result<bool, Error> {
+    let goes_on = "SELECT 1 FROM sessions s JOIN tokens t ON t.id = s.token \
+                   WHERE s.hash = ?1 AND s.ends_at > ?2 AND t.kind = 'client'";
+    Ok(db.prepare_cached(goes_on)?.exists((hash, sql(now())))?)
 }

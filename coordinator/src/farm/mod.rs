@@ -245,6 +245,11 @@ impl Farm {
         &self.secrets
     }
 
+    /// How often who reads on and on is told that the other end is there, and is looked at.
+    pub(crate) fn beat(&self) -> Duration {
+        self.beat
+    }
+
     /// What only some may do at a time.
     pub fn turns(&self) -> &turns::Turns {
         &self.turns

@@ -1,7 +1,8 @@
 //! Who may speak: tokens and passwords. Only their hashes are kept.
 //!
-//! A secret is 32 random bytes, so a plain hash of it cannot be searched for. What was accepted once is accepted from memory
-//! from then on; only passwords that a machine enrolled with are taken back, by its next enrolment.
+//! A secret is 32 random bytes, so a plain hash of it cannot be searched for. What agents say is accepted from memory once it
+//! was accepted; only passwords that a machine enrolled with are taken back, by its next enrolment. Clients ask more rarely:
+//! their tokens are looked up each time, and one that is no longer there has no effect any more.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use drover_wire::AgentId;
 use rusqlite::{Connection, OptionalExtension};
 use subtle::ConstantTimeEq;
 
+use super::browsers::Standing;
 use super::change::AgentRow;
 use super::enrol::Enroller;
 use super::error::Error;
@@ -80,7 +82,6 @@ impl std::fmt::Debug for Secrets {
 /// Every list has at most as many entries as there are secrets and agents.
 #[derive(Default)]
 struct Accepted {
-    clients: Vec<[u8; 32]>,
     tokens: Vec<(i64, [u8; 32])>,
     passwords: HashMap<AgentId, (AgentRow, Vec<[u8; 32]>)>,
     enrolled: HashMap<(i64, String), AgentRow>,
@@ -120,24 +121,12 @@ impl Farm {
     ///
     /// # Errors
     /// When the database cannot be asked.
-    pub async fn check_client(&self, token: &str) -> Result<bool, Error> {
+    pub async fn check_client(&self, token: &str) -> Result<Option<Standing>, Error> {
         if token.len() > SECRET_MAX {
-            return Ok(false);
+            return Ok(None);
         }
-        let hash = hash(token);
-        let known = |known: &[[u8; 32]]| matching(known.iter().map(|one| ((), one)), &hash).is_some();
-        if known(&self.secrets.accepted().clients) {
-            return Ok(true);
-        }
-        let tokens = self.database.read(move |sql| tokens(sql, "client")).await?;
-        let found = matching(tokens.iter().map(|(_, one)| ((), one)), &hash).is_some();
-        if found {
-            let mut accepted = self.secrets.accepted();
-            if !known(&accepted.clients) {
-                accepted.clients.push(hash);
-            }
-        }
-        Ok(found)
+        let standing = Standing::Token(hash(token));
+        Ok(self.stands(standing).await?.then_some(standing))
     }
 
     /// The agent that says this, if it is to be believed. A dynamic token makes the agent when it first speaks.
@@ -257,6 +246,11 @@ pub(super) fn tokens(sql: &Connection, kind: &str) -> Result<Vec<(i64, [u8; 32])
     let mut statement = sql.prepare_cached("SELECT id, hash FROM tokens WHERE kind = ?1")?;
     let rows = statement.query_map([kind], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Whether it is the hash of a client's token.
+pub(super) fn is_client(sql: &Connection, hash: &[u8; 32]) -> Result<bool, Error> {
+    Ok(matching(tokens(sql, "client")?.iter().map(|(_, one)| ((), one)), hash).is_some())
 }
 
 fn passwords(sql: &Connection, uuid: AgentId) -> Result<(Option<AgentRow>, Vec<[u8; 32]>), Error> {

@@ -12,6 +12,7 @@ use drover_wire::route::agents::ENROL;
 use drover_wire::{AGENT_NAME_HEADER, Code};
 
 use super::pages::{Viewer, to_login, wants_page};
+use super::pass::Pass;
 use super::problem::{Refusal, STRANGE_AGENT, STRANGE_CLIENT, unauthorized};
 use crate::farm::Farm;
 use crate::farm::secrets::Credentials;
@@ -46,19 +47,20 @@ pub(super) async fn clients(State(farm): State<Arc<Farm>>, mut request: Request,
     let headers = request.headers();
     let found = match (headers.contains_key(AUTHORIZATION), authorization(headers), session_of(headers)) {
         (_, Some(Authorization::Bearer(token)), _) => {
-            farm.check_client(&token).await.map(|is_known| is_known.then_some(Viewer::Client))
+            farm.check_client(&token).await.map(|found| found.map(|standing| (Viewer::Client, standing)))
         }
         (false, None, Some(session)) => {
-            farm.check_session(session).await.map(|is_known| is_known.then_some(Viewer::Session))
+            farm.check_session(session).await.map(|found| found.map(|standing| (Viewer::Session, standing)))
         }
         _ => Ok(None),
     };
     match found {
-        Ok(Some(Viewer::Session)) if !only_looks && !is_by_script(headers) => {
+        Ok(Some((Viewer::Session, _))) if !only_looks && !is_by_script(headers) => {
             Refusal::new(Code::Forbidden, FOREIGN).into_response()
         }
-        Ok(Some(viewer)) => {
+        Ok(Some((viewer, standing))) => {
             request.extensions_mut().insert(viewer);
+            request.extensions_mut().insert(Pass::new(standing));
             next.run(request).await
         }
         Ok(None) if only_looks && wants_page(headers) => to_login(request.uri()),

@@ -3,7 +3,6 @@
 use std::io;
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::IntoResponse;
@@ -12,6 +11,7 @@ use drover_wire::event::{EVENTS_TYPE, EventsQuery, LAST_EVENT_HEADER};
 use futures_util::{Stream, stream};
 
 use super::call::{Answer, Call};
+use super::pass::while_let_in;
 use crate::farm::{EventReader, Farm};
 
 /// Sends events until the reader goes away, is too slow, or the coordinator stops.
@@ -27,7 +27,8 @@ pub(super) async fn stream(State(farm): State<Arc<Farm>>, call: Call) -> Answer 
         (CACHE_CONTROL.as_str(), "no-store"),
         ("x-accel-buffering", "no"),
     ];
-    Ok((head, Body::from_stream(pieces(reader))).into_response())
+    let pieces = while_let_in(&farm, &call.parts.extensions, pieces(reader));
+    Ok((head, pieces).into_response())
 }
 
 fn pieces(reader: EventReader) -> impl Stream<Item = io::Result<Bytes>> {

@@ -38,6 +38,7 @@ pub(super) struct Listener {
     /// How many connections are open at once.
     most: usize,
     head_time: Duration,
+    patience: Duration,
     traffic: Arc<Traffic>,
 }
 
@@ -45,7 +46,8 @@ impl Listener {
     /// Listens at an address, with TLS if there is any to be spoken.
     pub(super) fn bind(address: SocketAddr, tls: Option<Arc<Tls>>) -> io::Result<Self> {
         let (most, traffic) = (usize::MAX, Arc::default());
-        Ok(Self { socket: bind(address)?, tls, most, head_time: HEAD_TIME, traffic })
+        let (head_time, patience) = (HEAD_TIME, PATIENCE);
+        Ok(Self { socket: bind(address)?, tls, most, head_time, patience, traffic })
     }
 
     /// With what goes through its connections counted there.
@@ -56,6 +58,16 @@ impl Listener {
     /// With so many connections at once, and no more.
     pub(super) fn of_at_most(self, most: usize) -> Self {
         Self { most, ..self }
+    }
+
+    /// At a socket whose connections hold few bytes, and with this patience where no more are taken.
+    #[cfg(test)]
+    pub(super) fn narrow(patience: Duration) -> io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_send_buffer_size(8 << 10)?;
+        socket.bind((std::net::Ipv4Addr::LOCALHOST, 0).into())?;
+        let listener = Self::bind((std::net::Ipv4Addr::LOCALHOST, 0).into(), None)?;
+        Ok(Self { socket: socket.listen(BACKLOG)?, patience, ..listener })
     }
 
     /// Where it listens.
@@ -77,7 +89,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// Serves until the coordinator stops, and what is under way then a moment longer. While as many connections are open as
 /// the listener takes, others wait where the system keeps them.
 pub(super) async fn serve(listener: Listener, router: Router, mut stopping: watch::Receiver<bool>) {
-    let Listener { socket: listener, tls, most, head_time, traffic } = listener;
+    let Listener { socket: listener, tls, most, head_time, patience, traffic } = listener;
     let mut connections = JoinSet::new();
     loop {
         let taken = tokio::select! {
@@ -91,6 +103,7 @@ pub(super) async fn serve(listener: Listener, router: Router, mut stopping: watc
                 let connection = Connection {
                     peer,
                     head_time,
+                    patience,
                     router: router.clone(),
                     stopping: stopping.clone(),
                     traffic: Open::new(&traffic),
@@ -119,6 +132,7 @@ pub(super) async fn stops(stopping: &mut watch::Receiver<bool>) {
 struct Connection {
     peer: SocketAddr,
     head_time: Duration,
+    patience: Duration,
     router: Router,
     stopping: watch::Receiver<bool>,
     traffic: Open,
@@ -164,7 +178,7 @@ impl Connection {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(self.head_time).max_buf_size(HEAD_LIMIT);
         let served = builder.serve_connection(
-            TokioIo::new(Patient::new(stream, PATIENCE, Arc::clone(&self.traffic.0))),
+            TokioIo::new(Patient::new(stream, self.patience, Arc::clone(&self.traffic.0))),
             TowerToHyperService::new(self.router),
         );
         let mut served = pin!(served);

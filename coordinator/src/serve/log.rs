@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::call::{Answer, Call, blocking};
 use super::listen::stops;
+use super::pass::while_let_in;
 use super::problem::Refusal;
 use crate::farm::{Farm, LogLength, LogPlace, Taken};
 use crate::storage::{Effort, LogReader, log_length};
@@ -39,7 +40,8 @@ pub(super) async fn download(State(farm): State<Arc<Farm>>, call: Call) -> Answe
     };
     let log = Growing { place, offset, follow, stopping, reader: None, _taken: None };
     let head = [(CONTENT_TYPE, "application/octet-stream"), (CACHE_CONTROL, "no-store")];
-    let mut answer = (head, Body::from_stream(log.into_stream())).into_response();
+    let bytes = while_let_in(&farm, &call.parts.extensions, log.into_stream());
+    let mut answer = (head, bytes).into_response();
     answer.headers_mut().insert(LOG_OFFSET_HEADER, offset.into());
     if let Some(size) = size {
         answer.headers_mut().insert(LOG_SIZE_HEADER, size.into());

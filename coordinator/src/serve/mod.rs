@@ -24,6 +24,7 @@ mod metrics;
 mod nar;
 mod observe;
 mod pages;
+mod pass;
 mod patience;
 mod problem;
 mod public;
@@ -33,6 +34,9 @@ mod sets;
 mod storage;
 mod tls;
 mod transcode;
+
+#[cfg(test)]
+mod tests;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;

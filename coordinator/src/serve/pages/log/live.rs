@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::response::IntoResponse;
@@ -23,6 +22,7 @@ use crate::farm::{Farm, LogLength, LogPlace};
 use crate::serve::call::{Answer, Call};
 use crate::serve::log;
 use crate::serve::pages::words;
+use crate::serve::pass::while_let_in;
 
 /// So much time lies between two pieces: a builder that writes letter by letter, or without an end, is not to keep browsers
 /// busy.
@@ -70,7 +70,8 @@ pub(in crate::serve::pages) async fn follow(State(farm): State<Arc<Farm>>, call:
         // nginx would keep back what comes until its buffer is full.
         ("x-accel-buffering", "no"),
     ];
-    Ok((head, Body::from_stream(growing.into_stream())).into_response())
+    let pieces = while_let_in(&farm, &call.parts.extensions, growing.into_stream());
+    Ok((head, pieces).into_response())
 }
 
 /// A log on its way out.
