@@ -12,6 +12,7 @@ use drover_wire::{BuildState, Code, LeaseId, Phase};
 
 use crate::agent::Agent;
 use crate::graph::{Made, derivation, output};
+use crate::hooks::eventually;
 use crate::house::House;
 use crate::peer::Peer;
 
@@ -469,13 +470,23 @@ fn a_place_that_fills_up_and_a_hook_that_fails_are_told_of() {
          program = \"/bin/false\"\n",
     )
     .unwrap();
-    let house = House::with(&["--config", config.to_str().unwrap()]);
+    let house = House::with(&["--config", config.to_str().unwrap(), "--log-json"]);
     let client = house.client();
     let mut events = follow(&client.0, "since=0&kind=storage-low,hook-failing");
     let low = events.next().unwrap();
     assert_eq!(low.kind, EventKind::StorageLow);
     assert!(low.detail.place.is_some() && low.detail.room.is_some(), "{low:?}");
+    // The first time that it could be told, the database does not take it.
+    house
+        .database()
+        .execute_batch(
+            "CREATE TRIGGER full BEFORE INSERT ON events WHEN NEW.kind = 'hook-failing' \
+             BEGIN SELECT RAISE(ABORT, 'no'); END",
+        )
+        .unwrap();
     let build = client.submit(&[&derivation("made", &[])]);
+    eventually("it should be refused", || house.log().contains("looking after hooks failed").then_some(()));
+    house.database().execute_batch("DROP TRIGGER full").unwrap();
     let failing = events.next().unwrap();
     assert_eq!((failing.kind, failing.build), (EventKind::HookFailing, Some(build)));
     assert_eq!(failing.detail.hook.as_ref().map(|hook| hook.as_str()), Some("broken"));

@@ -159,13 +159,17 @@ impl Manager {
         let all = Arc::new(all);
         let of_job = Arc::clone(&all);
         let written = farm.database.write::<_, Error>(move |tx| {
+            let mut told = Vec::new();
             for (lane, ended) in of_job.iter() {
                 ended.iter().try_for_each(|ended| queue::end(tx, &lane.hook, ended))?;
-                tell_of_failure(tx, lane, ended)?;
+                if tell_of_failure(tx, lane, ended)? {
+                    told.push(Arc::clone(lane));
+                }
             }
-            Ok(())
+            Ok(told)
         });
-        let written = written.await;
+        // Not before it is written: else what was undone would be told a minute later, or never.
+        let written = written.await.map(|told| told.iter().for_each(|lane| lane.set_told()));
         // The job is gone by now, whatever came of it.
         let all = Arc::into_inner(all).unwrap_or_default();
         for (work, (_, ended)) in self.work.iter_mut().zip(all) {
@@ -257,13 +261,13 @@ impl Work {
     }
 }
 
-/// Has those who read events know that a hook fails.
-fn tell_of_failure(tx: &mut Tx<'_>, lane: &Lane, ended: &[Ended]) -> Result<(), Error> {
+/// Has those who read events know that a hook fails, if it does and that was not told a moment ago; whether it did.
+fn tell_of_failure(tx: &mut Tx<'_>, lane: &Lane, ended: &[Ended]) -> Result<bool, Error> {
     let failed = ended.iter().find_map(|ended| match &ended.result {
         Err(Failure::Failed(error)) => Some((&ended.run, error)),
         _ => None,
     });
-    let Some((run, error)) = failed.filter(|_| lane.is_to_be_told()) else { return Ok(()) };
+    let Some((run, error)) = failed.filter(|_| lane.is_to_be_told()) else { return Ok(false) };
     let subject = match (run.build, run.path) {
         (Some(build), _) => Subject::Build(build),
         (None, Some(path)) => Subject::Item(path),
@@ -271,7 +275,8 @@ fn tell_of_failure(tx: &mut Tx<'_>, lane: &Lane, ended: &[Ended]) -> Result<(), 
     };
     let text = Some(error.chars().take(ERROR).collect());
     let detail = Detail { hook: Some(lane.hook.name.clone()), text, ..Detail::default() };
-    events::note_with(tx, EventKind::HookFailing, subject, &detail)
+    events::note_with(tx, EventKind::HookFailing, subject, &detail)?;
+    Ok(true)
 }
 
 /// How many lines a hook may still log: what fails a hundred thousand times does not fill the disk.

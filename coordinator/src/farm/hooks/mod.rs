@@ -199,12 +199,13 @@ impl Lane {
 
     /// Whether an event is to say that it fails: what fails a hundred thousand times is not told as often.
     fn is_to_be_told(&self) -> bool {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_some_and(|told| told.elapsed() < TELL_EVERY) {
-            return false;
-        }
-        *told = Some(Instant::now());
-        true
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.is_none_or(|told| told.elapsed() >= TELL_EVERY)
+    }
+
+    /// An event has said so.
+    fn set_told(&self) {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     fn set_last_error(&self, error: &str) {
