@@ -19,6 +19,14 @@ const WISHES: &str = "CREATE TEMP VIEW IF NOT EXISTS wishes AS \
     ) w ON w.build = b.id \
     WHERE b.state IN ('waiting', 'ready', 'allocated', 'running', 'dependency-failed') GROUP BY b.id";
 
+/// The kinds of events that tell of a build's state.
+macro_rules! told {
+    () => {
+        "('build-submitted', 'build-allocated', 'build-started', 'build-success', 'build-failure', 'build-canceled', \
+          'build-dependency-failed', 'build-requeued', 'build-reopened')"
+    };
+}
+
 /// Each finds what must not be there, with its name.
 const NEVER: &[(&str, &str)] = &[
     (
@@ -130,6 +138,42 @@ const NEVER: &[(&str, &str)] = &[
         "an end without its time, or a time without an end",
         "SELECT id || ': ' || state FROM builds WHERE (ended_at IS NULL) <> \
            (state IN ('waiting', 'ready', 'allocated', 'running'))",
+    ),
+    (
+        "a build whose last event tells of another state",
+        concat!(
+            "SELECT b.id || ': ' || b.state || ', ' || e.kind FROM builds b JOIN events e ON e.id = \
+             (SELECT max(l.id) FROM events l WHERE l.build = b.id AND l.kind IN ",
+            told!(),
+            ") WHERE e.kind <> 'build-' || CASE b.state \
+               WHEN 'succeeded' THEN 'success' WHEN 'failed' THEN 'failure' WHEN 'timed-out' THEN 'failure' \
+               WHEN 'allocated' THEN 'allocated' WHEN 'running' THEN 'started' WHEN 'canceled' THEN 'canceled' \
+               WHEN 'dependency-failed' THEN 'dependency-failed' \
+               ELSE CASE WHEN e.kind IN ('build-submitted', 'build-requeued', 'build-reopened') \
+                 THEN substr(e.kind, 7) END END"
+        ),
+    ),
+    (
+        "a build that ended twice, or did something after its end",
+        concat!(
+            "SELECT build || ': ' || kind || ' after ' || before FROM ( \
+               SELECT build, kind, lag(kind) OVER (PARTITION BY build ORDER BY id) AS before FROM events \
+               WHERE kind IN ",
+            told!(),
+            ") WHERE before IN ('build-success', 'build-failure', 'build-canceled')"
+        ),
+    ),
+    (
+        "something that was told twice",
+        "SELECT build || ': ' || kind FROM events WHERE kind IN ('build-submitted', 'build-allocated', 'build-started') \
+         GROUP BY build, kind, attempt HAVING count(*) > 1",
+    ),
+    (
+        "a try of which nothing tells, or not whose it is",
+        "SELECT a.lease FROM attempts a WHERE EXISTS \
+           (SELECT 1 FROM events e WHERE e.build = a.build AND e.kind = 'build-submitted') AND NOT EXISTS \
+           (SELECT 1 FROM events e WHERE e.build = a.build AND e.kind = 'build-allocated' \
+            AND e.attempt = a.number AND e.agent = a.agent)",
     ),
 ];
 

@@ -133,7 +133,12 @@ fn a_build_that_runs_for_nobody_has_the_priority_of_the_next_who_wants_it() {
     let mut world = World::new();
     world.take(&Step::Set { set: 0, nodes: 1, priority: 2, keep: None });
     world.take(&Step::Give { agent: 0, accepting: 1 });
-    world.write(|tx| Ok(tx.execute("UPDATE builds SET state = 'running'", []).map(drop)?));
+    world.write(|tx| {
+        Ok(tx.execute_batch(
+            "UPDATE builds SET state = 'running'; \
+             INSERT INTO events (at, kind, build) SELECT 1, 'build-started', id FROM builds;",
+        )?)
+    });
     world.take(&Step::Drop(0));
     world.take(&Step::Submit { node: 0, priority: -1 });
     world.take(&Step::End { lease: 0, how: How::HandedBack });
