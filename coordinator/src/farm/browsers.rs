@@ -3,7 +3,11 @@
 //! What a browser keeps is not the token but a secret of its own, of which only the hash is kept here. It is looked up for every
 //! request: whatever ends a session, or takes its token away, has an effect at once.
 
+use std::collections::HashMap;
+
 use rusqlite::Connection;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::error::Error;
 use super::secrets::{self, SECRET_MAX, is_client, matching, new_secret, tokens};
@@ -15,7 +19,7 @@ pub const SESSION_SECONDS: u64 = 30 * 86_400;
 const MOST: i64 = 100;
 
 /// With what somebody was let in: a secret's hash. Whoever reads on and on may do so as long as it stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Standing {
     /// A client's token.
     Token([u8; 32]),
@@ -23,7 +27,32 @@ pub enum Standing {
     Session([u8; 32]),
 }
 
+/// When it was last looked whether something stands, for those who read on and on: a thousand readers with one token look
+/// once.
+#[derive(Debug, Default)]
+pub struct Looked(Mutex<HashMap<Standing, Instant>>);
+
 impl Farm {
+    /// Whether somebody who was let in still would be, as of a time that is given: later than `since`.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn still_stands(&self, standing: Standing, since: Instant) -> Result<Option<Instant>, Error> {
+        // Held while it is looked, so that others wait for that.
+        let mut looked = self.looked.0.lock().await;
+        looked.retain(|_, at| at.elapsed() < self.beat);
+        if let Some(at) = looked.get(&standing).filter(|at| **at > since) {
+            return Ok(Some(*at));
+        }
+        let now = Instant::now();
+        if !self.stands(standing).await? {
+            looked.remove(&standing);
+            return Ok(None);
+        }
+        looked.insert(standing, now);
+        Ok(Some(now))
+    }
+
     /// Whether somebody who was let in still would be.
     ///
     /// # Errors
