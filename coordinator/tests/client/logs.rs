@@ -143,3 +143,27 @@ fn a_silent_builder_is_followed_on_without_a_word() {
     log(&coordinator, &request, &mut out, &Strict).unwrap();
     assert_eq!(out, LOG);
 }
+
+#[test]
+fn a_build_that_nobody_starts_for_long_is_looked_at_as_often_as_before() {
+    // With waits that double, the last of these looks would be a minute away.
+    const LOOKS: usize = 12;
+    let looks = AtomicUsize::new(0);
+    let double = Double::new(move |request| {
+        if is_log(request) {
+            return Reply::bytes(200, &LOG[field(request, "offset")..]);
+        }
+        let still = looks.fetch_add(1, Ordering::Relaxed) < LOOKS;
+        let (state, tries): (_, &[_]) =
+            if still { ("ready", &[]) } else { ("succeeded", &[(LOG.len(), true)]) };
+        Reply::json(&details(state, tries))
+    });
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let ran = run(drover(&double, &["log", BUILD, "--follow"])).ended(0);
+        // The test has given up.
+        let _ = done.send(ran.stdout);
+    });
+    let printed = ended.recv_timeout(std::time::Duration::from_secs(30));
+    assert_eq!(printed.expect("it should not have been waited for longer and longer"), LOG);
+}
