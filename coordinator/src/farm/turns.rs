@@ -19,6 +19,10 @@ const FILES: usize = 32;
 const FROM_BUCKETS: usize = 128;
 /// How many logs the public reads at once: each takes the window of its compression, 4 MiB, and half a MiB.
 const LOGS: usize = 32;
+/// How many parts of logs, of a megabyte at most, are read for pages at once, each as the above: not among those that the public
+/// reads as slowly as it likes. And how many logs everybody follows at once in pages that are open to all.
+const PARTS: usize = 32;
+const FOLLOWED: usize = 64;
 /// How many read events at once, each with a connection and what is on its way there; and how many of them are behind and
 /// read what they missed at once.
 const EVENT_READERS: usize = 8192;
@@ -45,6 +49,10 @@ pub struct Turns {
     pub read_bucket: Turn,
     /// To read a log for the public.
     pub read_log: Turn,
+    /// To read a part of a log for a page.
+    pub show_log: Turn,
+    /// To follow a log as one of everybody.
+    pub follow_log: Turn,
     /// To read events.
     pub read_events: Turn,
     /// To read events that are over.
@@ -79,6 +87,8 @@ impl Default for Turns {
             unpack_file: turn(FILES, "files that are unpacked on their way to agents"),
             read_bucket: turn(FROM_BUCKETS, "nars that are read from buckets"),
             read_log: turn(LOGS, "logs that are not asked for in compressed form"),
+            show_log: turn(PARTS, "people who look at logs"),
+            follow_log: turn(FOLLOWED, "people who follow logs"),
             read_events: turn(EVENT_READERS, "readers of events"),
             catch_up: turn(CATCHING_UP, "readers of events that are over"),
             log_in: turn(LOGINS, "people who log in"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::response::IntoResponse;
 use bytes::{Bytes, BytesMut};
 use drover_wire::client::{LOG_OFFSET_HEADER, LOG_SIZE_HEADER, LogQuery};
@@ -39,7 +39,12 @@ pub(super) async fn download(State(farm): State<Arc<Farm>>, call: Call) -> Answe
         None => offset.unwrap_or(0),
     };
     let log = Growing { place, offset, follow, stopping, reader: None, _taken: None };
-    let head = [(CONTENT_TYPE, "application/octet-stream"), (CACHE_CONTROL, "no-store")];
+    let head = [
+        (CONTENT_TYPE, "application/octet-stream"),
+        (CACHE_CONTROL, "no-store"),
+        // A log is whatever a builder wrote: no browser is to find out what it might be.
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
     let bytes = while_let_in(&farm, &call.parts.extensions, log.into_stream());
     let mut answer = (head, bytes).into_response();
     answer.headers_mut().insert(LOG_OFFSET_HEADER, offset.into());

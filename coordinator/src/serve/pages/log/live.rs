@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use drover_wire::BuildId;
@@ -18,10 +17,11 @@ use tokio::time::{Instant, sleep_until};
 
 use super::html::Numbers;
 use super::pieces::Pieces;
-use crate::farm::{Farm, LogLength, LogPlace};
+use crate::farm::{Farm, LogLength, LogPlace, Taken};
 use crate::serve::call::{Answer, Call};
 use crate::serve::log;
-use crate::serve::pages::words;
+use crate::serve::pages::frame::HEAD;
+use crate::serve::pages::{Viewer, words};
 use crate::serve::pass::while_let_in;
 
 /// So much time lies between two pieces: a builder that writes letter by letter, or without an end, is not to keep browsers
@@ -54,6 +54,11 @@ pub(in crate::serve::pages) async fn follow(State(farm): State<Arc<Farm>>, call:
     };
     let place =
         farm.log(build, LogQuery { attempt: query.attempt, follow: true, ..LogQuery::default() }).await?;
+    // As long as they read, and that may be long: of everybody only so many do.
+    let taken = match call.viewer() {
+        Viewer::Public => Some(farm.turns().follow_log.take().await?),
+        _ => None,
+    };
     let growing = Growing {
         bytes: Box::pin(log::follow(place.clone(), from, farm.stopping())),
         place,
@@ -62,16 +67,11 @@ pub(in crate::serve::pages) async fn follow(State(farm): State<Arc<Farm>>, call:
         at: from,
         pause: Instant::now(),
         over: false,
+        _taken: taken,
     };
-    let head = [
-        (CONTENT_TYPE.as_str(), "text/html; charset=utf-8"),
-        (CACHE_CONTROL.as_str(), "no-store"),
-        (X_CONTENT_TYPE_OPTIONS.as_str(), "nosniff"),
-        // nginx would keep back what comes until its buffer is full.
-        ("x-accel-buffering", "no"),
-    ];
+    // Who opens it by itself gets it under the policy of a page. nginx would keep back what comes until its buffer is full.
     let pieces = while_let_in(&farm, &call.parts.extensions, growing.into_stream());
-    Ok((head, pieces).into_response())
+    Ok((HEAD, [("x-accel-buffering", "no")], pieces).into_response())
 }
 
 /// A log on its way out.
@@ -84,6 +84,7 @@ struct Growing {
     at: u64,
     pause: Instant,
     over: bool,
+    _taken: Option<Taken>,
 }
 
 impl Growing {
