@@ -7,10 +7,13 @@ use maud::{Markup, html};
 
 use super::build::{fact, outputs};
 use super::frame::Page;
-use super::words;
+use super::{sets, words};
 use crate::farm::Farm;
 use crate::farm::detail::DerivationDetails;
 use crate::serve::call::{Answer, Call};
+
+/// How many seconds are between two looks while nothing is known to be going on.
+const PAUSE: u32 = 5;
 
 pub(super) async fn show(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
     let details = farm.derivation(call.item()?).await?;
@@ -29,10 +32,11 @@ pub(super) async fn show(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
     };
     let newest = details.builds.first();
     let page = Page::new(name, main);
-    // Its newest build is what changes something here.
     let page = match newest {
+        // Its newest build is what changes something here.
         Some(newest) if !newest.state.is_final() => page.live(format!("build={}", newest.build)),
-        _ => page,
+        // Somebody may ask for one, or for what provides its inputs.
+        _ => page.live(sets::STATES).pause(PAUSE),
     };
     Ok(page.answer(&call))
 }

@@ -106,6 +106,7 @@ pub(super) struct Page {
     main: Markup,
     here: Option<Here>,
     live: Option<String>,
+    pause: Option<u32>,
     status: StatusCode,
     search: String,
 }
@@ -118,6 +119,7 @@ impl Page {
             main,
             here: None,
             live: None,
+            pause: None,
             status: StatusCode::OK,
             search: String::new(),
         }
@@ -131,6 +133,11 @@ impl Page {
     /// The query of `/events` that what it shows goes by; empty for all events.
     pub(super) fn live(self, events: impl Into<String>) -> Self {
         Self { live: Some(events.into()), ..self }
+    }
+
+    /// Made anew once in so many seconds at most: it takes its time.
+    pub(super) fn pause(self, seconds: u32) -> Self {
+        Self { pause: Some(seconds), ..self }
     }
 
     /// With another status than 200.
@@ -179,6 +186,7 @@ impl Page {
                     a .skip href="#main" { "Skip to content" }
                     (header(viewer, self.here, &self.search))
                     main #main tabindex="-1" data-live=[live] data-kinds=[live.map(|_| kinds())]
+                        data-pause=[self.pause.filter(|_| live.is_some())]
                         data-poll=[(self.live.is_some() && viewer == Viewer::Public).then_some("30")] { (self.main) }
                     (footer(viewer))
                 }

@@ -14,13 +14,15 @@ use serde::Deserialize;
 
 use super::build::fact;
 use super::frame::{Here, Page};
-use super::sets::{ENDS, tally, tally_head};
+use super::sets::{STATES, tally, tally_head};
 use super::{Viewer, words};
 use crate::farm::{Error, Farm, PackageRow, PackageRows, SetAnswer, SetLook, SetQuestion};
 use crate::serve::call::{Answer, Call};
 
 /// The most differences of a kind that are shown.
 const SHOWN: usize = 500;
+/// How many seconds are between two looks at what takes its time.
+const PAUSE: u32 = 10;
 
 #[derive(Debug, Default, Deserialize)]
 struct Query {
@@ -96,9 +98,10 @@ pub(super) async fn show(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
         (revisions(details, now))
     };
     let page = Page::new(format!("{}@{}", details.set, details.revision), main).here(Here::Sets);
+    let page = page.live(STATES);
     // What takes its time is not looked up again whenever a build ends.
-    let goes_on = details.current && matches!(query.show, Show::Packages | Show::Broken);
-    Ok(if goes_on { page.live(ENDS) } else { page }.answer(&call))
+    let takes_time = matches!(query.show, Show::Changes | Show::Blockers);
+    Ok(if takes_time { page.pause(PAUSE) } else { page }.answer(&call))
 }
 
 /// The address of a set's page.

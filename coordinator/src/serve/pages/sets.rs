@@ -13,9 +13,9 @@ use super::{Viewer, words};
 use crate::farm::Farm;
 use crate::serve::call::{Answer, Call};
 
-/// The events by which sets go.
-pub(super) const ENDS: &str =
-    "kind=build-started,build-success,build-failure,build-dependency-failed,build-canceled";
+/// The events with which a build gets another state, by which lists of builds and what counts them go.
+pub(super) const STATES: &str = "kind=build-submitted,build-allocated,build-started,build-success,build-failure,\
+                                 build-dependency-failed,build-canceled,build-requeued,build-reopened";
 
 pub(super) async fn list(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
     let question: SetsQuestion = call.question()?;
@@ -38,7 +38,7 @@ pub(super) async fn list(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
         }
     };
     let page = Page::new("Sets", main).here(Here::Sets);
-    Ok(if question.dropped { page } else { page.live(ENDS) }.answer(&call))
+    Ok(if question.dropped { page } else { page.live(STATES) }.answer(&call))
 }
 
 fn table(all: &[SetSummary], now: Timestamp) -> Markup {

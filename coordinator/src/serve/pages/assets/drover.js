@@ -2,6 +2,7 @@
 //
 // <main data-live="QUERY">     the page goes by the events of that query, of the kinds that data-kinds names: when one comes, its
 //                              inside is asked for again; and now and then, for what is no event, such as the load of agents
+// <main data-pause="SECONDS">  what is behind it takes its time: so many seconds are between two times that it is asked for
 // <main data-poll="SECONDS">   there are no events for who looks at it: it is asked for again every so many seconds
 // data-key="…"                 an element that stays the same one wherever in its list it moves; as long as what the
 //                              coordinator sends of it is the same, nothing in it is looked at
@@ -158,15 +159,16 @@
     let last = 0;
     let took = 0;
     let out = false;
+    const least = (Number(main.dataset.pause) || 1) * 1000;
 
-    // Soon: a moment after the first of several events, once a second at most, and never for most of the time.
+    // Soon: a moment after the first of several events, once a second (or so many) at most, and never for most of the time.
     function soon() {
         if (document.hidden || asking) {
             again = true;
             return;
         }
         if (timer !== null || out) return;
-        const pause = Math.max(1000, took * 10) - (performance.now() - last);
+        const pause = Math.max(least, took * 10) - (performance.now() - last);
         timer = setTimeout(ask, Math.max(150, pause));
     }
 
@@ -260,11 +262,9 @@
         while (log.isConnected && log.dataset.log) {
             try {
                 const answer = await fetch(address, { cache: 'no-store' });
-                if (!answer.ok) {
-                    if (answer.status < 500) return;
-                    // It has too much to do, or what stands in front of it does not reach it.
-                    throw answer.status;
-                }
+                // What is wrong with the coordinator, or with what is in front of it, passes.
+                if (answer.status >= 500) throw new Error(answer.statusText);
+                if (!answer.ok) return;
                 const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
                 let rest = '';
                 for (;;) {
