@@ -14,6 +14,8 @@ use crate::farm::{Farm, LogPlace, list, open_states, paths, show, unsql};
 const NAMED: usize = 24;
 /// The most derivations that need a build's outputs among which those that wait are looked for.
 const LOOKED_AT: i64 = 5000;
+/// The same of a build that succeeded, for whose sake nobody waits any more.
+const LOOKED_AT_AFTER: i64 = 1000;
 
 /// A build and what is around it.
 #[derive(Debug, Clone)]
@@ -24,7 +26,11 @@ pub struct BuildAround {
     pub root: Option<HeldUp>,
     /// A newer build of the same outputs.
     pub newest: Option<HeldUp>,
-    /// Builds that wait for this one, the first of them by their names.
+    /// The derivations whose outputs it takes, the first of them by their names, where it does not wait for any.
+    pub below: Vec<Below>,
+    /// How many there are.
+    pub below_count: u64,
+    /// Builds that wait for this one, or, when it succeeded, that take its outputs; the first of them by their names.
     pub above: Vec<HeldUp>,
     /// How many there are.
     pub above_count: u64,
@@ -43,6 +49,15 @@ pub struct HeldUp {
     pub derivation: StorePath,
     /// Its state.
     pub state: BuildState,
+}
+
+/// A derivation whose outputs a build takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Below {
+    /// It.
+    pub derivation: StorePath,
+    /// Its newest build, if it has one, and how that stands.
+    pub build: Option<(BuildId, BuildState)>,
 }
 
 /// A log of a build.
@@ -107,14 +122,57 @@ fn around(sql: &Connection, farm: &Farm, build: BuildId) -> Result<BuildAround, 
         _ => None,
     };
     let newest = one(NEWEST)?;
-    let (mut above, more) = match details.summary.state {
-        BuildState::Succeeded => (Vec::new(), false),
+    let (mut above, above_more) = match details.summary.state {
+        BuildState::Succeeded => taking(sql, id)?,
         _ => above(sql, id)?,
     };
     let above_count = above.len() as u64;
     above.truncate(NAMED);
+    let mut below = if details.waits_for.is_empty() { below(sql, id)? } else { Vec::new() };
+    let below_count = below.len() as u64;
+    below.truncate(NAMED);
     let log = log(sql, farm, &details, None)?;
-    Ok(BuildAround { details, root, newest, above, above_count, above_more: more, log })
+    Ok(BuildAround { details, root, newest, below, below_count, above, above_count, above_more, log })
+}
+
+/// The derivations whose outputs a build takes.
+fn below(sql: &Connection, build: i64) -> Result<Vec<Below>, Error> {
+    const BELOW: &str = "SELECT p.base, b.uuid, b.state FROM (SELECT DISTINCT i.maker FROM builds m \
+         CROSS JOIN derivation_inputs i ON i.derivation = m.derivation WHERE m.id = ?1) \
+         CROSS JOIN derivations d ON d.id = maker CROSS JOIN paths p ON p.id = d.id \
+         LEFT JOIN builds b ON b.id = (SELECT max(n.id) FROM builds n WHERE n.target = d.target)";
+    let mut statement = sql.prepare_cached(BELOW)?;
+    let rows = statement.query_map([build], |row| {
+        let build = match paths::state_if_any(row, 2)? {
+            Some(state) => Some((paths::build_id(row, 1)?, state)),
+            None => None,
+        };
+        Ok(Below { derivation: paths::base(row, 0)?, build })
+    })?;
+    let mut below = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    below.sort_by(|one, other| one.derivation.name().cmp(other.derivation.name()));
+    Ok(below)
+}
+
+/// The newest builds of the derivations that take the outputs of a build; and whether there are more of these than were
+/// looked at.
+fn taking(sql: &Connection, build: i64) -> Result<(Vec<HeldUp>, bool), Error> {
+    const TAKING: &str = "SELECT b.uuid, p.base, b.state FROM (SELECT DISTINCT i.derivation AS takes FROM builds m \
+         CROSS JOIN derivation_outputs o ON o.derivation = m.derivation \
+         CROSS JOIN derivation_inputs i ON i.output = o.path WHERE m.id = ?1 LIMIT ?2) \
+         LEFT JOIN builds b ON b.id = (SELECT max(n.id) FROM builds n WHERE n.derivation = takes) \
+         LEFT JOIN paths p ON p.id = b.derivation";
+    let mut statement = sql.prepare_cached(TAKING)?;
+    let rows = statement.query_map((build, LOOKED_AT_AFTER + 1), |row| {
+        // What takes them may never have been asked for.
+        Ok(if paths::state_if_any(row, 2)?.is_some() { Some(held_up(row)?) } else { None })
+    })?;
+    let mut looked_at = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    let more = looked_at.len() as i64 > LOOKED_AT_AFTER;
+    looked_at.truncate(LOOKED_AT_AFTER as usize);
+    let mut taking: Vec<HeldUp> = looked_at.into_iter().flatten().collect();
+    taking.sort_by(|one, other| one.derivation.name().cmp(other.derivation.name()));
+    Ok((taking, more))
 }
 
 fn held_up(row: &Row<'_>) -> rusqlite::Result<HeldUp> {

@@ -5,5 +5,5 @@ mod build;
 mod derivation;
 
 pub use agent::{AgentDetails, AgentTries, Try};
-pub use build::{BuildAround, HeldUp, Log, LogState};
+pub use build::{Below, BuildAround, HeldUp, Log, LogState};
 pub use derivation::{DerivationDetails, InputDerivation, Source};

@@ -12,7 +12,7 @@ use maud::{Markup, html};
 use super::frame::{Here, Page};
 use super::{Viewer, graph, log, words};
 use crate::farm::Farm;
-use crate::farm::detail::{BuildAround, HeldUp};
+use crate::farm::detail::{Below, BuildAround, HeldUp};
 use crate::serve::call::{Answer, Call};
 
 pub(super) async fn show(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
@@ -145,7 +145,7 @@ fn actions(around: &BuildAround) -> Markup {
     }
 }
 
-/// What it waits for, and what waits for it.
+/// What it waits for, or takes, and what waits for it, or takes what it made.
 fn lists(around: &BuildAround) -> Markup {
     let details = &around.details;
     let shown = details.waits_for.len() as u64;
@@ -161,12 +161,29 @@ fn lists(around: &BuildAround) -> Markup {
                 }
             }
         }
+        @if !around.below.is_empty() {
+            section data-key="takes" {
+                h2 #takes { "It takes the outputs of " (words::count(around.below_count, "derivation", "derivations")) }
+                ul .graph {
+                    @for below in &around.below { li { (self::below(below)) } }
+                    @let shown = around.below.len() as u64;
+                    @if around.below_count > shown {
+                        li .more { "and " (words::thousands(around.below_count - shown)) " more" }
+                    }
+                }
+            }
+        }
         @if !around.above.is_empty() {
             section data-key="above" {
                 h2 #above {
                     (words::count(around.above_count, "build", "builds"))
                     @if around.above_more { " or more" }
-                    @if around.above_count == 1 { " waits for it" } @else { " wait for it" }
+                    @match (details.summary.state, around.above_count) {
+                        (BuildState::Succeeded, 1) => " takes its outputs",
+                        (BuildState::Succeeded, _) => " take its outputs",
+                        (_, 1) => " waits for it",
+                        _ => " wait for it",
+                    }
                 }
                 ul .graph {
                     @for held in &around.above { li { (held_up(held)) } }
@@ -195,6 +212,15 @@ fn waits_for(waits_for: &WaitsFor) -> Markup {
             code title=(path) { (path.name()) } " of " (words::derivation(derivation))
             ": nobody has uploaded it"
         },
+    }
+}
+
+fn below(below: &Below) -> Markup {
+    html! {
+        @match below.build {
+            Some((build, state)) => { (words::state(state)) " " (words::build(build, &below.derivation)) }
+            None => { (words::derivation(&below.derivation)) }
+        }
     }
 }
 
@@ -250,7 +276,7 @@ fn output(output: &BuildOutput, viewer: Viewer, now: Timestamp) -> Markup {
 fn publication(publication: Option<&Publication>, now: Timestamp) -> Markup {
     match publication {
         Some(Publication::Published { since, until }) => html! {
-            span .is-good { "✓ since " (words::ago(*since, now)) }
+            span .is-succeeded .whole { "✓ " (words::ago(*since, now)) }
             @if let Some(until) = until { ", until " (words::at(*until)) }
         },
         Some(Publication::Waiting { waits_for, count }) => html! {

@@ -1,8 +1,10 @@
-//! What is right around a build, as a drawing: what it waits for on the left, what waits for it on the right. All of it stands
-//! in words beside it, so it is for the eye alone.
+//! What is right around a build, as a drawing: what it waits for or takes on the left, what waits for it or takes what it made
+//! on the right. All of it stands in words beside it, so it is for the eye and the pointer alone.
 
-use drover_wire::BuildState;
+use drover_store::StorePath;
 use drover_wire::client::WaitsFor;
+use drover_wire::route::pages::{BUILD, DERIVATION};
+use drover_wire::{BuildId, BuildState};
 use maud::{Markup, html};
 
 use super::words;
@@ -23,6 +25,8 @@ struct Node {
     sign: &'static str,
     class: String,
     name: String,
+    /// The page about it.
+    page: Option<String>,
 }
 
 impl Node {
@@ -31,19 +35,36 @@ impl Node {
             sign: state.map_or("?", words::sign),
             class: state.map_or_else(|| "is-missing".to_owned(), |state| format!("is-{state}")),
             name: name.to_owned(),
+            page: None,
         }
+    }
+
+    fn build(build: BuildId, derivation: &StorePath, state: BuildState) -> Self {
+        let page = Some(words::address(&BUILD, &[&build]));
+        Self { page, ..Self::of(words::name(derivation), Some(state)) }
+    }
+
+    fn derivation(path: &StorePath) -> Self {
+        let page = Some(words::address(&DERIVATION, &[&path.base_name()]));
+        Self { page, ..Self::of(words::name(path), None) }
     }
 }
 
 /// The drawing; nothing where there is nothing around it.
 pub(super) fn draw(around: &BuildAround) -> Markup {
     let details = &around.details;
-    let below = details.waits_for.iter().map(|one| match one {
-        WaitsFor::Input { path, state, .. } => Node::of(words::name(path), *state),
+    let waits_for = details.waits_for.iter().map(|one| match one {
+        WaitsFor::Input { path, build: Some(build), state: Some(state) } => Node::build(*build, path, *state),
+        WaitsFor::Input { path, .. } => Node::derivation(path),
         WaitsFor::Source { path, .. } => Node::of(path.name(), None),
     });
-    let above = around.above.iter().map(|held| Node::of(words::name(&held.derivation), Some(held.state)));
-    let below = some(below, details.waits_for_count);
+    let takes = around.below.iter().map(|one| match one.build {
+        Some((build, state)) => Node::build(build, &one.derivation, state),
+        // It is here, or this would wait for it; nobody had to build it.
+        None => Node { sign: "·", class: "is-canceled".to_owned(), ..Node::derivation(&one.derivation) },
+    });
+    let above = around.above.iter().map(|held| Node::build(held.build, &held.derivation, held.state));
+    let below = some(waits_for.chain(takes), details.waits_for_count + around.below_count);
     let above = some(above, around.above_count);
     if below.is_empty() && above.is_empty() {
         return html! {};
@@ -80,7 +101,7 @@ fn some(all: impl Iterator<Item = Node>, count: u64) -> Vec<Node> {
         some.truncate(MOST - 1);
         let left = count - some.len() as u64;
         let name = format!("{} more", words::thousands(left));
-        some.push(Node { sign: "+", class: "is-canceled".to_owned(), name });
+        some.push(Node { sign: "+", class: "is-canceled".to_owned(), name, page: None });
     }
     some
 }
@@ -92,10 +113,17 @@ fn node(node: &Node, x: usize, middle: usize) -> Markup {
         name.pop();
         name.push('…');
     }
-    html! {
+    let drawn = html! {
         rect x=(x + 1) y=(middle - HEIGHT / 2) width=(WIDTH - 2) height=(HEIGHT) rx="5" class=(node.class) {}
         text x=(x + 10) y=(middle + 4) class=(node.class) { (node.sign) }
         text x=(x + 28) y=(middle + 4) { (words::foreign(&name)) }
+    };
+    html! {
+        @match &node.page {
+            // The same link stands in words below, for the keyboard and for who listens.
+            Some(page) => { a href=(page) tabindex="-1" { (drawn) } }
+            None => (drawn),
+        }
     }
 }
 
