@@ -1,6 +1,6 @@
 //! What goes on in the farm, at a glance: one look at the database for all of it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use drover_store::StorePath;
@@ -15,7 +15,7 @@ use super::queue::{self, Count};
 use super::{Farm, agents, paths, unsql};
 
 /// How many of those that ended last, and of those that come next.
-const FEW: usize = 20;
+const FEW: usize = 12;
 
 /// What goes on.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub struct Activity {
     pub agents: Vec<Worker>,
     /// What ended last, the newest first.
     pub ended: Vec<BuildSummary>,
-    /// What is ready, in the order in which it will go.
+    /// What is ready for one of the agents that are there, in the order in which it will go.
     pub next: Vec<BuildSummary>,
 }
 
@@ -77,22 +77,30 @@ impl Farm {
             .read(move |sql| {
                 let phases = Phases::of(&live);
                 let mut tasks = tasks(sql, &phases)?;
-                let mut agents: Vec<Worker> = agents::saved(sql)?
-                    .into_iter()
-                    .map(|saved| {
-                        let view = live.view(saved.row.id);
-                        Worker {
-                            agent: saved.row.uuid,
-                            name: saved.row.name,
-                            online: view.online,
-                            seen_at: view.seen_at.or(saved.seen_at),
-                            systems: saved.systems,
-                            accepting: view.accepting,
-                            machine: view.machine,
-                            tasks: tasks.remove(&saved.row.id).unwrap_or_default(),
-                        }
-                    })
-                    .collect();
+                let (mut systems, mut builtins) = (BTreeSet::new(), BTreeSet::new());
+                let mut agents: Vec<Worker> = Vec::new();
+                for saved in agents::saved(sql)? {
+                    let view = live.view(saved.row.id);
+                    if view.online {
+                        systems.extend(saved.systems.iter().cloned());
+                        builtins.extend(saved.builtins);
+                    }
+                    agents.push(Worker {
+                        agent: saved.row.uuid,
+                        name: saved.row.name,
+                        online: view.online,
+                        seen_at: view.seen_at.or(saved.seen_at),
+                        systems: saved.systems,
+                        accepting: view.accepting,
+                        machine: view.machine,
+                        tasks: tasks.remove(&saved.row.id).unwrap_or_default(),
+                    });
+                }
+                // Most agents build for the same few.
+                let (systems, builtins): (Vec<_>, Vec<_>) =
+                    (systems.into_iter().collect(), builtins.into_iter().collect());
+                let platforms: Vec<i64> =
+                    agents::platforms_of(sql, &systems, &builtins)?.into_iter().collect();
                 agents.sort_by_key(|agent| !agent.online);
                 let all = |ids: Vec<i64>| -> Result<_, Error> {
                     ids.into_iter().map(|id| list::summary(sql, &phases, id)).collect()
@@ -101,7 +109,7 @@ impl Farm {
                     counts: queue::counts(sql)?,
                     agents,
                     ended: all(ended(sql)?)?,
-                    next: all(queue::next(sql, FEW)?)?,
+                    next: all(queue::next(sql, &platforms, FEW)?)?,
                 })
             })
             .await

@@ -86,9 +86,9 @@ pub(super) fn counts(sql: &Connection) -> Result<Vec<Count>, Error> {
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// The numbers of the first builds that are ready, in the order in which they will go.
-pub(super) fn next(sql: &Connection, most: usize) -> Result<Vec<i64>, Error> {
-    page(sql, &QueueQuestion::default(), most)
+/// The numbers of the first builds that are ready for one of these platforms, in the order in which they will go.
+pub(super) fn next(sql: &Connection, platforms: &[i64], most: usize) -> Result<Vec<i64>, Error> {
+    ready(sql, platforms, None, START, most)
 }
 
 fn page(sql: &Connection, question: &QueueQuestion, most: usize) -> Result<Vec<i64>, Error> {

@@ -36,7 +36,11 @@ impl Farm {
         self.database
             .read(move |sql| {
                 let builds = list::page(sql, &Phases::of(&live), &filter)?;
-                let mut derivations = derivations(sql, filter.name.as_deref().unwrap_or_default())?;
+                // A derivation has no state of its own.
+                let mut derivations = match &filter.name {
+                    Some(name) if filter.state.is_none() => derivations(sql, name)?,
+                    _ => Vec::new(),
+                };
                 let more = derivations.len() as i64 > MOST;
                 derivations.truncate(MOST as usize);
                 Ok(Found { builds, derivations, more })

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use drover_wire::agent::Machine;
 use drover_wire::client::BuildSummary;
-use drover_wire::route::pages::{AGENT, BUILD, QUEUE};
+use drover_wire::route::pages::{AGENT, BUILD, QUEUE, SEARCH};
 use drover_wire::{BuildState, Timestamp};
 use maud::{Markup, html};
 
@@ -55,7 +55,12 @@ fn render(activity: &Activity, now: Timestamp) -> Markup {
                 section aria-labelledby="next" {
                     h2 #next { "Next" }
                     @if next.is_empty() {
-                        p .hint { "Nothing is ready to be built." }
+                        @if counts.iter().any(|count| count.state == BuildState::Ready) {
+                            p .hint { "No agent that is online builds for what is ready." }
+                            p .more { a href=(QUEUE.pattern) { "The whole queue" } }
+                        } @else {
+                            p .hint { "Nothing is ready to be built." }
+                        }
                     } @else {
                         (few("Builds that come next", "Priority", "Asked for", next.iter().map(|build| next_row(build, now))))
                         p .more { a href=(QUEUE.pattern) { "The whole queue" } }
@@ -91,7 +96,7 @@ fn states(counts: &[Count]) -> Markup {
                     @if super::queue::STATES.contains(&state) {
                         a href=(words::question(&QUEUE, &[("state", state.as_str())])) { (tile(state, count)) }
                     } @else {
-                        (tile(state, count))
+                        a href=(words::question(&SEARCH, &[("state", state.as_str())])) { (tile(state, count)) }
                     }
                 }
             }

@@ -158,7 +158,8 @@ fn go(to: &str, cookie: &str) -> Answer {
     Ok(response)
 }
 
-fn see(to: &str) -> Answer {
+/// Sends a browser to another page.
+pub(super) fn see(to: &str) -> Answer {
     let to = HeaderValue::from_str(to).map_err(|error| Refusal::internal(&error))?;
     let mut response = (StatusCode::SEE_OTHER, super::frame::HEAD).into_response();
     response.headers_mut().insert(LOCATION, to);
