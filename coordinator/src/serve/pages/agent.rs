@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::build::{fact, log_link, message, outcome, took};
 use super::frame::{Here, Page};
-use super::words;
+use super::{Viewer, words};
 use crate::farm::Farm;
 use crate::farm::detail::AgentDetails;
 use crate::serve::call::{Answer, Call};
@@ -30,7 +30,7 @@ pub(super) async fn show(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
     let name = details.summary.name.clone();
     let main = html! {
         h1 data-key="head" { (words::foreign(&name)) " " (online(&details.summary, now)) }
-        (facts(&details, now))
+        (facts(&details, call.viewer(), now))
         @if before.is_none() { (holds(&details.summary, now)) }
         (tries(&details, before.is_some(), now))
     };
@@ -54,7 +54,7 @@ fn online(agent: &AgentSummary, now: Timestamp) -> Markup {
     }
 }
 
-fn facts(details: &AgentDetails, now: Timestamp) -> Markup {
+fn facts(details: &AgentDetails, viewer: Viewer, now: Timestamp) -> Markup {
     let agent = &details.summary;
     let machine = &agent.machine;
     let size = |bytes: u64| html! { (words::size(bytes)) };
@@ -79,9 +79,12 @@ fn facts(details: &AgentDetails, now: Timestamp) -> Markup {
             @if let Some(bytes) = machine.store_free { (fact("Free in its store", size(bytes))) }
             @if let Some(bytes) = machine.state_free { (fact("Free in its folder", size(bytes))) }
             @if let Some(version) = &agent.version { (fact("Version", words::foreign(version))) }
-            @if let Some(hardware) = &agent.hardware { (fact("Machine", words::foreign(hardware))) }
             (fact("Made", words::ago(details.created_at, now)))
-            (fact("UUID", html! { code { (agent.agent) } }))
+            // By these it says who it is, if not only by them.
+            @if viewer != Viewer::Public {
+                @if let Some(hardware) = &agent.hardware { (fact("Machine", words::foreign(hardware))) }
+                (fact("UUID", html! { code { (agent.agent) } }))
+            }
             @if counted > 0 {
                 (fact("Its last tries", html! {
                     @for (word, count) in &details.outcomes {
