@@ -14,7 +14,8 @@ use super::words;
 use crate::farm::{Farm, PlaceDay};
 use crate::serve::call::{Answer, Call};
 
-/// The size of a plot; it is shown as wide as there is room.
+/// The size of a plot within; it is shown as wide as there is room, and what is written stands around it, for that would be
+/// drawn out with it.
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 180.0;
 const MARGIN: f64 = 8.0;
@@ -116,7 +117,11 @@ fn one(place: &PlaceSummary, days: &[PlaceDay], now: Timestamp) -> Markup {
                 @if let Some(free) = place.disk_free { (fact("Free on its disk", html! { (words::size(free)) })) }
                 @if let Some(moving) = &place.moving { (self::moving(moving, now)) }
             }
-            @if days.len() > 1 { (plot(place, days)) (table(days, &id)) }
+            @if days.len() > 1 {
+                (plot(place, days)) (table(days, &id))
+            } @else {
+                p .hint { "How it grows is drawn from the second day on." }
+            }
         }
     }
 }
@@ -167,11 +172,11 @@ fn plot(place: &PlaceSummary, days: &[PlaceDay]) -> Markup {
     );
     html! {
         figure {
-            svg .plot role="img" viewBox=(format!("0 0 {WIDTH} {HEIGHT}"))
+            p .ends aria-hidden="true" { span { (words::size(end.unwrap_or(0).max(most))) } }
+            svg .plot role="img" viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) preserveAspectRatio="none"
                 aria-labelledby={ "plot-" (id) " about-" (id) } {
                 title id={ "plot-" (id) } { "Bytes in " (words::foreign(&place.name)) " by day" }
                 desc id={ "about-" (id) } { (said) }
-                text .label x=(MARGIN) y=(MARGIN + 10.0) { (words::size(end.unwrap_or(0).max(most))) }
                 line .axis x1=(MARGIN) y1=(bottom) x2=(WIDTH - MARGIN) y2=(bottom) {}
                 @if let Some(end) = end {
                     line .limit x1=(MARGIN) y1=(format!("{:.1}", y(end))) x2=(WIDTH - MARGIN)
@@ -180,6 +185,7 @@ fn plot(place: &PlaceSummary, days: &[PlaceDay]) -> Markup {
                 path .area d=(area) {}
                 path .line d=(line) {}
             }
+            p .ends aria-hidden="true" { span { (date(first.day)) } span { (date(last.day)) } }
             figcaption {
                 (said)
                 @if end.is_some() { "; the line above is where it is full" }
