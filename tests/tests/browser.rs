@@ -197,6 +197,27 @@ fn full() -> (Farm, Hand, BuildId, Made) {
     let lease = agent.allocation().lease;
     let _sent = agent.log(lease, 0, b"it does not go\n");
     let _answer = agent.report(lease, &Report::Failed { message: "exit code 1".to_owned() });
+    let row = |package: &str, version: String, made: &Made| {
+        let (derivation, system) = (made.path.full(), "x86_64-linux");
+        serde_json::json!({"derivation": derivation, "package": package, "version": version, "system": system})
+    };
+    // One that has more versions than there is room for beside each other, and one of which an error is long.
+    let all: Vec<Made> = (0..16).map(|n| add(&mut graph, &format!("many-{n}"))).collect();
+    let _uploaded = farm.client.upload(&drover_tests::client::bundle(&graph));
+    let many = all.iter().enumerate().map(|(n, made)| row("many", format!("{n}.0.20260131-4f3c2b1a9"), made));
+    let error = "no code for module (gnu packages that-are-not-there)";
+    let odd =
+        serde_json::json!({"error": error, "package": "odd", "version": "1", "system": "riscv64-linux"});
+    let (first, second) = (row("tool", "1".to_owned(), &done), row("tool", "2".to_owned(), &app));
+    for (revision, rows) in [
+        ("r1", vec![first]),
+        ("4f3c2b1a9d8e7f6a5b4c3d2e1f0a9b8c7d6e5f4a", many.chain([odd, second]).collect::<Vec<_>>()),
+    ] {
+        let path = format!("/v1/sets/master/revisions/{revision}?rows={}", rows.len());
+        let lines: String = rows.iter().map(|row| format!("{row}\n")).collect();
+        let answer = farm.client.peer.send("POST", &path, &zstd::encode_all(lines.as_bytes(), 1).unwrap());
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
     (farm, agent, builds[0], app)
 }
 
@@ -214,6 +235,10 @@ fn every_page_is_without_barriers_light_and_dark_wide_and_narrow() {
         ("derivation", format!("/derivations/{}", app.path.base_name())),
         ("agent", "/agents/honeycomb-2".to_owned()),
         ("sets", "/sets".to_owned()),
+        ("set", "/sets/master".to_owned()),
+        ("changes", "/sets/master?show=changes".to_owned()),
+        ("blockers", "/sets/master?show=blockers".to_owned()),
+        ("login", "/login?to=%2Fqueue".to_owned()),
         ("storage", "/storage".to_owned()),
         ("hooks", "/hooks".to_owned()),
         ("nothing", "/builds/00000000-0000-4000-8000-000000000000".to_owned()),

@@ -344,3 +344,34 @@ fn who_says_nothing_or_something_else_than_tls_is_in_nobody_s_way() {
     let output = secured.ask(&https(clients), &["--ca-file", text(&secured.authority.file)], &[]);
     assert!(output.status.success(), "{}", words(&output));
 }
+
+/// What curl gets from the clients' listener, its head in front.
+fn curl(secured: &Secured, path: &str, more: &[&str]) -> String {
+    let output = std::process::Command::new("curl")
+        .args(["-s", "-i", "--max-time", "60", "--cacert", text(&secured.authority.file)])
+        .args(["-H", "Accept: text/html"])
+        .args(more)
+        .arg(format!("{}{path}", https(secured.farm.clients)))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", words(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_browser_that_logs_in_through_tls_gets_a_cookie_for_tls_alone() {
+    let secured = Secured::with("clients", Wanted::default());
+    let token = secured.farm.state().join("client-token");
+    let answer = curl(&secured, "/login", &["--data-urlencode", &format!("token@{}", text(&token))]);
+    let (_, cookie) = answer.split_once("set-cookie: ").unwrap_or_else(|| panic!("no cookie: {answer}"));
+    let cookie = cookie.lines().next().unwrap();
+    assert!(cookie.ends_with("; HttpOnly; SameSite=Strict; Secure"), "{cookie}");
+    let pair = cookie.split(';').next().unwrap();
+    let page = curl(&secured, "/", &["-H", &format!("Cookie: {pair}")]);
+    assert!(page.starts_with("HTTP/1.1 200 ") && page.contains("<h1>Activity</h1>"), "{page}");
+    // The logout takes it away as it was given, or a browser would keep it.
+    let answer = curl(&secured, "/logout", &["-X", "POST", "-H", &format!("Cookie: {pair}")]);
+    assert!(answer.contains("Max-Age=0; HttpOnly; SameSite=Strict; Secure"), "{answer}");
+    let page = curl(&secured, "/", &["-H", &format!("Cookie: {pair}")]);
+    assert!(page.starts_with("HTTP/1.1 303 ") && page.contains("location: /login"), "{page}");
+}

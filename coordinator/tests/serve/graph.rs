@@ -21,6 +21,15 @@ pub(crate) fn derivation(name: &str, inputs: &[&Made]) -> Made {
 
 /// One with these variables, too.
 pub(crate) fn derivation_with(name: &str, inputs: &[&Made], variables: &[(&str, &str)]) -> Made {
+    make(SYSTEM, name, inputs, variables)
+}
+
+/// One for another system.
+pub(crate) fn derivation_for(system: &str, name: &str) -> Made {
+    make(system, name, &[], &[])
+}
+
+fn make(system: &str, name: &str, inputs: &[&Made], variables: &[(&str, &str)]) -> Made {
     let mut inputs = inputs.to_vec();
     inputs.sort_by(|a, b| a.path.cmp(&b.path));
     let anything = StorePath::parse_base(&format!("{}-x", "0".repeat(32))).unwrap();
@@ -31,7 +40,7 @@ pub(crate) fn derivation_with(name: &str, inputs: &[&Made], variables: &[(&str, 
             .map(|input| Input { derivation: input.path.clone(), outputs: vec!["out".to_owned()] })
             .collect(),
         sources: Vec::new(),
-        system: SYSTEM.to_owned(),
+        system: system.to_owned(),
         builder: b"/bin/sh".to_vec(),
         args: Vec::new(),
         env: vec![(b"name".to_vec(), name.as_bytes().to_vec()), (b"out".to_vec(), Vec::new())],

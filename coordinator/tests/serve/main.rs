@@ -4,6 +4,7 @@
 
 mod agent;
 mod browser;
+mod browsing;
 mod client;
 mod graph;
 mod house;
