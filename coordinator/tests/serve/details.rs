@@ -82,11 +82,14 @@ fn a_build_says_in_words_how_it_is_in_every_state() {
         "{drawn}"
     );
     assert!(waiting.text().contains("action=\"/v1/builds/") && waiting.text().contains(">Cancel<"));
-    assert!(waiting.text().contains(&format!("data-live=\"build={build}\"")), "{}", waiting.text());
+    // What it waits for goes on as well.
+    says(&waiting.text(), &["data-live=\"\"", "data-pause=\"3\""]);
 
     let all: BuildList = client.0.get(&clients::BUILDS.path(&[])).value();
     let of = |made: &Made| all.builds.iter().find(|build| build.derivation == made.path).unwrap().build;
-    let ready = build_page(&browser, of(&below)).page();
+    let ready = build_page(&browser, of(&below));
+    says(&ready.text(), &[&format!("data-live=\"build={}\"", of(&below))]);
+    let ready = ready.page();
     says(
         &ready,
         &[

@@ -15,6 +15,9 @@ use crate::farm::Farm;
 use crate::farm::detail::{Below, BuildAround, HeldUp};
 use crate::serve::call::{Answer, Call};
 
+/// How many seconds are between two looks at a build that waits for others.
+const PAUSE: u32 = 3;
+
 pub(super) async fn show(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
     let build: BuildId = call.part("build")?;
     let around = farm.build_around(build).await?;
@@ -37,7 +40,13 @@ pub(super) async fn show(State(farm): State<Arc<Farm>>, call: Call) -> Answer {
         (attempts(details, now))
     };
     let title = format!("{name}: {}", words::state_word(details.summary.state));
-    Ok(Page::new(title, main).here(Here::Queue).live(format!("build={build}")).answer(&call))
+    let page = Page::new(title, main).here(Here::Queue);
+    Ok(match details.summary.state {
+        // What it waits for is what goes on.
+        BuildState::Waiting | BuildState::DependencyFailed => page.live("").pause(PAUSE),
+        _ => page.live(format!("build={build}")),
+    }
+    .answer(&call))
 }
 
 /// Why it is where it is. The name of an agent has no other letter in front because a sentence begins with it.
