@@ -91,7 +91,7 @@ pub use search::Found;
 use secrets::Secrets;
 pub use sets::{Coming, PackageRow, PackageRows, SetAnswer, SetLook, SetQuestion};
 pub use shown::{HashPart, Shown};
-pub use turns::{Taken, Turn};
+pub use turns::{Taken, Turn, Turns};
 pub use upload::UploadBody;
 
 /// How often something is sent to who reads on and on, although nothing happens that is wanted: proxies and readers see
@@ -152,7 +152,7 @@ pub struct Farm {
     imports: import::Imports,
     moves: moves::Wake,
     sweeps: Arc<retention::Sweeps>,
-    turns: turns::Turns,
+    turns: Turns,
     elsewhere: retention::Elsewhere,
     stopping: watch::Sender<bool>,
     /// Becomes another number whenever derivations or sources are about to go, in the job that does it.
@@ -213,7 +213,7 @@ impl Farm {
             imports: import::Imports::default(),
             moves,
             sweeps: Arc::default(),
-            turns: turns::Turns::default(),
+            turns: Turns::default(),
             elsewhere,
             stopping: watch::channel(false).0,
             forgotten: Arc::default(),
@@ -253,7 +253,7 @@ impl Farm {
     }
 
     /// What only some may do at a time.
-    pub fn turns(&self) -> &turns::Turns {
+    pub fn turns(&self) -> &Turns {
         &self.turns
     }
 

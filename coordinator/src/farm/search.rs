@@ -31,7 +31,7 @@ impl Farm {
     /// When too many search at once, or the page is to start after a build that there is not.
     pub async fn search(&self, filter: BuildFilter) -> Result<Found, Error> {
         // All names are looked through: a few at a time, so that others are answered, too.
-        let _turn = self.turns.search.take().await?;
+        let turn = self.turns.search.take().await?;
         let live = Arc::clone(&self.live);
         self.database
             .read(move |sql| {
@@ -43,6 +43,8 @@ impl Farm {
                 };
                 let more = derivations.len() as i64 > MOST;
                 derivations.truncate(MOST as usize);
+                // Here and not outside: the work goes on when nobody waits for it any more.
+                drop(turn);
                 Ok(Found { builds, derivations, more })
             })
             .await

@@ -11,11 +11,12 @@ use data_encoding::BASE64;
 use drover_wire::route::agents::ENROL;
 use drover_wire::{AGENT_NAME_HEADER, Code};
 
+use super::call::to_its_end;
 use super::pages::{Viewer, to_login, wants_page};
 use super::pass::Pass;
 use super::problem::{Refusal, STRANGE_AGENT, STRANGE_CLIENT, unauthorized};
-use crate::farm::Farm;
 use crate::farm::secrets::Credentials;
+use crate::farm::{Farm, Turn};
 
 /// Lets agents through, each with its row in the request.
 pub(super) async fn agents(State(farm): State<Arc<Farm>>, mut request: Request, next: Next) -> Response {
@@ -106,10 +107,22 @@ pub(super) fn is_from_here(headers: &HeaderMap) -> bool {
 /// Lets everybody through, to look, a few at a time.
 pub(super) async fn everybody(State(farm): State<Arc<Farm>>, mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(Viewer::Public);
-    match farm.turns().public_page.take().await {
-        Ok(_turn) => next.run(request).await,
-        Err(error) => Refusal::from(error).into_response(),
-    }
+    in_turn(&farm.turns().public_page, next.run(request)).await
+}
+
+/// Does something when it has its turn, to its end: what was begun in the database goes on there when who asked for it has hung
+/// up, and who does so again and again is not to have it do more than a few things at a time.
+async fn in_turn(turn: &Turn, work: impl Future<Output = Response> + Send + 'static) -> Response {
+    let taken = match turn.take().await {
+        Ok(taken) => taken,
+        Err(error) => return Refusal::from(error).into_response(),
+    };
+    let done = to_its_end(async move {
+        let answer = work.await;
+        drop(taken);
+        Ok(answer)
+    });
+    done.await.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// What an `Authorization` header says.
@@ -154,6 +167,8 @@ fn agent_credentials(headers: &HeaderMap) -> Option<Credentials> {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::StatusCode;
+
     use super::*;
 
     fn read(value: &str) -> Option<Authorization> {
@@ -181,6 +196,29 @@ mod tests {
     fn headers(all: &[(&'static str, &'static str)]) -> HeaderMap {
         let all = all.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)));
         all.collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_hangs_up_does_not_free_the_place_of_what_goes_on_for_them() {
+        let turns = crate::farm::Turns::default();
+        let release = Arc::new(tokio::sync::Semaphore::new(0));
+        let work = || {
+            let release = Arc::clone(&release);
+            async move {
+                let _ = release.acquire().await;
+                StatusCode::OK.into_response()
+            }
+        };
+        for _ in 0..4 {
+            let asked = in_turn(&turns.public_page, work());
+            let gone = tokio::time::timeout(std::time::Duration::from_secs(1), asked).await;
+            assert!(gone.is_err(), "it was to wait");
+        }
+        let answer = in_turn(&turns.public_page, work()).await;
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        release.add_permits(1);
+        let answer = in_turn(&turns.public_page, work()).await;
+        assert_eq!(answer.status(), StatusCode::OK);
     }
 
     #[test]

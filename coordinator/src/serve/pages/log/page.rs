@@ -96,9 +96,14 @@ fn length(place: &LogPlace, noted: u64) -> u64 {
 }
 
 async fn part(farm: &Farm, place: &LogPlace, length: u64, wanted: Wanted) -> Result<Option<Part>, Refusal> {
-    let _taken = farm.turns().show_log.take().await?;
+    let taken = farm.turns().show_log.take().await?;
     let (place, shown) = (place.clone(), place.packed.display().to_string());
-    let read = blocking(move || read(&place, length, wanted)).await?;
+    let read = blocking(move || {
+        let read = read(&place, length, wanted);
+        drop(taken);
+        read
+    });
+    let read = read.await?;
     read.map_err(|error| Refusal::internal(&format_args!("{shown}: {error}")))
 }
 
