@@ -154,7 +154,8 @@ pub(super) fn tags(tags: &BTreeMap<String, String>) -> Markup {
             ul .tags {
                 @for (key, value) in tags {
                     @let tag = if value.is_empty() { key.clone() } else { format!("{key}={value}") };
-                    li { a href=(question(&QUEUE, &[("tag", &tag)])) { (foreign(&tag)) } }
+                    @let shown = clean(&tag);
+                    li { a href=(question(&QUEUE, &[("tag", &tag)])) title=(shown) { (shown) } }
                 }
             }
         }
