@@ -120,6 +120,12 @@ fn a_log_grows_in_its_page_line_by_line_and_says_when_it_is_over() {
     says(&piece(), &["data-line=\"6\"><div class=\"lines\"><div id=\"L5\">", "&lt;b&gt;the end"]);
     assert_eq!(piece(), "<div data-over=\"\"></div>");
     assert!(pieces.next().is_none());
+    // What is in them runs nowhere, whoever opens them by themselves.
+    let alone = browser.get(&format!("/builds/{build}/log/live"));
+    says(alone.header("content-security-policy"), &["default-src 'none'", "script-src 'self'"]);
+    for path in [format!("/builds/{build}/log/live"), format!("/v1/builds/{build}/log")] {
+        assert_eq!(browser.get(&path).header("x-content-type-options"), "nosniff", "{path}");
+    }
     // Also when it was over before.
     let whole: Vec<String> = BufReader::new(client.0.stream(&format!("/builds/{build}/log/live")))
         .lines()
