@@ -7,6 +7,7 @@ pub mod database;
 pub mod farm;
 pub mod key;
 mod logging;
+pub mod schedule;
 pub mod serve;
 pub mod storage;
 mod substitutes;
