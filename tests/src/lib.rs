@@ -22,6 +22,7 @@ pub mod load;
 pub mod proxy;
 pub mod public;
 pub mod random;
+pub mod replay;
 pub mod service;
 pub mod shelf;
 pub mod shell;

@@ -24,6 +24,8 @@ pub struct Node {
     pub path: StorePath,
     /// Its first output: derivations that have the same are one build.
     pub target: StorePath,
+    /// Where it can be built: a system, or the builtin builder that makes it.
+    pub system: String,
     /// The place of each input in [`WholeGuix::nodes`], with the names of the outputs that it takes.
     pub inputs: Vec<(usize, Vec<String>)>,
 }
@@ -95,7 +97,10 @@ impl WholeGuix {
             let target = derivation.outputs.first().ok_or("a derivation without outputs")?.path.clone();
             sources.extend(std::mem::take(&mut derivation.sources));
             self.numbers.insert(path.clone(), self.nodes.len());
-            self.nodes.push(Node { path: path.clone(), target, inputs });
+            let builder = String::from_utf8_lossy(&derivation.builder);
+            let builtin = builder.starts_with("builtin:").then(|| builder.into_owned());
+            let system = builtin.unwrap_or_else(|| derivation.system.clone());
+            self.nodes.push(Node { path: path.clone(), target, system, inputs });
             stack.pop();
         }
         Ok(())
