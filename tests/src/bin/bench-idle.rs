@@ -1,7 +1,8 @@
 //! The bench `idle`: the memory of an agent that has nothing to do, against that of an idle Guile process with the
 //! modules that an agent in Guile needs.
 //!
-//! `bench-idle`: DROVER_BIN_DIR names the folder with the programs as they are to be measured.
+//! `bench-idle`: DROVER_BIN_DIR names the folder with the programs as they are to be measured: the static agent, as machines
+//! have it.
 
 use std::process::ExitCode;
 use std::thread;
