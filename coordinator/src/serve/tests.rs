@@ -41,7 +41,9 @@ struct Door {
 impl Door {
     fn open(listener: impl FnOnce() -> std::io::Result<Listener>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let config = Config { state: folder.path().to_owned(), disk_reserve_mib: 0, ..Config::default() };
+        // However full this machine is, no event tells of it.
+        let (state, storage_low_mib) = (folder.path().to_owned(), 0);
+        let config = Config { state, storage_low_mib, disk_reserve_mib: 0, ..Config::default() };
         let runtime = Runtime::new().unwrap();
         let within = runtime.enter();
         let farm = Farm::open_with(config, BEAT).unwrap();

@@ -152,6 +152,8 @@ fn spawn(
             "127.0.0.1:0",
         ])
         .args(if flags.iter().any(|flag| flag == RESERVE) { &[][..] } else { &[RESERVE, "1"] })
+        // However full this machine is, no event tells of it; but for a file that says when one does.
+        .args(if flags.iter().any(|flag| flag == "--config") { &[][..] } else { &["--storage-low-mib", "0"] })
         .args(flags)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
